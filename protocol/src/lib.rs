@@ -1,1 +1,46 @@
+//! What operator, runner and CLI agree on: the gRPC contract, journal events and the fold that turns them
+//! into a run's state, the frozen plan, and canonical digests. Pure: knows no network, clock or Kubernetes.
 
+pub mod call;
+pub mod chain;
+pub mod cost;
+pub mod digest;
+pub mod event;
+pub mod fold;
+pub mod plan;
+pub mod probe;
+pub mod transcript;
+
+/// Messages and services generated from `proto/belay/v1/run.proto`.
+#[allow(clippy::pedantic, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // generated
+pub mod wire {
+    tonic::include_proto!("belay.v1");
+}
+
+pub use digest::Digest;
+pub use event::{Event, Record};
+pub use fold::RunState;
+pub use plan::Plan;
+
+/// Version of the contract that a Hello carries.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Audience of the projected token by which a runner proves itself.
+pub const TOKEN_AUDIENCE: &str = "belay-operator";
+/// The most that one gRPC message may hold.
+pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The most that the events of one batch may hold together.
+pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// The most events in one batch: a response with its proposals fits with room to spare.
+pub const BATCH_EVENTS_MAX: usize = 256;
+/// The most of one tool result that reaches journal and model; the rest is cut and said to be.
+pub const RESULT_BYTES_MAX: usize = 256 * 1024;
+/// The most tool calls of one model response; the rest go back to the model as errors.
+pub const CALLS_PER_RESPONSE_MAX: usize = 64;
+/// How long a permit is valid, counted from when the runner sent the proposal (protocol section 4).
+pub const PERMIT_VALID_MILLISECONDS: u32 = 10_000;
+/// Where the kubelet mounts a run's credentials: `CREDENTIALS_DIR/<credential name>/value`.
+pub const CREDENTIALS_DIR: &str = "/var/run/belay/credentials";
+/// Where the kubelet mounts the projected token: `TOKEN_FILE`.
+pub const TOKEN_FILE: &str = "/var/run/belay/token/token";
+/// The most bytes that a credential may hold.
+pub const CREDENTIAL_BYTES_MAX: usize = 64 * 1024;

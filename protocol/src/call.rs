@@ -1,0 +1,94 @@
+//! Names and digests of tool calls: what the model may call, and the exact bytes that a permit is for.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::digest::{Digest, DigestError, digest_of};
+use crate::plan::{Plan, PlanTool};
+
+/// The longest function name that every model API takes.
+const MODEL_NAME_MAX: usize = 64;
+const DIGEST_CHARACTERS: usize = 6;
+
+/// Everything that a permit is bound to. The digest is taken over its canonical bytes.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CallBinding<'a> {
+    pub tool: &'a str,
+    pub definition: Digest,
+    pub operation: &'a str,
+    pub args: &'a Value,
+    pub credential: Option<CredentialBinding<'a>>,
+    /// The URL that the request goes to.
+    pub destination: &'a str,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct CredentialBinding<'a> {
+    pub name: &'a str,
+    pub uid: &'a str,
+}
+
+impl<'a> CallBinding<'a> {
+    /// What sending this call by this plan would bind.
+    #[must_use]
+    pub fn new(plan: &'a Plan, tool: &'a PlanTool, definition: Digest, operation: &'a str, args: &'a Value) -> Self {
+        let credential = tool.credential.as_deref().and_then(|name| plan.credential(name));
+        Self {
+            tool: &tool.name,
+            definition,
+            operation,
+            args,
+            credential: credential.map(|c| CredentialBinding { name: &c.name, uid: &c.uid }),
+            destination: &tool.url,
+        }
+    }
+
+    /// The call digest of protocol section 1.
+    pub fn digest(&self) -> Result<Digest, DigestError> {
+        digest_of(self)
+    }
+}
+
+/// The digest of a tool's definition: what the model is told and what arguments it takes.
+pub fn definition_digest(name: &str, description: &str, input_schema: &Value) -> Result<Digest, DigestError> {
+    digest_of(&serde_json::json!({"name": name, "description": description, "inputSchema": input_schema}))
+}
+
+/// The name under which the model sees an operation: `{tool}__{operation}`, or, where that is too long,
+/// holds other characters than `[A-Za-z0-9_-]` or is in `taken`, shortened with six digest characters.
+#[must_use]
+pub fn model_name(tool: &str, operation: &str, taken: &BTreeSet<String>) -> String {
+    let plain = format!("{tool}__{operation}");
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if plain.len() <= MODEL_NAME_MAX && plain.chars().all(legal) && !taken.contains(&plain) {
+        return plain;
+    }
+    let digest = Digest::of(format!("{tool}/{operation}").as_bytes()).short(DIGEST_CHARACTERS);
+    let stem: String =
+        plain.chars().map(|c| if legal(c) { c } else { '_' }).take(MODEL_NAME_MAX - DIGEST_CHARACTERS - 1).collect();
+    format!("{stem}_{digest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_name_is_tool_and_operation() {
+        assert_eq!(model_name("github", "list_issues", &BTreeSet::new()), "github__list_issues");
+    }
+
+    #[test]
+    fn long_odd_and_taken_names_are_shortened_apart() {
+        let none = BTreeSet::new();
+        let long = model_name("github", &"x".repeat(80), &none);
+        assert_eq!(long.len(), 64);
+        let dotted = model_name("files", "read.file", &none);
+        assert!(dotted.starts_with("files__read_file_"), "{dotted}");
+        let taken = BTreeSet::from(["a__b".to_owned()]);
+        assert_ne!(model_name("a", "b", &taken), "a__b");
+    }
+}

@@ -1,0 +1,317 @@
+//! What a journal records. Each event is one fact; a run's state is the fold of them ([`crate::fold`]).
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cost::Usage;
+use crate::digest::Digest;
+use crate::plan::Plan;
+
+/// One journaled event: its place in the run, when the operator took it, and what happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Counts from 1 in each run, without gaps.
+    pub seq: u64,
+    /// Milliseconds since the Unix epoch by the operator's clock, never before an earlier record's.
+    pub at: i64,
+    pub event: Event,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all_fields = "camelCase")]
+pub enum Event {
+    /// Operator: every reference resolved; the plan is frozen.
+    RunAccepted { plan_digest: Digest, plan: Box<Plan> },
+    /// Operator: a pod of this name may be created for this epoch.
+    EpochOpened { epoch: u64, pod_name: String },
+    /// Operator: the first Hello of the epoch's pod; any other instance is refused from now on.
+    InstanceClaimed { epoch: u64, instance: String, pod_uid: String },
+    /// Runner: what a tool's server offers now, or why it could not be asked.
+    ToolsListed { tool: String, listing: Listing },
+    /// Runner: about to ask the model. The answer to the batch is the permission to do so.
+    ModelRequested { step: u32, attempt: u32, request: Digest, reserved_tokens: u64 },
+    /// Runner: the model's complete answer.
+    ModelResponded { step: u32, attempt: u32, response: ModelResponse },
+    /// Runner: a request ended without a complete answer.
+    ModelFailed { step: u32, attempt: u32, failure: Failure },
+    /// Runner: a call that the model asked for, bound to the exact bytes that would be sent.
+    CallProposed { call_id: String, attempt: u32, call: ProposedCall },
+    /// Operator: the gate's verdict, journaled together with the proposal. A denial settles the call.
+    CallDecided { call_id: String, attempt: u32, verdict: Verdict },
+    /// Runner: a permit that was not used: it ran out, or the runner is leaving.
+    PermitReturned { call_id: String, attempt: u32 },
+    /// Runner: the complete answer to a call, errors of the tool included.
+    CallObserved { call_id: String, attempt: u32, result: ToolResult, milliseconds: u64 },
+    /// Runner: nothing left this pod; the model is told why.
+    CallNotSent { call_id: String, attempt: u32, reason: NotSentReason, message: String },
+    /// Runner or operator: it may have happened or not, and nobody here can tell.
+    CallUnknown { call_id: String, attempt: u32, message: String },
+    /// Operator: a limit of the plan is used up.
+    LimitReached { limit: Limit },
+    /// Operator: someone set `spec.cancel`.
+    CancelRequested {},
+    /// Operator: the epoch's pod is gone or let go.
+    EpochEnded { epoch: u64, cause: EpochEnd },
+    /// Operator: the end of the run, for good.
+    RunEnded { end: RunEnd },
+}
+
+impl Event {
+    /// Whether a runner may append this; everything else only the operator writes.
+    #[must_use]
+    pub fn is_runners(&self) -> bool {
+        match self {
+            Self::ToolsListed { .. }
+            | Self::ModelRequested { .. }
+            | Self::ModelResponded { .. }
+            | Self::ModelFailed { .. }
+            | Self::CallProposed { .. }
+            | Self::PermitReturned { .. }
+            | Self::CallObserved { .. }
+            | Self::CallNotSent { .. }
+            | Self::CallUnknown { .. } => true,
+            Self::RunAccepted { .. }
+            | Self::EpochOpened { .. }
+            | Self::InstanceClaimed { .. }
+            | Self::CallDecided { .. }
+            | Self::LimitReached { .. }
+            | Self::CancelRequested {}
+            | Self::EpochEnded { .. }
+            | Self::RunEnded { .. } => false,
+        }
+    }
+
+    /// The event's name as journals, logs and docs spell it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::RunAccepted { .. } => "RunAccepted",
+            Self::EpochOpened { .. } => "EpochOpened",
+            Self::InstanceClaimed { .. } => "InstanceClaimed",
+            Self::ToolsListed { .. } => "ToolsListed",
+            Self::ModelRequested { .. } => "ModelRequested",
+            Self::ModelResponded { .. } => "ModelResponded",
+            Self::ModelFailed { .. } => "ModelFailed",
+            Self::CallProposed { .. } => "CallProposed",
+            Self::CallDecided { .. } => "CallDecided",
+            Self::PermitReturned { .. } => "PermitReturned",
+            Self::CallObserved { .. } => "CallObserved",
+            Self::CallNotSent { .. } => "CallNotSent",
+            Self::CallUnknown { .. } => "CallUnknown",
+            Self::LimitReached { .. } => "LimitReached",
+            Self::CancelRequested {} => "CancelRequested",
+            Self::EpochEnded { .. } => "EpochEnded",
+            Self::RunEnded { .. } => "RunEnded",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Listing {
+    Listed(Vec<ListedOperation>),
+    Failed(Failure),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListedOperation {
+    pub name: String,
+    pub definition: Digest,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelResponse {
+    pub items: Vec<Item>,
+    pub finish: Finish,
+    #[serde(default)]
+    pub usage: Usage,
+    /// The provider's id of the response and the model that really answered, where it says them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    pub milliseconds: u64,
+}
+
+/// One piece of a model's answer, in its order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all_fields = "camelCase")]
+pub enum Item {
+    Text { text: String },
+    /// `arguments` are the model's own characters, valid JSON or not.
+    ToolCall { call_id: String, provider_id: String, name: String, arguments: String },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Finish {
+    Stop,
+    ToolCalls,
+    /// The answer was cut at the output limit.
+    Length,
+    ContentFilter,
+}
+
+/// Why a model or a tool server could not be used. `message` is for people and holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    pub reason: FailureReason,
+    pub message: String,
+    /// Whether the runner is going to ask again; otherwise the run ends with this failure.
+    #[serde(default)]
+    pub retrying: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureReason {
+    /// No connection: name not found, refused, TLS not verified, or connect time-out.
+    Unreachable,
+    /// 401 or 403.
+    Unauthorized,
+    /// 429 after all retries.
+    RateLimited,
+    /// Another error status of the server.
+    ServerError,
+    /// The server refused the request (400, 404, 422 ..).
+    BadRequest,
+    TimedOut,
+    /// The stream ended without a finish reason.
+    Truncated,
+    /// Not what the protocol allows.
+    Malformed,
+    /// The answer was larger than the runner takes.
+    TooLarge,
+    CredentialMissing,
+    CredentialEmpty,
+    CredentialTooLarge,
+    /// The credential's `hosts` do not hold the host of the URL.
+    HostNotAllowed,
+    /// The script of a scripted model has no turn left.
+    ScriptExhausted,
+    /// A turn of a scripted model says to fail.
+    Scripted,
+    /// The context does not fit the model's window any more.
+    ContextExceeded,
+}
+
+/// A call as the gate sees it and as it would be sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProposedCall {
+    pub tool: String,
+    pub operation: String,
+    pub args: Value,
+    /// Digest of the definition that the server listed to this runner.
+    pub definition: Digest,
+    /// [`crate::call::CallBinding::digest`] over what the runner is about to send.
+    pub digest: Digest,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Verdict {
+    Allowed { digest: Digest },
+    Denied { reason: DenyReason, message: String },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DenyReason {
+    /// The Agent does not list the tool or the operation.
+    NotListed,
+    /// The server's definition is not the accepted one.
+    DefinitionChanged,
+    /// The digest does not match tool, definition, operation, arguments, credential and destination.
+    DigestMismatch,
+    /// The run was cancelled or has ended.
+    RunEnding,
+}
+
+/// What a tool answered, cut to [`crate::RESULT_BYTES_MAX`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ToolResult {
+    pub is_error: bool,
+    pub content: String,
+    /// Bytes that the server sent, where more than `content` holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncated_from_bytes: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NotSentReason {
+    /// No tool of the plan has the name that the model used.
+    UnknownTool,
+    /// The model's arguments are not a JSON object, or have no canonical form.
+    MalformedArguments,
+    /// More calls in one response than the runner takes.
+    TooManyCalls,
+    /// The connection could not be made.
+    Unreachable,
+    CredentialMissing,
+    HostNotAllowed,
+    /// The run is ending.
+    RunEnding,
+    /// What is about to be sent is not what the permit was given for.
+    DigestMismatch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Limit {
+    Steps,
+    Tokens,
+    CostUSD,
+    ActiveSeconds,
+    WaitSeconds,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EpochEnd {
+    /// The runner said all it had to say.
+    Completed,
+    /// The kubelet reports the containers ended by themselves.
+    Exited,
+    /// The pod object vanished or its node did.
+    PodLost,
+    /// No Hello in time.
+    NoHello,
+    Cancelled,
+    DeadlineExceeded,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunEnd {
+    pub outcome: Outcome,
+    pub reason: EndReason,
+    /// Names the object, the field and what to do.
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndReason {
+    Completed,
+    Cancelled,
+    StepsExceeded,
+    TokensExceeded,
+    CostExceeded,
+    DeadlineExceeded,
+    WaitExceeded,
+    ModelFailed,
+    /// The model's answer was cut or filtered and holds no call to go on with.
+    ModelIncomplete,
+    ToolUnavailable,
+    CredentialUnavailable,
+    PodLost,
+    RunnerCrashed,
+    RunnerSilent,
+    JournalLost,
+}

@@ -1,0 +1,208 @@
+//! The frozen plan of a run: every reference resolved when the run was accepted, digested, and never
+//! changed afterwards. The operator makes it, the runner follows it, the gate decides by it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cost::Prices;
+use crate::digest::{Digest, DigestError, digest_of};
+
+/// Version of the plan's shape that this build writes and reads.
+pub const PLAN_VERSION: u32 = 1;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    pub version: u32,
+    pub run: ObjectId,
+    pub agent: ObjectId,
+    pub agent_generation: i64,
+    /// Who created the run, where admission vouched for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_by: Option<String>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub instructions: String,
+    pub input: String,
+    pub model: PlanModel,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<PlanTool>,
+    /// Every credential that the model or a tool names, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<PlanCredential>,
+    pub limits: Limits,
+}
+
+/// An object of the cluster, for good: a name may be given again, a uid never is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ObjectId {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ModelApi {
+    ChatCompletions,
+    Scripted,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanModel {
+    pub name: String,
+    pub api: ModelApi,
+    /// For telemetry only; never decides anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    pub model: String,
+    /// Ends without a slash; absent for a scripted model alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<String>,
+    /// Name of one of the plan's credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_window_tokens: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_output_tokens: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prices: Option<Prices>,
+    pub timeouts: Timeouts,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub script: Vec<ScriptedTurn>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Timeouts {
+    pub connect_seconds: u32,
+    pub first_byte_seconds: u32,
+    pub idle_seconds: u32,
+    pub total_seconds: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect_seconds: 10, first_byte_seconds: 120, idle_seconds: 60, total_seconds: 600 }
+    }
+}
+
+/// One answer of a scripted model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScriptedTurn {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ScriptedCall>,
+    /// When present the request fails with this message instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    #[serde(default)]
+    pub delay_milliseconds: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScriptedCall {
+    pub tool: String,
+    pub operation: String,
+    #[serde(default)]
+    pub args: Value,
+}
+
+/// A tool server and what of it the Agent listed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanTool {
+    pub name: String,
+    pub uid: String,
+    pub url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+    pub call_timeout_seconds: u32,
+    pub operations: Vec<PlanOperation>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanOperation {
+    pub name: String,
+    /// The name under which the model sees it: see [`crate::call::model_name`].
+    pub model_name: String,
+    /// Digest of the definition that was accepted when the plan was made.
+    pub definition: Digest,
+}
+
+/// How a credential reaches a request, and where it may go. Never its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanCredential {
+    pub name: String,
+    pub uid: String,
+    pub secret_name: String,
+    pub secret_key: String,
+    pub inject: Inject,
+    /// Exact host names, or one leading wildcard label (`*.example.com`).
+    pub hosts: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Inject {
+    /// `Authorization: Bearer <value>`.
+    Bearer {},
+    /// The header `name` with `format`, in which `{}` stands for the value.
+    Header { name: String, format: String },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Model requests that were answered.
+    pub steps: u32,
+    /// Input, cached included, plus output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_micro_usd: Option<u64>,
+    /// Time with a live pod.
+    pub active_seconds: u32,
+    /// The longest single wait.
+    pub wait_seconds: u32,
+}
+
+impl Plan {
+    /// The digest that status, journal and permits refer to.
+    pub fn digest(&self) -> Result<Digest, DigestError> {
+        digest_of(self)
+    }
+
+    #[must_use]
+    pub fn tool(&self, name: &str) -> Option<&PlanTool> {
+        self.tools.iter().find(|tool| tool.name == name)
+    }
+
+    #[must_use]
+    pub fn credential(&self, name: &str) -> Option<&PlanCredential> {
+        self.credentials.iter().find(|credential| credential.name == name)
+    }
+
+    /// The tool and operation that the model means by `name`.
+    #[must_use]
+    pub fn by_model_name(&self, name: &str) -> Option<(&PlanTool, &PlanOperation)> {
+        self.tools.iter().find_map(|tool| {
+            let operation = tool.operations.iter().find(|operation| operation.model_name == name)?;
+            Some((tool, operation))
+        })
+    }
+}
+
+impl PlanTool {
+    #[must_use]
+    pub fn operation(&self, name: &str) -> Option<&PlanOperation> {
+        self.operations.iter().find(|operation| operation.name == name)
+    }
+}
