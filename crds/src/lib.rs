@@ -1,1 +1,41 @@
+//! Every kind that kubectl sees: group `belay.dev`, version `v1alpha1`. Field docs here are the user manual that
+//! `kubectl explain` prints. Knows no client and no runtime.
 
+mod agent;
+mod agent_run;
+pub mod conditions;
+mod credential;
+mod model;
+mod money;
+mod refs;
+mod schema;
+mod tool;
+
+pub use agent::{Agent, AgentPod, AgentSpec, AgentStatus, AgentTool, Limits, PodResources};
+pub use agent_run::{AgentRun, AgentRunSpec, AgentRunStatus, JournalRef, Phase, PodRef, RunUsage, WaitingOn};
+pub use credential::{
+    Bearer, Credential, CredentialSpec, CredentialStatus, Inject, InjectHeader, SecretKeyRef,
+};
+pub use model::{
+    Model, ModelApi, ModelSpec, ModelStatus, ModelTimeouts, PricesUsd, Script, ScriptCall, ScriptTurn,
+};
+pub use money::{Usd, UsdError};
+pub use refs::NameRef;
+pub use tool::{Mcp, Tool, ToolOperation, ToolSpec, ToolStatus};
+
+/// API group of every kind.
+pub const GROUP: &str = "belay.dev";
+/// Virtual API group of the verbs that admission checks: `use` and `approve`.
+pub const DECIDE_GROUP: &str = "decide.belay.dev";
+/// On a namespace, `"true"`: the operator may run pods there.
+pub const ENABLED_LABEL: &str = "belay.dev/enabled";
+/// On runner pods: uid of the AgentRun.
+pub const RUN_UID_LABEL: &str = "belay.dev/run-uid";
+/// On runner pods: name of the AgentRun, cut to 63 characters.
+pub const RUN_LABEL: &str = "belay.dev/run";
+/// On runner pods: name of the Agent, cut to 63 characters.
+pub const AGENT_LABEL: &str = "belay.dev/agent";
+/// On probe pods: what is probed, `credential` or `tool`.
+pub const PROBE_LABEL: &str = "belay.dev/probe";
+/// Runner and probe pods are named with this prefix, which admission protects.
+pub const POD_PREFIX: &str = "belay-run-";

@@ -1,0 +1,49 @@
+# The one entry point. `make demo` runs Belay on a real cluster; `make test` is everything that CI runs.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/belay
+# CLUSTER=current uses the cluster of your KUBECONFIG (kind, minikube, k3d) instead of the embedded one.
+CLUSTER ?= embedded
+export CLUSTER
+
+.PHONY: help demo test test-unit test-cluster lint generate check-generated cluster-up cluster-down images bench
+
+help: ## What can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+demo: ## A cluster, Belay on it, and one agent run from Pending to Succeeded
+	@e2e/demo
+
+test: lint check-generated test-unit test-cluster ## All that CI runs; needs root or CLUSTER=current
+
+test-unit: ## The tests that need no cluster
+	cargo test --workspace --exclude belay-e2e
+	cargo test -p belay-e2e --lib --bins
+
+test-cluster: ## Tests on a real API server, kubelet and container runtime
+	e2e/cluster-tests
+
+lint: ## rustfmt, clippy (pedantic), licences and duplicate providers
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	e2e/lint
+
+generate: ## Write the CRDs' YAML and the Helm chart's copies from the Rust types and manifests
+	e2e/generate
+
+check-generated: ## Fail where `make generate` would change something
+	e2e/generate --check
+
+cluster-up: ## Start a single-node Kubernetes where there is none
+	e2e/cluster/up
+
+cluster-down: ## Stop it and leave nothing behind
+	e2e/cluster/down
+
+images: ## Release images as tars in target/images, for a registry or an air-gapped cluster
+	e2e/images release
+
+bench: ## Print the numbers of docs/bench.md on this machine
+	e2e/bench

@@ -1,0 +1,125 @@
+//! Agent: a model, instructions, tools and limits.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::money::Usd;
+use crate::refs::NameRef;
+
+/// What an agent is and may do. Naming Models and Tools needs the verb `use` on them; so does starting a run
+/// of the Agent. Until ApprovalPolicy exists every listed operation is allowed without asking.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[kube(
+    group = "belay.dev",
+    version = "v1alpha1",
+    kind = "Agent",
+    plural = "agents",
+    singular = "agent",
+    shortname = "bagent",
+    category = "belay",
+    namespaced,
+    status = "AgentStatus",
+    derive = "PartialEq",
+    printcolumn(name = "MODEL", type_ = "string", json_path = ".spec.modelRef.name"),
+    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "REASON", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentSpec {
+    /// The Model that answers.
+    pub model_ref: NameRef,
+    /// What the agent is told before every run's input. At most 65536 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub instructions: Option<String>,
+    /// The Tools it may call, and which of their operations; everything else is denied. At most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub tools: Vec<AgentTool>,
+    /// Where a run ends at the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// Runs of this Agent at one time; the rest wait in order. Default: the installation's limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_concurrent_runs: Option<i32>,
+    /// The kill switch: withholds permits and new pods at once; runs wait. Default false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+    /// The runner pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<AgentPod>,
+}
+
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct AgentTool {
+    /// Name of the Tool.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+    /// 1 to 128 operations of that Tool; `['*']` means those that it had when the run was accepted.
+    #[schemars(length(min = 1, max = 128), inner(length(min = 1, max = 128)), extend("x-kubernetes-list-type" = "set"))]
+    #[x_kube(validation = ("!self.exists(o, o == '*') || self.size() == 1", "'*' stands alone: it means every operation"))]
+    pub operations: Vec<String>,
+}
+
+/// What is absent has the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Answers of the model. Default 50, 1 to 10000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub steps: Option<i32>,
+    /// Input, cached included, plus output tokens. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000_000_i64))]
+    pub tokens: Option<i64>,
+    /// US dollars, such as "2.00". Needs `pricesUSD` on the Model. Default: no limit.
+    #[serde(default, rename = "costUSD", skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<Usd>,
+    /// Seconds with a live pod. Default 1800, 1 to 604800.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 604_800))]
+    pub active_seconds: Option<i32>,
+    /// Seconds that one wait may last. Default 604800 (7 days), 1 to 31536000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31_536_000))]
+    pub wait_seconds: Option<i32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct AgentPod {
+    /// What the runner container asks for and may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<PodResources>,
+}
+
+/// Quantities of `cpu` and `memory`; nothing else is taken.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct PodResources {
+    /// Default cpu 10m, memory 24Mi.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "crate::schema::quantities")]
+    pub requests: BTreeMap<String, String>,
+    /// Default memory 128Mi.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "crate::schema::quantities")]
+    pub limits: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentStatus {
+    /// Ready, Reconciling and Stalled as kstatus reads them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The `metadata.generation` that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}

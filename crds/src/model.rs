@@ -1,0 +1,176 @@
+//! Model: which model answers, where, and what it costs.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::money::Usd;
+use crate::refs::NameRef;
+
+/// A language model that Agents of this namespace may use.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[kube(
+    group = "belay.dev",
+    version = "v1alpha1",
+    kind = "Model",
+    plural = "models",
+    singular = "model",
+    shortname = "bm",
+    category = "belay",
+    namespaced,
+    status = "ModelStatus",
+    derive = "PartialEq",
+    printcolumn(name = "API", type_ = "string", json_path = ".spec.api"),
+    printcolumn(name = "MODEL", type_ = "string", json_path = ".spec.model"),
+    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "REASON", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = ("(self.api == 'Scripted') == has(self.scripted)", "spec.scripted is for api Scripted, and api Scripted needs it"),
+    validation = ("self.api != 'Scripted' || (!has(self.baseURL) && !has(self.credentialRef))", "a Scripted model is played by the runner: it takes neither spec.baseURL nor spec.credentialRef")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelSpec {
+    /// The wire format that the provider speaks. `Scripted` plays `scripted.turns` without any provider.
+    pub api: ModelApi,
+    /// Who serves the model, for telemetry only, such as `openai`. At most 63 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub provider: Option<String>,
+    /// The model's id as the provider spells it. At most 253 characters.
+    #[schemars(length(min = 1, max = 253))]
+    pub model: String,
+    /// Where the API is served, up to and including its version, such as `https://gateway.example/v1`.
+    /// Default: the public endpoint of the wire format's own provider.
+    #[serde(default, rename = "baseURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048), regex(pattern = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"))]
+    pub base_url: Option<String>,
+    /// The Credential that requests carry. Naming one needs the verb `use` on it. Default: none is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_ref: Option<NameRef>,
+    /// How many tokens a request and its answer may hold together. A run whose conversation outgrows it ends.
+    /// Default: what the provider says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub context_window_tokens: Option<i64>,
+    /// The longest answer, sent with each request; also what a request reserves of the run's token limit.
+    /// Default: the provider's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_output_tokens: Option<i64>,
+    /// Sampling temperature, 0 to 2. Default: the provider's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 2.0))]
+    pub temperature: Option<f64>,
+    /// What a million tokens cost in US dollars. Without it the cost of a run is unknown, and a `costUSD`
+    /// limit cannot be kept.
+    #[serde(default, rename = "pricesUSD", skip_serializing_if = "Option::is_none")]
+    pub prices_usd: Option<PricesUsd>,
+    /// How long parts of a request may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<ModelTimeouts>,
+    /// The answers of a Scripted model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scripted: Option<Script>,
+}
+
+/// Wire formats that this version speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum ModelApi {
+    ChatCompletions,
+    Scripted,
+}
+
+/// US dollars for a million tokens, as exact decimal strings such as "3.00".
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PricesUsd {
+    /// Input that was not cached.
+    pub input: Usd,
+    /// Input that the provider had cached. Default: the price of input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_input: Option<Usd>,
+    /// Output, reasoning included.
+    pub output: Usd,
+}
+
+/// Bounds in seconds; what is absent has the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelTimeouts {
+    /// Until the connection stands. Default 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 300))]
+    pub connect_seconds: Option<i32>,
+    /// Until the first byte of the answer. Default 120.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub first_byte_seconds: Option<i32>,
+    /// Between two pieces of the answer. Default 60.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub idle_seconds: Option<i32>,
+    /// The whole request. Default 600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub total_seconds: Option<i32>,
+}
+
+/// What a Scripted model answers.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct Script {
+    /// One answer a step, in order. 1 to 1000.
+    #[schemars(length(min = 1, max = 1000))]
+    pub turns: Vec<ScriptTurn>,
+}
+
+/// One answer of a Scripted model.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScriptTurn {
+    /// What the model says. At most 65536 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub text: Option<String>,
+    /// The calls that it asks for. At most 16; with none, the run ends with `text` as its output.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub tool_calls: Vec<ScriptCall>,
+    /// Makes the request fail with this message instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub error: Option<String>,
+    /// How long the model thinks. Default 0, at most 600000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 600_000))]
+    pub delay_milliseconds: Option<i32>,
+}
+
+/// A call that a Scripted model asks for.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct ScriptCall {
+    /// Name of the Tool.
+    #[schemars(length(min = 1, max = 253))]
+    pub tool: String,
+    /// Name of the Tool's operation.
+    #[schemars(length(min = 1, max = 128))]
+    pub operation: String,
+    /// The arguments, an object. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::any_object")]
+    pub args: Option<serde_json::Value>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelStatus {
+    /// Ready, Reconciling and Stalled as kstatus reads them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The `metadata.generation` that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}

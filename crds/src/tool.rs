@@ -1,0 +1,79 @@
+//! Tool: a server whose operations agents may call.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::refs::NameRef;
+
+/// A tool server. Its operations are what MCP calls tools; `status.operations` lists them once an isolated
+/// probe pod has asked the server.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[kube(
+    group = "belay.dev",
+    version = "v1alpha1",
+    kind = "Tool",
+    plural = "tools",
+    singular = "tool",
+    shortname = "bt",
+    category = "belay",
+    namespaced,
+    status = "ToolStatus",
+    derive = "PartialEq",
+    printcolumn(name = "URL", type_ = "string", json_path = ".spec.mcp.url"),
+    printcolumn(name = "OPERATIONS", type_ = "integer", json_path = ".status.operationCount"),
+    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "REASON", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ToolSpec {
+    /// A server that speaks MCP over streamable HTTP.
+    pub mcp: Mcp,
+    /// How long one call may take before it counts as unknown. Default 60, 1 to 3600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub call_timeout_seconds: Option<i32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Mcp {
+    /// The server's endpoint, such as `http://everything.tools.svc:3001/mcp`.
+    #[schemars(length(min = 1, max = 2048), regex(pattern = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"))]
+    pub url: String,
+    /// The Credential that requests carry. Naming one needs the verb `use` on it. Default: none is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_ref: Option<NameRef>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ToolStatus {
+    /// What the server offered when it was last asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub operations: Vec<ToolOperation>,
+    /// How many operations that are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation_count: Option<i32>,
+    /// Ready, Reconciling and Stalled as kstatus reads them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The `metadata.generation` that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct ToolOperation {
+    /// The operation's name as the server spells it.
+    pub name: String,
+    /// SHA-256 over name, description and input schema: what a run compares with.
+    pub digest: String,
+    /// The beginning of what the server says of it. Untrusted.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+}
