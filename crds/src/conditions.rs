@@ -42,7 +42,8 @@ pub struct Statement<'a> {
 /// returned, so that the caller emits its Event exactly then.
 pub fn set_condition(conditions: &mut Vec<Condition>, say: &Statement<'_>, generation: Option<i64>, now: Time) -> bool {
     let before = conditions.iter().position(|condition| condition.type_ == say.type_);
-    let flipped = before.and_then(|at| conditions.get(at)).is_none_or(|condition| condition.status != say.truth.as_str());
+    let flipped =
+        before.and_then(|at| conditions.get(at)).is_none_or(|condition| condition.status != say.truth.as_str());
     let since = before.and_then(|at| conditions.get(at)).filter(|_| !flipped).map(|c| c.last_transition_time.clone());
     let condition = Condition {
         type_: say.type_.to_owned(),

@@ -33,7 +33,13 @@ pub struct CredentialSpec {
     pub inject: Inject,
     /// Where it may ever be sent: 1 to 16 host names, exact or with one leading wildcard label such as
     /// `*.example.com`, which stands for exactly one label.
-    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 253), regex(pattern = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")))]
+    #[schemars(
+        length(min = 1, max = 16),
+        inner(
+            length(min = 1, max = 253),
+            regex(pattern = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        )
+    )]
     pub hosts: Vec<String>,
 }
 

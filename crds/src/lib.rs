@@ -13,12 +13,8 @@ mod tool;
 
 pub use agent::{Agent, AgentPod, AgentSpec, AgentStatus, AgentTool, Limits, PodResources};
 pub use agent_run::{AgentRun, AgentRunSpec, AgentRunStatus, JournalRef, Phase, PodRef, RunUsage, WaitingOn};
-pub use credential::{
-    Bearer, Credential, CredentialSpec, CredentialStatus, Inject, InjectHeader, SecretKeyRef,
-};
-pub use model::{
-    Model, ModelApi, ModelSpec, ModelStatus, ModelTimeouts, PricesUsd, Script, ScriptCall, ScriptTurn,
-};
+pub use credential::{Bearer, Credential, CredentialSpec, CredentialStatus, Inject, InjectHeader, SecretKeyRef};
+pub use model::{Model, ModelApi, ModelSpec, ModelStatus, ModelTimeouts, PricesUsd, Script, ScriptCall, ScriptTurn};
 pub use money::{Usd, UsdError};
 pub use refs::NameRef;
 pub use tool::{Mcp, Tool, ToolOperation, ToolSpec, ToolStatus};

@@ -36,9 +36,8 @@ impl FromStr for Usd {
     fn from_str(text: &str) -> Result<Self, UsdError> {
         let (whole, fraction) = text.split_once('.').map_or((text, None), |(whole, fraction)| (whole, Some(fraction)));
         let fraction = fraction.unwrap_or("0");
-        let digits = |part: &str, max: usize| {
-            (1..=max).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit())
-        };
+        let digits =
+            |part: &str, max: usize| (1..=max).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
         if !digits(whole, 9) || !digits(fraction, 6) {
             return Err(UsdError);
         }
@@ -89,9 +88,12 @@ mod tests {
 
     #[test]
     fn amounts_are_exact_both_ways() {
-        for (text, micro, shown) in
-            [("3.00", 3_000_000, "3.00"), ("0.041", 41_000, "0.041"), ("15", 15_000_000, "15.00"), ("0.000001", 1, "0.000001")]
-        {
+        for (text, micro, shown) in [
+            ("3.00", 3_000_000, "3.00"),
+            ("0.041", 41_000, "0.041"),
+            ("15", 15_000_000, "15.00"),
+            ("0.000001", 1, "0.000001"),
+        ] {
             assert_eq!(text.parse(), Ok(Usd::from_micro(micro)), "{text}");
             assert_eq!(Usd::from_micro(micro).to_string(), shown);
         }

@@ -139,9 +139,16 @@ pub struct ModelResponse {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all_fields = "camelCase")]
 pub enum Item {
-    Text { text: String },
+    Text {
+        text: String,
+    },
     /// `arguments` are the model's own characters, valid JSON or not.
-    ToolCall { call_id: String, provider_id: String, name: String, arguments: String },
+    ToolCall {
+        call_id: String,
+        provider_id: String,
+        name: String,
+        arguments: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -82,11 +82,22 @@ pub enum CallState {
     /// The model asked for it; nothing was proposed yet.
     Requested,
     /// Proposed, undecided: lasts only within one batch.
-    Proposed { attempt: u32, tool: String, operation: String, digest: Digest },
+    Proposed {
+        attempt: u32,
+        tool: String,
+        operation: String,
+        digest: Digest,
+    },
     /// A permit is out: the call may be on the wire.
-    Permitted { attempt: u32, tool: String, operation: String },
+    Permitted {
+        attempt: u32,
+        tool: String,
+        operation: String,
+    },
     /// The permit came back unused; the call may be proposed again with this attempt.
-    Returned { attempt: u32 },
+    Returned {
+        attempt: u32,
+    },
     Settled(Settlement),
 }
 
@@ -147,10 +158,9 @@ impl RunState {
     pub fn calls_in_flight(&self) -> impl Iterator<Item = (&str, u32)> {
         self.calls.iter().filter_map(|(id, call)| match call {
             CallState::Permitted { attempt, .. } => Some((id.as_str(), *attempt)),
-            CallState::Requested
-            | CallState::Proposed { .. }
-            | CallState::Returned { .. }
-            | CallState::Settled(_) => None,
+            CallState::Requested | CallState::Proposed { .. } | CallState::Returned { .. } | CallState::Settled(_) => {
+                None
+            }
         })
     }
 
@@ -246,8 +256,7 @@ impl RunState {
             return Err(out_of_order("EpochOpened", "epochs count up by one"));
         }
         self.listings.clear();
-        self.epoch =
-            Some(Epoch { number, pod_name: pod_name.to_owned(), opened_at: at, claim: None, ended: None });
+        self.epoch = Some(Epoch { number, pod_name: pod_name.to_owned(), opened_at: at, claim: None, ended: None });
         Ok(())
     }
 
@@ -351,11 +360,9 @@ impl RunState {
             Verdict::Allowed { digest: allowed } if allowed != digest => {
                 return Err(wrong("the verdict is for other bytes"));
             }
-            Verdict::Allowed { .. } => CallState::Permitted {
-                attempt,
-                tool: std::mem::take(tool),
-                operation: std::mem::take(operation),
-            },
+            Verdict::Allowed { .. } => {
+                CallState::Permitted { attempt, tool: std::mem::take(tool), operation: std::mem::take(operation) }
+            }
             Verdict::Denied { .. } => CallState::Settled(Settlement::Denied),
         };
         Ok(())

@@ -12,7 +12,7 @@ pub enum ProbeTask {
     /// Look at the mounted file of this credential.
     Credential { name: String },
     /// List the operations of this server.
-    Tool { name: String, url: String, credential: Option<PlanCredential>, timeouts: Timeouts },
+    Tool { name: String, url: String, credential: Option<Box<PlanCredential>>, timeouts: Timeouts },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,132 @@
+//! `belay doctor`: looks at what an installation needs and prints one line a finding with what to do.
+
+use std::process::ExitCode;
+
+use belay_crds::ENABLED_LABEL;
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, ListParams};
+
+use crate::Target;
+use crate::exit::{CliError, FAILED};
+
+const OPERATOR_NAMESPACE: &str = "belay-system";
+/// What the operator is bound to in each namespace that opted in.
+const NAMESPACE_BINDING: &str = "belay-operator";
+const KINDS: [&str; 5] = ["models", "credentials", "tools", "agents", "agentruns"];
+/// The admission rules that `manifests/admission` ships.
+const POLICIES: [&str; 6] = [
+    "belay-runner-pods",
+    "belay-runner-identity",
+    "belay-credential-secrets",
+    "belay-use-credentials",
+    "belay-use-models-and-tools",
+    "belay-use-agents",
+];
+
+enum Finding {
+    Good(String),
+    Bad { what: String, remedy: String },
+}
+
+pub async fn doctor(target: &Target) -> Result<ExitCode, CliError> {
+    let mut findings = Vec::new();
+    kinds(target, &mut findings).await?;
+    admission(target, &mut findings).await?;
+    operator(target, &mut findings).await?;
+    namespaces(target, &mut findings).await?;
+    let mut bad = 0;
+    for finding in findings {
+        match finding {
+            Finding::Good(what) => println!("ok    {what}"),
+            Finding::Bad { what, remedy } => {
+                bad += 1;
+                println!("BAD   {what}\n      {remedy}");
+            }
+        }
+    }
+    Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+async fn kinds(target: &Target, findings: &mut Vec<Finding>) -> Result<(), CliError> {
+    let api: Api<CustomResourceDefinition> = Api::all(target.client.clone());
+    for kind in KINDS {
+        let name = format!("{kind}.belay.dev");
+        let found = api.get_opt(&name).await.map_err(|e| CliError::api(format!("reading CRD {name}"), e))?;
+        findings.push(match found {
+            Some(_) => Finding::Good(format!("kind {name} is installed")),
+            None => bad(
+                format!("kind {name} is missing"),
+                "apply manifests/crds, or install the chart with crds.install=true",
+            ),
+        });
+    }
+    Ok(())
+}
+
+async fn admission(target: &Target, findings: &mut Vec<Finding>) -> Result<(), CliError> {
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(target.client.clone());
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(target.client.clone());
+    for name in POLICIES {
+        let policy = policies.get_opt(name).await.map_err(|e| CliError::api(format!("reading policy {name}"), e))?;
+        let binding = bindings.get_opt(name).await.map_err(|e| CliError::api(format!("reading binding {name}"), e))?;
+        findings.push(match (policy, binding) {
+            (Some(_), Some(_)) => Finding::Good(format!("admission policy {name} is bound")),
+            (None, _) => bad(format!("admission policy {name} is missing"), "apply manifests/admission"),
+            (Some(_), None) => bad(format!("admission policy {name} is not bound"), "apply manifests/admission"),
+        });
+    }
+    Ok(())
+}
+
+async fn operator(target: &Target, findings: &mut Vec<Finding>) -> Result<(), CliError> {
+    let deployments: Api<Deployment> = Api::namespaced(target.client.clone(), OPERATOR_NAMESPACE);
+    let found = deployments
+        .get_opt("belay-operator")
+        .await
+        .map_err(|e| CliError::api("reading the operator's Deployment", e))?;
+    let look = "kubectl -n belay-system describe pods; kubectl -n belay-system logs deploy/belay-operator";
+    findings.push(match found {
+        None => bad(
+            format!("no Deployment belay-operator in {OPERATOR_NAMESPACE}"),
+            "kubectl apply --server-side -k manifests",
+        ),
+        Some(deployment) => match deployment.status.and_then(|status| status.ready_replicas) {
+            Some(1..) => Finding::Good("the operator is ready".into()),
+            Some(_) | None => bad("the operator is not ready".into(), look),
+        },
+    });
+    Ok(())
+}
+
+async fn namespaces(target: &Target, findings: &mut Vec<Finding>) -> Result<(), CliError> {
+    let api: Api<Namespace> = Api::all(target.client.clone());
+    let enabled = ListParams::default().labels(&format!("{ENABLED_LABEL}=true"));
+    let list = api.list(&enabled).await.map_err(|e| CliError::api("listing namespaces", e))?;
+    if list.items.is_empty() {
+        findings.push(bad("no namespace has opted in".into(), "belay namespace enable NAME"));
+    }
+    for namespace in list.items {
+        let name = namespace.metadata.name.unwrap_or_default();
+        let bindings: Api<RoleBinding> = Api::namespaced(target.client.clone(), &name);
+        let bound = bindings
+            .get_opt(NAMESPACE_BINDING)
+            .await
+            .map_err(|e| CliError::api(format!("reading RoleBindings of {name}"), e))?;
+        findings.push(match bound {
+            Some(_) => Finding::Good(format!("namespace {name} is enabled")),
+            None => bad(
+                format!("namespace {name} has the label but not the RoleBinding"),
+                &format!("belay namespace enable {name}"),
+            ),
+        });
+    }
+    Ok(())
+}
+
+fn bad(what: String, remedy: &str) -> Finding {
+    Finding::Bad { what, remedy: remedy.to_owned() }
+}

@@ -1,0 +1,40 @@
+//! `belay logs RUN`: the runner's line for each step, never arguments or results.
+
+use std::process::ExitCode;
+
+use belay_crds::AgentRun;
+use futures::{AsyncBufReadExt, TryStreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, LogParams};
+
+use crate::Target;
+use crate::exit::CliError;
+use crate::get;
+
+pub async fn logs(target: &Target, name: &str, follow: bool) -> Result<ExitCode, CliError> {
+    let run = get::fetch(target, name).await?;
+    let Some(pod) = get::pod_name(&run) else {
+        println!("{}", get::standing(&run));
+        return Ok(ExitCode::SUCCESS);
+    };
+    let pods: Api<Pod> = Api::namespaced(target.client.clone(), &target.namespace);
+    let parameters = LogParams { follow, container: Some("runner".into()), ..LogParams::default() };
+    match pods.log_stream(&pod, &parameters).await {
+        Ok(log) => {
+            let mut lines = log.lines();
+            while let Some(line) =
+                lines.try_next().await.map_err(|e| CliError::Usage(format!("the log broke off: {e}")))?
+            {
+                println!("{line}");
+            }
+        }
+        Err(kube::Error::Api(status)) if status.code == 404 => print_without_pod(&run),
+        Err(error) => return Err(CliError::api(format!("reading the log of pod {pod}"), error)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_without_pod(run: &AgentRun) {
+    eprintln!("belay: the run's pod is gone, and its log with it; what the run ended with:");
+    get::print_end(run);
+}
