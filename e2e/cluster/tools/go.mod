@@ -1,0 +1,3 @@
+module belay.dev/e2e/tools
+
+go 1.25

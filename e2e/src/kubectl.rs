@@ -1,0 +1,106 @@
+//! kubectl, run as a process: what the tests see is what a person sees.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+/// Runs kubectl with the arguments given here before each call's own.
+#[derive(Clone, Debug, Default)]
+pub struct Kubectl {
+    arguments: Vec<String>,
+}
+
+/// What a command printed and whether it succeeded.
+#[derive(Clone, Debug)]
+pub struct Output {
+    pub success: bool,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Kubectl {
+    /// kubectl as the cluster's administrator.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same with more arguments in front.
+    #[must_use]
+    pub fn with(&self, arguments: &[&str]) -> Self {
+        let mut more = self.clone();
+        more.arguments.extend(arguments.iter().map(ToString::to_string));
+        more
+    }
+
+    /// The same in the name of `user`, by impersonation.
+    #[must_use]
+    pub fn as_user(&self, user: &str) -> Self {
+        self.with(&["--as", user, "--as-group", "system:authenticated"])
+    }
+
+    /// Runs and returns what was printed, whatever the exit code.
+    pub fn output(&self, arguments: &[&str], input: Option<&str>) -> Result<Output> {
+        run(Command::new("kubectl").args(&self.arguments).args(arguments), input)
+    }
+
+    /// Runs and fails with kubectl's own words where it does.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.output(arguments, None)?;
+        ensure!(output.success, "kubectl {}: {}", arguments.join(" "), output.stderr.trim());
+        Ok(output.stdout)
+    }
+
+    /// Server-side apply of `yaml`, as GitOps tools do it.
+    pub fn apply(&self, yaml: &str) -> Result<String> {
+        let output = self.output(&["apply", "--server-side", "-f", "-"], Some(yaml))?;
+        ensure!(output.success, "apply: {}", output.stderr.trim());
+        Ok(output.stdout)
+    }
+
+    /// Applies what must be refused and returns the refusal's words.
+    pub fn refusal(&self, yaml: &str) -> Result<String> {
+        let output = self.output(&["apply", "--server-side", "-f", "-"], Some(yaml))?;
+        if output.success {
+            bail!("this was accepted, but must be refused:\n{yaml}");
+        }
+        Ok(output.stderr)
+    }
+
+    /// The object as JSON.
+    pub fn get(&self, kind: &str, name: &str) -> Result<Value> {
+        let text = self.run(&["get", kind, name, "-o", "json"])?;
+        serde_json::from_str(&text).context("kubectl printed something else than JSON")
+    }
+}
+
+/// The CLI of this workspace, from the folder that `e2e/cluster-tests` names in BELAY_BIN.
+pub fn belay(arguments: &[&str]) -> Result<Output> {
+    let folder = std::env::var("BELAY_BIN").context("BELAY_BIN is not set: run the tests with `make test-cluster`")?;
+    run(Command::new(format!("{folder}/belay")).args(arguments), None)
+}
+
+fn run(command: &mut Command, input: Option<&str>) -> Result<Output> {
+    ensure!(
+        std::env::var_os("KUBECONFIG").is_some(),
+        "KUBECONFIG is not set: `make test-cluster` starts a cluster and sets it"
+    );
+    let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
+    let mut child = command
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("{} cannot be started", command.get_program().display()))?;
+    if let (Some(input), Some(mut pipe)) = (input, child.stdin.take()) {
+        pipe.write_all(input.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    Ok(Output {
+        success: output.status.success(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
