@@ -1,0 +1,192 @@
+//! Who may do what, asked of a real API server: admission sections 3 and 4. Each test is one attack or one
+//! right that must keep working.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use belay_e2e::{Kubectl, TempNamespace};
+
+const AUTHOR: &str = "ada";
+
+/// A namespace in which AUTHOR may write every kind but holds no `use` and reads no Secret.
+fn with_author(prefix: &str) -> (TempNamespace, Kubectl) {
+    let namespace = TempNamespace::plain(prefix).unwrap();
+    namespace
+        .kubectl
+        .apply(
+            "{apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {name: author}, rules: [\
+             {apiGroups: [belay.dev], resources: ['*'], verbs: ['*']}, \
+             {apiGroups: [''], resources: [pods, pods/exec, pods/ephemeralcontainers, serviceaccounts/token], verbs: ['*']}]}",
+        )
+        .unwrap();
+    bind(&namespace, "author");
+    let author = namespace.kubectl.as_user(AUTHOR);
+    (namespace, author)
+}
+
+fn bind(namespace: &TempNamespace, role: &str) {
+    let yaml = format!(
+        "{{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {{name: {role}}}, \
+         roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: {role}}}, \
+         subjects: [{{kind: User, name: {AUTHOR}, apiGroup: rbac.authorization.k8s.io}}]}}"
+    );
+    namespace.kubectl.apply(&yaml).unwrap();
+}
+
+/// Grants AUTHOR one verb on one named object.
+fn grant(namespace: &TempNamespace, group: &str, resource: &str, name: &str, verb: &str) {
+    let role = format!("{verb}-{resource}-{name}");
+    let yaml = format!(
+        "{{apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {{name: {role}}}, \
+         rules: [{{apiGroups: ['{group}'], resources: [{resource}], resourceNames: [{name}], verbs: [{verb}]}}]}}"
+    );
+    namespace.kubectl.apply(&yaml).unwrap();
+    bind(namespace, &role);
+}
+
+/// Refused with `words` before, accepted once `verb` on the object is granted.
+fn needs(prefix: &str, yaml: &str, words: &str, group: &str, resource: &str, name: &str, verb: &str) {
+    let (namespace, author) = with_author(prefix);
+    refused(&author, yaml, words);
+    refused(&author, yaml, AUTHOR);
+    grant(&namespace, group, resource, name, verb);
+    accepted(&author, yaml);
+}
+
+/// RBAC reaches the authorizer through a watch: a fresh grant counts a moment later.
+const LOOKS: usize = 50;
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+
+fn accepted(author: &Kubectl, yaml: &str) {
+    let refusals = (0..LOOKS).map_while(|_| {
+        let refusal = author.apply(yaml).err()?;
+        std::thread::sleep(LOOK_EVERY);
+        Some(refusal)
+    });
+    if let Some(refusal) = refusals.enumerate().find(|(look, _)| look + 1 == LOOKS) {
+        panic!("{refusal:?}");
+    }
+}
+
+fn refused(author: &Kubectl, yaml: &str, words: &str) {
+    let mut refusal = String::new();
+    for _ in 0..LOOKS {
+        refusal = author.refusal(yaml).unwrap();
+        if refusal.contains(words) {
+            return;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    panic!("expected '{words}' in: {refusal}");
+}
+
+#[test]
+fn a_credential_needs_get_on_its_secret() {
+    needs(
+        "adm-secret",
+        "{apiVersion: belay.dev/v1alpha1, kind: Credential, metadata: {name: c}, spec: {secretKeyRef: {name: prod, key: k}, inject: {bearer: {}}, hosts: [a.example]}}",
+        "spec.secretKeyRef names the Secret prod",
+        "",
+        "secrets",
+        "prod",
+        "get",
+    );
+}
+
+#[test]
+fn a_model_needs_use_on_its_credential() {
+    needs(
+        "adm-model",
+        "{apiVersion: belay.dev/v1alpha1, kind: Model, metadata: {name: m}, spec: {api: ChatCompletions, model: x, credentialRef: {name: key}}}",
+        "needs the verb use on credentials.decide.belay.dev key",
+        "decide.belay.dev",
+        "credentials",
+        "key",
+        "use",
+    );
+}
+
+#[test]
+fn a_tool_needs_use_on_its_credential() {
+    needs(
+        "adm-tool",
+        "{apiVersion: belay.dev/v1alpha1, kind: Tool, metadata: {name: t}, spec: {mcp: {url: 'http://x/mcp', credentialRef: {name: key}}}}",
+        "needs the verb use on credentials.decide.belay.dev key",
+        "decide.belay.dev",
+        "credentials",
+        "key",
+        "use",
+    );
+}
+
+#[test]
+fn an_agent_needs_use_on_its_model_and_on_every_tool() {
+    let (namespace, author) = with_author("adm-agent");
+    let yaml = "{apiVersion: belay.dev/v1alpha1, kind: Agent, metadata: {name: a}, spec: {modelRef: {name: m}, tools: [{name: t, operations: [x]}, {name: u, operations: [x]}]}}";
+    refused(&author, yaml, "needs the verb use on models.decide.belay.dev m");
+    grant(&namespace, "decide.belay.dev", "models", "m", "use");
+    refused(&author, yaml, "spec.tools names the Tools t, u");
+    grant(&namespace, "decide.belay.dev", "tools", "t", "use");
+    refused(&author, yaml, "needs the verb use on each of them");
+    grant(&namespace, "decide.belay.dev", "tools", "u", "use");
+    accepted(&author, yaml);
+}
+
+#[test]
+fn a_run_needs_use_on_its_agent_but_cancelling_needs_update_alone() {
+    let (namespace, author) = with_author("adm-run");
+    let yaml =
+        "{apiVersion: belay.dev/v1alpha1, kind: AgentRun, metadata: {name: r}, spec: {agentRef: {name: a}, input: go}}";
+    assert!(author.refusal(yaml).unwrap().contains("needs the verb use on agents.decide.belay.dev a"));
+    namespace.kubectl.apply(yaml).unwrap();
+    author.run(&["patch", "agentrun", "r", "--type=merge", "-p", r#"{"spec":{"cancel":true}}"#]).unwrap();
+    author.run(&["label", "agentrun", "r", "team=a"]).unwrap();
+    author.run(&["delete", "agentrun", "r", "--cascade=foreground", "--timeout=30s"]).unwrap();
+}
+
+#[test]
+fn requested_by_is_the_author_or_absent() {
+    let (namespace, author) = with_author("adm-by");
+    grant(&namespace, "decide.belay.dev", "agents", "a", "use");
+    let run = |name: &str, by: &str| {
+        format!(
+            "{{apiVersion: belay.dev/v1alpha1, kind: AgentRun, metadata: {{name: {name}}}, spec: {{agentRef: {{name: a}}, input: go, requestedBy: {by}}}}}"
+        )
+    };
+    refused(&author, &run("forged", "root"), "spec.requestedBy is root, but you are ada");
+    accepted(&author, &run("mine", AUTHOR));
+}
+
+#[test]
+fn a_role_with_everything_on_belay_dev_grants_no_use() {
+    let (_namespace, author) = with_author("adm-star");
+    let yaml =
+        "{apiVersion: belay.dev/v1alpha1, kind: AgentRun, metadata: {name: r}, spec: {agentRef: {name: a}, input: go}}";
+    assert!(author.refusal(yaml).unwrap().contains("needs the verb use"));
+}
+
+#[test]
+fn nobody_makes_a_pod_with_a_runners_name() {
+    let (namespace, author) = with_author("adm-pod");
+    let pod = |metadata: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {metadata}, spec: {{securityContext: {{runAsNonRoot: true, runAsUser: 1, seccompProfile: {{type: RuntimeDefault}}}}, containers: [{{name: c, image: x, securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}}}]}}}}"
+        )
+    };
+    for (who, metadata) in [
+        (&author, "{name: belay-run-x}"),
+        (&namespace.kubectl, "{name: belay-run-x}"),
+        (&author, "{generateName: belay-run-}"),
+    ] {
+        let output = who.output(&["create", "-f", "-"], Some(&pod(metadata))).unwrap();
+        assert!(!output.success && output.stderr.contains("belay-run-* are the operator's"), "{}", output.stderr);
+    }
+}
+
+#[test]
+fn nobody_but_a_kubelet_gets_a_token_of_our_audience() {
+    let (namespace, author) = with_author("adm-token");
+    for who in [&author, &namespace.kubectl] {
+        let output = who.output(&["create", "token", "default", "--audience", "belay-operator"], None).unwrap();
+        assert!(!output.success && output.stderr.contains("only a kubelet"), "{}", output.stderr);
+    }
+    author.run(&["create", "token", "default", "--audience", "elsewhere"]).unwrap();
+}

@@ -1,0 +1,59 @@
+//! What the operator may do, asked of the API server by name.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use belay_e2e::{Kubectl, TempNamespace};
+
+const OPERATOR: &str = "system:serviceaccount:belay-system:belay-operator";
+
+fn may(namespace: &str, verb: &str, resource: &str) -> bool {
+    let arguments = ["auth", "can-i", verb, resource, "--namespace", namespace, "--as", OPERATOR];
+    Kubectl::new().output(&arguments, None).unwrap().success
+}
+
+/// A fresh RoleBinding reaches the authorizer a moment later.
+fn soon(namespace: &str, verb: &str, resource: &str) -> bool {
+    (0..50).any(|_| {
+        let granted = may(namespace, verb, resource);
+        if !granted {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        granted
+    })
+}
+
+#[test]
+fn the_operator_holds_no_verb_on_secrets_but_on_its_own_certificate() {
+    let namespace = TempNamespace::enabled("rights-secrets").unwrap();
+    for verb in ["get", "list", "watch", "create", "update", "patch", "delete"] {
+        for place in [namespace.name.as_str(), "belay-system", "kube-system"] {
+            assert!(!may(place, verb, "secrets"), "{verb} on secrets in {place}");
+        }
+    }
+    assert!(may("belay-system", "get", "secrets/belay-operator-tls"));
+    assert!(!may("belay-system", "delete", "secrets/belay-operator-tls"));
+}
+
+#[test]
+fn the_operator_has_pod_rights_only_where_a_namespace_opted_in() {
+    let enabled = TempNamespace::enabled("rights-in").unwrap();
+    let plain = TempNamespace::plain("rights-out").unwrap();
+    for verb in ["create", "delete", "get", "list", "watch"] {
+        assert!(soon(&enabled.name, verb, "pods"), "{verb} pods where enabled");
+        assert!(!may(&plain.name, verb, "pods"), "{verb} pods where not enabled");
+        assert!(!may("kube-system", verb, "pods"), "{verb} pods in kube-system");
+    }
+    for resource in ["pods/exec", "pods/attach", "pods/ephemeralcontainers", "serviceaccounts/token"] {
+        assert!(!may(&enabled.name, "create", resource), "create {resource}");
+    }
+}
+
+#[test]
+fn the_operator_writes_status_and_no_spec() {
+    let namespace = TempNamespace::enabled("rights-spec").unwrap();
+    for kind in ["models", "credentials", "tools", "agents", "agentruns"] {
+        assert!(!may(&namespace.name, "update", &format!("{kind}.belay.dev")), "update {kind}");
+        assert!(!may(&namespace.name, "create", &format!("{kind}.belay.dev")), "create {kind}");
+        assert!(may(&namespace.name, "list", &format!("{kind}.belay.dev")), "list {kind}");
+    }
+    assert!(!may(&namespace.name, "*", "*"));
+}

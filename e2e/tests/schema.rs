@@ -1,0 +1,115 @@
+//! What the API server takes and refuses of each kind, in the words that a person reads.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use belay_e2e::{Kubectl, TempNamespace};
+
+fn model(spec: &str) -> String {
+    format!("apiVersion: belay.dev/v1alpha1\nkind: Model\nmetadata: {{name: m}}\nspec: {spec}\n")
+}
+
+fn agent(spec: &str) -> String {
+    format!("apiVersion: belay.dev/v1alpha1\nkind: Agent\nmetadata: {{name: a}}\nspec: {spec}\n")
+}
+
+fn credential(spec: &str) -> String {
+    format!("apiVersion: belay.dev/v1alpha1\nkind: Credential\nmetadata: {{name: c}}\nspec: {spec}\n")
+}
+
+fn tool(spec: &str) -> String {
+    format!("apiVersion: belay.dev/v1alpha1\nkind: Tool\nmetadata: {{name: t}}\nspec: {spec}\n")
+}
+
+fn run(name: &str, spec: &str) -> String {
+    format!("apiVersion: belay.dev/v1alpha1\nkind: AgentRun\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+}
+
+#[test]
+fn what_is_right_is_accepted_and_the_samples_are() {
+    let namespace = TempNamespace::plain("schema-right").unwrap();
+    for yaml in [
+        model("{api: ChatCompletions, model: gpt, baseURL: 'https://gateway.example/v1', temperature: 0.2}"),
+        agent("{modelRef: {name: m}, tools: [{name: t, operations: ['*']}], limits: {costUSD: '2.00'}}"),
+        agent("{modelRef: {name: m}, pod: {resources: {limits: {memory: 256Mi}}}}"),
+        credential("{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: ['*.example.com']}"),
+        credential("{secretKeyRef: {name: s, key: k}, inject: {header: {name: x-api-key}}, hosts: [a.example]}"),
+        tool("{mcp: {url: 'http://server:3001/mcp'}}"),
+        run("r", "{agentRef: {name: a}, input: go}"),
+    ] {
+        namespace.kubectl.apply(&yaml).unwrap();
+    }
+    for sample in ["quickstart.yaml", "run.yaml", "real-model.yaml", "scheduled.yaml"] {
+        namespace.apply_manifest(&format!("samples/{sample}")).unwrap();
+    }
+}
+
+#[test]
+fn what_is_wrong_is_refused_in_words_that_name_the_field() {
+    let namespace = TempNamespace::plain("schema-wrong").unwrap();
+    let long = "x".repeat(70_000);
+    let table = [
+        (model("{api: Scripted, model: s}"), "spec.scripted is for api Scripted"),
+        (
+            model("{api: Scripted, model: s, baseURL: 'http://x/v1', scripted: {turns: [{text: a}]}}"),
+            "neither spec.baseURL nor spec.credentialRef",
+        ),
+        (model("{api: Telepathy, model: s}"), "spec.api: Unsupported value"),
+        (model("{api: ChatCompletions, model: gpt, baseURL: 'file:///etc/passwd'}"), "spec.baseURL"),
+        (model("{api: ChatCompletions, model: gpt, baseURL: 'http://user:key@x/v1'}"), "spec.baseURL"),
+        (model("{api: ChatCompletions, model: gpt, maxOutputTokens: -1}"), "spec.maxOutputTokens"),
+        (model("{api: ChatCompletions, model: gpt, pricesUSD: {input: '1e3', output: '1'}}"), "spec.pricesUSD.input"),
+        (model("{api: ChatCompletions, model: gpt, apiKey: sk-123}"), "apiKey: field not declared in schema"),
+        (agent("{}"), "spec.modelRef: Required value"),
+        (agent("{modelRef: {name: m}, limits: {steps: -1}}"), "spec.limits.steps"),
+        (agent("{modelRef: {name: m}, limits: {costUSD: free}}"), "spec.limits.costUSD"),
+        (agent("{modelRef: {name: m}, tools: [{name: t, operations: []}]}"), "spec.tools[0].operations"),
+        (agent("{modelRef: {name: m}, tools: [{name: t, operations: ['*', x]}]}"), "'*' stands alone"),
+        (agent("{modelRef: {name: m}, pod: {resources: {limits: {gpu: '1'}}}}"), "only cpu and memory"),
+        (agent(&format!("{{modelRef: {{name: m}}, instructions: {long}}}")), "spec.instructions"),
+        (credential("{secretKeyRef: {name: s, key: k}, inject: {}, hosts: [a]}"), "exactly one of bearer and header"),
+        (credential("{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: []}"), "spec.hosts"),
+        (credential("{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: ['*']}"), "spec.hosts"),
+        (
+            credential("{secretKeyRef: {name: s, key: k}, inject: {header: {name: x, format: none}}, hosts: [a]}"),
+            "spec.inject.header.format",
+        ),
+        (tool("{}"), "spec.mcp: Required value"),
+        (tool("{mcp: {url: server}}"), "spec.mcp.url"),
+        (tool("{mcp: {url: 'http://x/mcp'}, callTimeoutSeconds: 0}"), "spec.callTimeoutSeconds"),
+        (run("r", "{agentRef: {name: a}, input: ''}"), "spec.input"),
+        (run("r", &format!("{{agentRef: {{name: a}}, input: {long}}}")), "spec.input"),
+        (run("r", "{agentRef: {name: '../x'}, input: go}"), "spec.agentRef.name"),
+    ];
+    for (yaml, words) in table {
+        let refusal = namespace.kubectl.refusal(&yaml).unwrap();
+        assert!(refusal.contains(words), "expected '{words}' in: {refusal}\nfor: {}", &yaml[..yaml.len().min(300)]);
+    }
+}
+
+#[test]
+fn a_run_is_immutable_apart_from_cancel_and_its_time_to_live() {
+    let namespace = TempNamespace::plain("schema-fixed").unwrap();
+    let kubectl = &namespace.kubectl;
+    kubectl.apply(&run("r", "{agentRef: {name: a}, input: go}")).unwrap();
+    let patch = |patch: &str| kubectl.output(&["patch", "agentrun", "r", "--type=merge", "-p", patch], None).unwrap();
+    for (change, words) in [
+        (r#"{"spec":{"input":"stop"}}"#, "spec.input cannot change"),
+        (r#"{"spec":{"agentRef":{"name":"b"}}}"#, "spec.agentRef cannot change"),
+        (r#"{"spec":{"limits":{"steps":99}}}"#, "spec.limits cannot change"),
+        (r#"{"spec":{"requestedBy":"mallory"}}"#, "spec.requestedBy cannot change"),
+    ] {
+        let output = patch(change);
+        assert!(!output.success && output.stderr.contains(words), "{change}: {}", output.stderr);
+    }
+    assert!(patch(r#"{"spec":{"ttlSecondsAfterFinished":60}}"#).success);
+    assert!(patch(r#"{"spec":{"cancel":true}}"#).success);
+    let back = patch(r#"{"spec":{"cancel":false}}"#);
+    assert!(!back.success && back.stderr.contains("spec.cancel stays true"), "{}", back.stderr);
+}
+
+#[test]
+fn kubectl_explain_reads_like_a_manual() {
+    let text = Kubectl::new().run(&["explain", "agentrun.spec"]).unwrap();
+    for words in ["Cannot be taken back", "At most 65536 characters", "the tighter one of these"] {
+        assert!(text.contains(words), "{text}");
+    }
+}
