@@ -31,43 +31,48 @@ use crate::refs::NameRef;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AgentSpec {
-    /// The Model that answers.
+    /// The Model that answers. Naming it needs the verb `use` on it (models.decide.belay.dev). May change; runs
+    /// under way keep theirs.
     pub model_ref: NameRef,
-    /// What the agent is told before every run's input. At most 65536 characters.
+    /// What the agent is told before every run's input. At most 65536 characters. Default: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub instructions: Option<String>,
-    /// The Tools it may call, and which of their operations; everything else is denied. At most 32.
+    /// The Tools it may call, and which of their operations; everything else is denied. At most 32, each
+    /// named once. Naming one needs the verb `use` on it (tools.decide.belay.dev). Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub tools: Vec<AgentTool>,
-    /// Where a run ends at the latest.
+    /// Where a run ends at the latest; each limit has a default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
-    /// Runs of this Agent at one time; the rest wait in order. Default: the installation's limit.
+    /// Runs of this Agent at one time; the rest wait in order. 1 to 1000. Default: the installation's
+    /// limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_concurrent_runs: Option<i32>,
     /// The kill switch: withholds permits and new pods at once; runs wait. Default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
-    /// The runner pod.
+    /// The pod that a run gets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<AgentPod>,
 }
 
+/// A Tool and what of it the agent may call.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct AgentTool {
-    /// Name of the Tool.
+    /// Name of the Tool, in this namespace. At most 253 characters.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
-    /// 1 to 128 operations of that Tool; `['*']` means those that it had when the run was accepted.
+    /// 1 to 128 operations of that Tool, each listed once, 1 to 128 characters long; `['*']` alone means those
+    /// that it had when the run was accepted.
     #[schemars(length(min = 1, max = 128), inner(length(min = 1, max = 128)), extend("x-kubernetes-list-type" = "set"))]
     #[x_kube(validation = ("!self.exists(o, o == '*') || self.size() == 1", "'*' stands alone: it means every operation"))]
     pub operations: Vec<String>,
 }
 
-/// What is absent has the default.
+/// Where a run ends at the latest. What is absent has its default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
@@ -92,32 +97,35 @@ pub struct Limits {
     pub wait_seconds: Option<i32>,
 }
 
+/// What may be chosen of the pod that a run gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub struct AgentPod {
-    /// What the runner container asks for and may use.
+    /// What the runner container asks for and may use of cpu and memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<PodResources>,
 }
 
 /// Quantities of `cpu` and `memory`; nothing else is taken.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[x_kube(validation = ("!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) || quantity(self.requests[k]).compareTo(quantity(self.limits[k])) <= 0)", "spec.pod.resources.requests may not exceed the limits"))]
 pub struct PodResources {
-    /// Default cpu 10m, memory 24Mi.
+    /// What the scheduler sets aside. Default cpu 10m, memory 24Mi, and never more than the limit.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "crate::schema::quantities")]
     pub requests: BTreeMap<String, String>,
-    /// Default memory 128Mi.
+    /// What the container may use at most. Default memory 128Mi, cpu unlimited.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "crate::schema::quantities")]
     pub limits: BTreeMap<String, String>,
 }
 
+/// Whether every reference of the Agent resolves.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentStatus {
     /// Ready, Reconciling and Stalled as kstatus reads them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// The `metadata.generation` that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -44,33 +44,36 @@ use crate::refs::NameRef;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AgentRunSpec {
-    /// The Agent to run. Cannot change.
+    /// The Agent to run. Naming it needs the verb `use` on it (agents.decide.belay.dev). Cannot change.
     pub agent_ref: NameRef,
-    /// What it shall do. At most 65536 characters. Cannot change.
+    /// What it shall do. 1 to 65536 characters. Cannot change.
     #[schemars(length(min = 1, max = 65536))]
     pub input: String,
-    /// Limits of this run alone; the tighter one of these and the Agent's counts. Cannot change.
+    /// Limits of this run alone; the tighter one of these and the Agent's counts. Default: the Agent's.
+    /// Cannot change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
     /// The user who creates the run; admission refuses any other name. Absent: the requester counts as not a
-    /// person. Cannot change.
+    /// person. At most 512 characters. Cannot change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 512))]
     pub requested_by: Option<String>,
-    /// Set to true to end the run: no further step starts. Cannot be taken back.
+    /// Set to true to end the run: no further step starts. Needs `update` on the AgentRun alone. Default false;
+    /// once true it stays so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel: Option<bool>,
-    /// Deletes this object so long after the run has ended. Absent: it is kept until someone deletes it.
+    /// Deletes this object so many seconds after the run has ended. Absent: it is kept until someone deletes it.
     /// 0 to 31536000. May change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 31_536_000))]
     pub ttl_seconds_after_finished: Option<i32>,
 }
 
+/// Where the run stands. Only the operator writes it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentRunStatus {
-    /// Where the run stands.
+    /// Pending, Running, Waiting, or one of the ends Succeeded, Failed and Cancelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// When its first pod said Hello.
@@ -82,20 +85,23 @@ pub struct AgentRunStatus {
     /// The pod that runs or ran it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_ref: Option<PodRef>,
-    /// Digest of the frozen plan.
+    /// Digest of the frozen plan: every reference as it was resolved when the run was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
     pub plan_digest: Option<String>,
     /// Where the journal stood when this was written: a witness against a journal that was rolled back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<JournalRef>,
     /// The model of the plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
     pub model: Option<String>,
     /// What the run used so far. Exact at the end; while it runs, refreshed at growing intervals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<RunUsage>,
     /// The model's last words, at most 4096 bytes; the journal holds all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
     pub output: Option<String>,
     /// Whether `output` was cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,16 +109,17 @@ pub struct AgentRunStatus {
     /// What the run waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_on: Option<WaitingOn>,
-    /// Ready, Reconciling and Stalled as kstatus reads them.
+    /// Ready, Reconciling and Stalled as kstatus reads them, and Finished: True once the run has ended, with the
+    /// outcome as reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// The `metadata.generation` that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }
 
-/// Terminal phases are final.
+/// Pending, Running and Waiting lead on; Succeeded, Failed and Cancelled are final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 pub enum Phase {
     Pending,
@@ -123,20 +130,28 @@ pub enum Phase {
     Cancelled,
 }
 
+/// A pod, for good: a name may be given again, a uid never is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub struct PodRef {
+    /// Name of the pod.
+    #[schemars(length(max = 253))]
     pub name: String,
+    /// Its uid, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub uid: Option<String>,
 }
 
+/// A place in the journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub struct JournalRef {
     /// The journal's own id.
+    #[schemars(length(max = 128))]
     pub id: String,
     /// Sequence number of the newest record.
     pub seq: i64,
     /// Its hash.
+    #[schemars(length(max = 128))]
     pub hash: String,
 }
 
@@ -146,27 +161,34 @@ pub struct JournalRef {
 pub struct RunUsage {
     /// Answers of the model.
     pub steps: i32,
-    /// Cached ones included.
+    /// Input tokens, cached ones included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_tokens: Option<i64>,
+    /// Input tokens that the provider had cached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached_input_tokens: Option<i64>,
+    /// Output tokens, reasoning included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_tokens: Option<i64>,
     /// Input plus output, for the TOKENS column.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total_tokens: Option<i64>,
-    /// By the Model's prices.
+    /// US dollars by the Model's prices.
     #[serde(default, rename = "costUSD", skip_serializing_if = "Option::is_none")]
     pub cost_usd: Option<Usd>,
 }
 
+/// What the run waits for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub struct WaitingOn {
     /// In lower case: agent, pod, queue ..
+    #[schemars(length(max = 63))]
     pub kind: String,
+    /// Its name, in this namespace.
+    #[schemars(length(max = 253))]
     pub name: String,
     /// `kind/name`, for the WAITING-ON column.
+    #[schemars(length(max = 320))]
     pub display: String,
 }
 

@@ -29,26 +29,32 @@ use serde::{Deserialize, Serialize};
 pub struct CredentialSpec {
     /// Where the value is kept. The kubelet mounts it into runner pods; the operator cannot read it.
     pub secret_key_ref: SecretKeyRef,
-    /// How the value reaches a request.
+    /// How the value reaches a request: exactly one of `bearer` and `header`.
     pub inject: Inject,
-    /// Where it may ever be sent: 1 to 16 host names, exact or with one leading wildcard label such as
-    /// `*.example.com`, which stands for exactly one label.
+    /// Where it may ever be sent: 1 to 16 host names in lower case, exact or with one leading wildcard label
+    /// such as `*.example.com`, which stands for exactly one label. What follows the wildcard has two labels or
+    /// more: `*.com` is refused. May change; runs under way keep theirs.
     #[schemars(
         length(min = 1, max = 16),
         inner(
             length(min = 1, max = 253),
-            regex(pattern = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+            regex(
+                pattern = r"^(\*\.[a-z0-9]([-a-z0-9]*[a-z0-9])?\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+            )
         )
     )]
     pub hosts: Vec<String>,
 }
 
+/// A key of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub struct SecretKeyRef {
-    /// Name of a Secret of the same namespace.
+    /// Name of a Secret of the same namespace. Writing this needs the verb `get` on that Secret. At most 253
+    /// characters.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
-    /// The key of its data that holds the value. Exactly the value: a trailing newline is reported.
+    /// The key of its data that holds the value, 1 to 253 characters. It holds exactly the value: a trailing
+    /// newline is reported and the Credential is not Ready.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     pub key: String,
 }
@@ -57,10 +63,10 @@ pub struct SecretKeyRef {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[x_kube(validation = ("has(self.bearer) != has(self.header)", "spec.inject holds exactly one of bearer and header"))]
 pub struct Inject {
-    /// `Authorization: Bearer <value>`.
+    /// Sends `Authorization: Bearer VALUE`. Takes no settings: `bearer: {}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bearer: Option<Bearer>,
-    /// A header of your choice.
+    /// Sends a header of your choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<InjectHeader>,
 }
@@ -69,23 +75,28 @@ pub struct Inject {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub struct Bearer {}
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+/// A header that carries the value.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct InjectHeader {
-    /// The header's name, such as `x-api-key`.
+    /// The header's name, such as `x-api-key`. 1 to 64 letters, digits and `-`; none that frames or routes the
+    /// request, such as `Host`.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9-]+$"))]
+    #[x_kube(validation = ("!(self.lowerAscii() in ['host', 'connection', 'content-length', 'content-type', 'transfer-encoding', 'te', 'trailer', 'upgrade', 'expect'])", "this header frames or routes the request: a credential goes into another"))]
     pub name: String,
-    /// The header's value, in which `{}` stands once for the credential's. Default `{}`.
+    /// The header's value, in which `{}` stands once for the credential's, such as `token {}`. Default `{}`. 2 to
+    /// 256 printable ASCII characters, no other braces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 256), regex(pattern = r"^[\x20-\x7a|~]*\{\}[\x20-\x7a|~]*$"))]
     pub format: Option<String>,
 }
 
+/// What a probe pod found out about the key, never what it holds.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CredentialStatus {
     /// Ready, Reconciling and Stalled as kstatus reads them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// The `metadata.generation` that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]

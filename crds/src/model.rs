@@ -33,7 +33,8 @@ use crate::refs::NameRef;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ModelSpec {
-    /// The wire format that the provider speaks. `Scripted` plays `scripted.turns` without any provider.
+    /// The wire format that the provider speaks: `ChatCompletions`, or `Scripted`, which plays `scripted.turns`
+    /// without any provider. May change; runs under way keep theirs.
     pub api: ModelApi,
     /// Who serves the model, for telemetry only, such as `openai`. At most 63 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,21 +43,23 @@ pub struct ModelSpec {
     /// The model's id as the provider spells it. At most 253 characters.
     #[schemars(length(min = 1, max = 253))]
     pub model: String,
-    /// Where the API is served, up to and including its version, such as `https://gateway.example/v1`.
-    /// Default: the public endpoint of the wire format's own provider.
+    /// Where the API is served, up to and including its version, such as `https://gateway.example/v1`. An http
+    /// or https URL without user, query or fragment, at most 2048 characters. Default: the public endpoint of
+    /// the wire format's own provider. Not for api Scripted.
     #[serde(default, rename = "baseURL", skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 2048), regex(pattern = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"))]
+    #[schemars(length(min = 1, max = 2048), regex(pattern = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"))]
     pub base_url: Option<String>,
-    /// The Credential that requests carry. Naming one needs the verb `use` on it. Default: none is sent.
+    /// The Credential that requests carry. Naming one needs the verb `use` on it
+    /// (credentials.decide.belay.dev). Default: none is sent. Not for api Scripted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential_ref: Option<NameRef>,
     /// How many tokens a request and its answer may hold together. A run whose conversation outgrows it ends.
-    /// Default: what the provider says.
+    /// 1 to 100000000. Default: what the provider says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000_000))]
     pub context_window_tokens: Option<i64>,
     /// The longest answer, sent with each request; also what a request reserves of the run's token limit.
-    /// Default: the provider's own.
+    /// 1 to 10000000. Default: the provider's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_output_tokens: Option<i64>,
@@ -68,10 +71,10 @@ pub struct ModelSpec {
     /// limit cannot be kept.
     #[serde(default, rename = "pricesUSD", skip_serializing_if = "Option::is_none")]
     pub prices_usd: Option<PricesUsd>,
-    /// How long parts of a request may take.
+    /// How long the parts of a request may take; each has a default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<ModelTimeouts>,
-    /// The answers of a Scripted model.
+    /// The answers of a Scripted model: required by api Scripted, refused by every other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scripted: Option<Script>,
 }
@@ -83,16 +86,17 @@ pub enum ModelApi {
     Scripted,
 }
 
-/// US dollars for a million tokens, as exact decimal strings such as "3.00".
+/// US dollars for a million tokens, as exact decimal strings such as "3.00", with at most six digits after the
+/// point. What writing a cache costs has no field yet: no wire format spoken here reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PricesUsd {
-    /// Input that was not cached.
+    /// Input that was not cached. Required.
     pub input: Usd,
     /// Input that the provider had cached. Default: the price of input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached_input: Option<Usd>,
-    /// Output, reasoning included.
+    /// Output, reasoning included. Required.
     pub output: Usd,
 }
 
@@ -100,19 +104,19 @@ pub struct PricesUsd {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelTimeouts {
-    /// Until the connection stands. Default 10.
+    /// Until the connection stands. Default 10, 1 to 300.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 300))]
     pub connect_seconds: Option<i32>,
-    /// Until the first byte of the answer. Default 120.
+    /// Until the first byte of the answer. Default 120, 1 to 3600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub first_byte_seconds: Option<i32>,
-    /// Between two pieces of the answer. Default 60.
+    /// Between two pieces of the answer. Default 60, 1 to 3600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub idle_seconds: Option<i32>,
-    /// The whole request. Default 600.
+    /// The whole request. Default 600, 1 to 86400.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub total_seconds: Option<i32>,
@@ -121,7 +125,7 @@ pub struct ModelTimeouts {
 /// What a Scripted model answers.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 pub struct Script {
-    /// One answer a step, in order. 1 to 1000.
+    /// One answer a step, in order. 1 to 1000; a run that asks for one more fails.
     #[schemars(length(min = 1, max = 1000))]
     pub turns: Vec<ScriptTurn>,
 }
@@ -130,7 +134,7 @@ pub struct Script {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScriptTurn {
-    /// What the model says. At most 65536 characters.
+    /// What the model says. At most 65536 characters. Default: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub text: Option<String>,
@@ -138,11 +142,11 @@ pub struct ScriptTurn {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub tool_calls: Vec<ScriptCall>,
-    /// Makes the request fail with this message instead.
+    /// Makes the request fail with this message instead. 1 to 1024 characters. Default: it succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub error: Option<String>,
-    /// How long the model thinks. Default 0, at most 600000.
+    /// How long the model thinks before it answers. Default 0, at most 600000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 600_000))]
     pub delay_milliseconds: Option<i32>,
@@ -151,24 +155,25 @@ pub struct ScriptTurn {
 /// A call that a Scripted model asks for.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 pub struct ScriptCall {
-    /// Name of the Tool.
+    /// Name of the Tool, as the Agent lists it. 1 to 253 characters.
     #[schemars(length(min = 1, max = 253))]
     pub tool: String,
-    /// Name of the Tool's operation.
+    /// Name of the Tool's operation. 1 to 128 characters.
     #[schemars(length(min = 1, max = 128))]
     pub operation: String,
-    /// The arguments, an object. Default: none.
+    /// The arguments, an object of whatever fields the operation takes. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::any_object")]
     pub args: Option<serde_json::Value>,
 }
 
+/// What the operator found out about the Model.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelStatus {
     /// Ready, Reconciling and Stalled as kstatus reads them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// The `metadata.generation` that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -13,6 +13,9 @@ pub fn quantities(_: &mut SchemaGenerator) -> Schema {
         "type": "object",
         "maxProperties": 2,
         "additionalProperties": {"type": "string", "maxLength": 32, "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"},
-        "x-kubernetes-validations": [{"rule": "self.all(k, k in ['cpu', 'memory'])", "message": "only cpu and memory can be set"}],
+        "x-kubernetes-validations": [
+            {"rule": "self.all(k, k in ['cpu', 'memory'])", "message": "only cpu and memory can be set"},
+            {"rule": "self.all(k, quantity(self[k]).isGreaterThan(quantity('0')))", "message": "a quantity is more than zero"},
+        ],
     })
 }

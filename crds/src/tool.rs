@@ -29,7 +29,7 @@ use crate::refs::NameRef;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ToolSpec {
-    /// A server that speaks MCP over streamable HTTP.
+    /// A server that speaks MCP over streamable HTTP. Required.
     pub mcp: Mcp,
     /// How long one call may take before it counts as unknown. Default 60, 1 to 3600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,17 +37,21 @@ pub struct ToolSpec {
     pub call_timeout_seconds: Option<i32>,
 }
 
+/// An MCP server.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Mcp {
-    /// The server's endpoint, such as `http://everything.tools.svc:3001/mcp`.
+    /// The server's endpoint, such as `http://everything.tools.svc:3001/mcp`. An http or https URL without user,
+    /// query or fragment, at most 2048 characters.
     #[schemars(length(min = 1, max = 2048), regex(pattern = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"))]
     pub url: String,
-    /// The Credential that requests carry. Naming one needs the verb `use` on it. Default: none is sent.
+    /// The Credential that requests carry. Naming one needs the verb `use` on it
+    /// (credentials.decide.belay.dev). Default: none is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential_ref: Option<NameRef>,
 }
 
+/// What a probe pod found out about the server.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ToolStatus {
@@ -60,20 +64,24 @@ pub struct ToolStatus {
     pub operation_count: Option<i32>,
     /// Ready, Reconciling and Stalled as kstatus reads them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// The `metadata.generation` that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }
 
+/// An operation as its server defines it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub struct ToolOperation {
-    /// The operation's name as the server spells it.
+    /// The operation's name as the server spells it. At most 128 characters; longer ones cannot be used.
+    #[schemars(length(min = 1, max = 128))]
     pub name: String,
     /// SHA-256 over name, description and input schema: what a run compares with.
+    #[schemars(length(max = 128))]
     pub digest: String,
-    /// The beginning of what the server says of it. Untrusted.
+    /// The beginning of what the server says of it, at most 1024 characters. Untrusted.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
     pub description: String,
 }

@@ -1,0 +1,139 @@
+//! Every reason that a condition of ours may carry, one enum a kind. The words are API: metrics, Events and
+//! columns use the same ones.
+
+/// Declares an enum of CamelCase words together with their spelling.
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($(#[$why:meta])* $word:ident,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$why])* $word,)+ }
+
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$word,)+];
+
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$word => stringify!($word),)+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a Model is Ready or is not.
+    ModelReason {
+        Ready,
+        /// The installation does not serve this namespace.
+        NamespaceNotEnabled,
+        CredentialMissing,
+        CredentialNotReady,
+    }
+}
+
+reasons! {
+    /// Why a Credential is Ready or is not.
+    CredentialReason {
+        Ready,
+        /// No probe pod has reported yet.
+        NotProbed,
+        /// A probe pod could not run or said nothing.
+        ProbeFailed,
+        NamespaceNotEnabled,
+        /// The Secret is absent or lacks the key: from inside a pod both look the same.
+        KeyMissing,
+        Empty,
+        TrailingNewline,
+        TooLarge,
+    }
+}
+
+reasons! {
+    /// Why a Tool is Ready or is not.
+    ToolReason {
+        Ready,
+        NotProbed,
+        ProbeFailed,
+        NamespaceNotEnabled,
+        CredentialMissing,
+        CredentialNotReady,
+        /// No connection to the server.
+        Unreachable,
+        /// The server refused the credential, or wants one.
+        Unauthorized,
+        /// The server answers, but not with a list of operations.
+        ServerFailed,
+    }
+}
+
+reasons! {
+    /// Why an Agent is Ready or is not.
+    AgentReason {
+        Ready,
+        Suspended,
+        NamespaceNotEnabled,
+        ModelMissing,
+        ModelNotReady,
+        ToolMissing,
+        ToolNotReady,
+        /// A listed operation is not among those that the Tool's server offers.
+        OperationMissing,
+        /// `limits.costUSD` is set and the Model has no `pricesUSD`.
+        PricesMissing,
+    }
+}
+
+reasons! {
+    /// Where an AgentRun stands, and with what it ended.
+    RunReason {
+        NamespaceNotEnabled,
+        AgentMissing,
+        AgentNotReady,
+        Suspended,
+        /// A limit of concurrent runs: its turn comes in order of creation.
+        Queued,
+        /// The pod was created and has not said Hello.
+        PodStarting,
+        /// The pod can't start: unschedulable, quota, image, mount.
+        PodBlocked,
+        Running,
+        Cancelling,
+        Completed,
+        Cancelled,
+        StepsExceeded,
+        TokensExceeded,
+        CostExceeded,
+        DeadlineExceeded,
+        WaitExceeded,
+        ModelFailed,
+        ModelIncomplete,
+        ToolUnavailable,
+        CredentialUnavailable,
+        PodLost,
+        RunnerCrashed,
+        RunnerSilent,
+        JournalLost,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_one_camel_case_word_as_metav1_wants_it() {
+        let words = ModelReason::ALL.iter().map(|reason| reason.as_str());
+        let words = words.chain(CredentialReason::ALL.iter().map(|reason| reason.as_str()));
+        let words = words.chain(ToolReason::ALL.iter().map(|reason| reason.as_str()));
+        let words = words.chain(AgentReason::ALL.iter().map(|reason| reason.as_str()));
+        for word in words.chain(RunReason::ALL.iter().map(|reason| reason.as_str())) {
+            assert!(word.starts_with(|first: char| first.is_ascii_uppercase()), "{word}");
+            assert!(word.bytes().all(|byte| byte.is_ascii_alphanumeric()) && word.len() <= 63, "{word}");
+        }
+    }
+}
