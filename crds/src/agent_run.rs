@@ -46,7 +46,7 @@ use crate::refs::NameRef;
 pub struct AgentRunSpec {
     /// The Agent to run. Naming it needs the verb `use` on it (agents.decide.belay.dev). Cannot change.
     pub agent_ref: NameRef,
-    /// What it shall do. 1 to 65536 characters. Cannot change.
+    /// What it shall do. At most 65536 characters, and not empty. Cannot change.
     #[schemars(length(min = 1, max = 65536))]
     pub input: String,
     /// Limits of this run alone; the tighter one of these and the Agent's counts. Default: the Agent's.
@@ -58,8 +58,8 @@ pub struct AgentRunSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub requested_by: Option<String>,
-    /// Set to true to end the run: no further step starts. Needs `update` on the AgentRun alone. Default false;
-    /// once true it stays so.
+    /// Set to true to end the run: no further step starts. Needs `update` on the AgentRun alone. Default false.
+    /// Cannot be taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel: Option<bool>,
     /// Deletes this object so many seconds after the run has ended. Absent: it is kept until someone deletes it.

@@ -1,4 +1,4 @@
-//! The CustomResourceDefinitions as they are applied: what the derives make of the types, made strict and plain.
+//! The CRDs as they are applied: what the derives make of the types, made strict and plain.
 
 use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
