@@ -150,7 +150,7 @@ pub struct JournalRef {
     pub id: String,
     /// Sequence number of the newest record.
     pub seq: i64,
-    /// Its hash.
+    /// Hash of that record, which chains all before it.
     #[schemars(length(max = 128))]
     pub hash: String,
 }

@@ -1,0 +1,128 @@
+//! The CEL rules of every kind, run as the API server runs them, without one: what they take, what they refuse
+//! and in which words. Bounds and patterns are the API server's own: see e2e/tests/schema.rs.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use belay_crds::definitions;
+use kube_cel::Validator;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+fn schema_of(kind: &str) -> Value {
+    let definitions = definitions().unwrap();
+    let definition = definitions.iter().find(|it| it["spec"]["names"]["kind"] == kind).expect("a kind of ours");
+    definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+}
+
+/// The words of every rule that refuses the change from `old` to `new`; both are YAML of a spec.
+fn refusals(kind: &str, new: &str, old: Option<&str>) -> Vec<String> {
+    let object = |spec: &str| {
+        let spec: Value = serde_saphyr::from_str(spec).unwrap();
+        json!({"apiVersion": "belay.dev/v1alpha1", "kind": kind, "metadata": {"name": "x"}, "spec": spec})
+    };
+    let result = Validator::new().validate(&schema_of(kind), &object(new), old.map(object).as_ref());
+    result.err().map(|errors| errors.into_vec().into_iter().map(|e| e.message).collect()).unwrap_or_default()
+}
+
+#[rstest]
+#[case("Model", "{api: ChatCompletions, model: m}")]
+#[case("Model", "{api: ChatCompletions, model: m, baseURL: 'http://x/v1', credentialRef: {name: c}}")]
+#[case("Model", "{api: Scripted, model: m, scripted: {turns: [{text: hi}]}}")]
+#[case("Credential", "{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: [a.example]}")]
+#[case("Credential", "{secretKeyRef: {name: s, key: k}, inject: {header: {name: X-Api-Key}}, hosts: [a.example]}")]
+#[case("Tool", "{mcp: {url: 'http://x/mcp'}}")]
+#[case("Agent", "{modelRef: {name: m}, tools: [{name: t, operations: ['*']}]}")]
+#[case("Agent", "{modelRef: {name: m}, tools: [{name: t, operations: [a, b]}]}")]
+#[case("Agent", "{modelRef: {name: m}, pod: {resources: {requests: {cpu: 10m}, limits: {memory: 64Mi}}}}")]
+#[case("Agent", "{modelRef: {name: m}, pod: {resources: {requests: {memory: 64Mi}, limits: {memory: 64Mi}}}}")]
+#[case("AgentRun", "{agentRef: {name: a}, input: go, limits: {steps: 1}, cancel: true}")]
+fn what_is_right_is_accepted(#[case] kind: &str, #[case] spec: &str) {
+    assert_eq!(refusals(kind, spec, None), Vec::<String>::new());
+}
+
+#[rstest]
+#[case("Model", "{api: Scripted, model: m}", "spec.scripted is for api Scripted, and api Scripted needs it")]
+#[case(
+    "Model",
+    "{api: ChatCompletions, model: m, scripted: {turns: [{text: hi}]}}",
+    "spec.scripted is for api Scripted, and api Scripted needs it"
+)]
+#[case(
+    "Model",
+    "{api: Scripted, model: m, baseURL: 'http://x', scripted: {turns: [{text: hi}]}}",
+    "a Scripted model is played by the runner: it takes neither spec.baseURL nor spec.credentialRef"
+)]
+#[case(
+    "Model",
+    "{api: Scripted, model: m, credentialRef: {name: c}, scripted: {turns: [{text: hi}]}}",
+    "a Scripted model is played by the runner: it takes neither spec.baseURL nor spec.credentialRef"
+)]
+#[case(
+    "Credential",
+    "{secretKeyRef: {name: s, key: k}, inject: {}, hosts: [a]}",
+    "spec.inject holds exactly one of bearer and header"
+)]
+#[case(
+    "Credential",
+    "{secretKeyRef: {name: s, key: k}, inject: {bearer: {}, header: {name: x}}, hosts: [a]}",
+    "spec.inject holds exactly one of bearer and header"
+)]
+#[case(
+    "Credential",
+    "{secretKeyRef: {name: s, key: k}, inject: {header: {name: HOST}}, hosts: [a]}",
+    "this header frames or routes the request: a credential goes into another"
+)]
+#[case(
+    "Agent",
+    "{modelRef: {name: m}, tools: [{name: t, operations: ['*', a]}]}",
+    "'*' stands alone: it means every operation"
+)]
+#[case("Agent", "{modelRef: {name: m}, pod: {resources: {limits: {gpu: '1'}}}}", "only cpu and memory can be set")]
+#[case("Agent", "{modelRef: {name: m}, pod: {resources: {limits: {memory: '0'}}}}", "a quantity is more than zero")]
+#[case(
+    "Agent",
+    "{modelRef: {name: m}, pod: {resources: {requests: {memory: 1Gi}, limits: {memory: 512Mi}}}}",
+    "spec.pod.resources.requests may not exceed the limits"
+)]
+fn what_is_wrong_is_refused_in_these_words(#[case] kind: &str, #[case] spec: &str, #[case] words: &str) {
+    assert_eq!(refusals(kind, spec, None), vec![words.to_owned()]);
+}
+
+const RUN: &str = "{agentRef: {name: a}, input: go, limits: {steps: 3}, requestedBy: ada}";
+
+#[rstest]
+#[case("{agentRef: {name: b}, input: go, limits: {steps: 3}, requestedBy: ada}", "spec.agentRef cannot change")]
+#[case("{agentRef: {name: a}, input: no, limits: {steps: 3}, requestedBy: ada}", "spec.input cannot change")]
+#[case("{agentRef: {name: a}, input: go, limits: {steps: 4}, requestedBy: ada}", "spec.limits cannot change")]
+#[case("{agentRef: {name: a}, input: go, limits: {}, requestedBy: ada}", "spec.limits cannot change")]
+#[case("{agentRef: {name: a}, input: go, requestedBy: ada}", "spec.limits cannot change")]
+#[case("{agentRef: {name: a}, input: go, limits: {steps: 3}, requestedBy: bob}", "spec.requestedBy cannot change")]
+#[case("{agentRef: {name: a}, input: go, limits: {steps: 3}}", "spec.requestedBy cannot change")]
+fn a_run_is_fixed_once_it_is_created(#[case] changed: &str, #[case] words: &str) {
+    let refused = refusals("AgentRun", changed, Some(RUN));
+    assert!(refused.len() == 1 && refused[0].starts_with(words), "{refused:?}");
+}
+
+#[test]
+fn what_a_run_did_not_say_at_its_creation_it_cannot_say_later() {
+    let bare = "{agentRef: {name: a}, input: go}";
+    let with = |field: &str| format!("{{agentRef: {{name: a}}, input: go, {field}}}");
+    assert_eq!(refusals("AgentRun", &with("requestedBy: root"), Some(bare)), ["spec.requestedBy cannot change"]);
+    assert_eq!(refusals("AgentRun", &with("limits: {steps: 9}"), Some(bare)).len(), 1);
+}
+
+#[test]
+fn a_run_can_be_cancelled_once_and_its_time_to_live_changes_freely() {
+    let with = |field: &str| format!("{{agentRef: {{name: a}}, input: go, {field}}}");
+    let plain = "{agentRef: {name: a}, input: go}";
+    let (cancelled, kept) = (with("cancel: true"), with("cancel: false"));
+    for (old, new) in [(plain, cancelled.as_str()), (&kept, &cancelled), (&kept, plain), (&cancelled, &cancelled)] {
+        assert_eq!(refusals("AgentRun", new, Some(old)), Vec::<String>::new(), "{old} to {new}");
+    }
+    for new in [plain, &kept] {
+        assert_eq!(refusals("AgentRun", new, Some(&cancelled)), ["spec.cancel stays true once it is"]);
+    }
+    let (soon, later) = (with("ttlSecondsAfterFinished: 1"), with("ttlSecondsAfterFinished: 9"));
+    for (old, new) in [(plain, soon.as_str()), (&soon, &later), (&later, plain)] {
+        assert_eq!(refusals("AgentRun", new, Some(old)), Vec::<String>::new(), "{old} to {new}");
+    }
+}
