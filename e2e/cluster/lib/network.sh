@@ -1,13 +1,19 @@
-# shellcheck shell=bash disable=SC2153
+# shellcheck shell=bash disable=SC2153,SC2034
 # The pods' bridge, their way out, and the rules of ours: made once a start, removed whole.
 
 # Written before anything is made, so that a killed run is still known to own it.
 NETWORK_NOTE=$RUN/network
 
+# Whether bridge, rules and control groups of this machine are this folder's: noted, and since the last boot. Another
+# user's cluster has the same names, and must not be swept away.
+owns_machine() {
+  [[ -e $NETWORK_NOTE ]] && grep -qx "boot=$(</proc/sys/kernel/random/boot_id)" "$NETWORK_NOTE"
+}
+
 check_network() {
   local other
   other=$(ip -4 route show "$POD_CIDR"; ip -4 route show "$SERVICE_CIDR")
-  [[ -z $other ]] || die "this machine already routes the addresses that the cluster needs ($POD_CIDR, $SERVICE_CIDR): $other"
+  [[ -z $other ]] || die "this machine already routes the addresses that the cluster needs ($POD_CIDR, $SERVICE_CIDR): $other. If it is a cluster of another user or cache folder, take that one down first."
   if nft list table ip kube-proxy >/dev/null 2>&1; then
     die "another kube-proxy runs on this machine (nft table ip kube-proxy is there). Stop it, or use that cluster with CLUSTER=current."
   fi
@@ -21,6 +27,7 @@ make_network() {
   {
     echo "forward=$(</proc/sys/net/ipv4/ip_forward)"
     echo "bridge=$(</proc/sys/net/bridge/bridge-nf-call-iptables)"
+    echo "boot=$(</proc/sys/kernel/random/boot_id)"
   } >"$NETWORK_NOTE"
   echo 1 >/proc/sys/net/ipv4/ip_forward
   echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables
@@ -45,8 +52,8 @@ RULES
 }
 
 remove_network() {
-  [[ -e $NETWORK_NOTE ]] || return 0
-  local forward bridge way
+  owns_machine || return 0
+  local forward bridge boot way
   # shellcheck source=/dev/null
   source "$NETWORK_NOTE"
   ip -o link show master "$BRIDGE" 2>/dev/null | sed -E 's/^[0-9]+: ([^@:]+).*/\1/' |

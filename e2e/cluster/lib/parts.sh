@@ -121,7 +121,7 @@ start_cluster() {
   start_apiserver
   wait_for containerd 20 ctr_here version
   load_system_images
-  wait_for kube-apiserver 60 kubectl_here get --raw /readyz
+  wait_for kube-apiserver 60 kubectl_here --request-timeout 2s get --raw /readyz
   # From an earlier run: their last status would pass for today's.
   kubectl_here --namespace kube-system delete pods --all --force --grace-period 0 >/dev/null 2>&1 || true
   start_controllers

@@ -75,6 +75,7 @@ stop_part() {
 
 # Processes of pods: they live in control groups under ours, and under shims that were given our socket.
 pod_processes() {
+  owns_machine || return 0
   find /sys/fs/cgroup -path "*/$MARK/*" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -un || true
 }
 

@@ -40,6 +40,7 @@ remove_shim_sockets() {
 our_cgroups() { find /sys/fs/cgroup -maxdepth 2 -type d -name "$MARK"; }
 
 remove_cgroups() {
+  owns_machine || return 0
   local group
   our_cgroups | while read -r group; do
     find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || say "warning: $group could not be removed"
