@@ -42,6 +42,18 @@ fn grant(namespace: &TempNamespace, group: &str, resource: &str, name: &str, ver
     bind(namespace, &role);
 }
 
+/// Grants AUTHOR `use` on each of these.
+fn grant_all(namespace: &TempNamespace, resource: &str, names: &[String]) {
+    let role = format!("use-{resource}");
+    let names = names.join(", ");
+    let yaml = format!(
+        "{{apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {{name: {role}}}, \
+         rules: [{{apiGroups: [decide.belay.dev], resources: [{resource}], resourceNames: [{names}], verbs: [use]}}]}}"
+    );
+    namespace.kubectl.apply(&yaml).unwrap();
+    bind(namespace, &role);
+}
+
 /// Refused with `words` before, accepted once `verb` on the object is granted.
 fn needs(prefix: &str, yaml: &str, words: &str, group: &str, resource: &str, name: &str, verb: &str) {
     let (namespace, author) = with_author(prefix);
@@ -123,11 +135,45 @@ fn an_agent_needs_use_on_its_model_and_on_every_tool() {
     let yaml = "{apiVersion: belay.dev/v1alpha1, kind: Agent, metadata: {name: a}, spec: {modelRef: {name: m}, tools: [{name: t, operations: [x]}, {name: u, operations: [x]}]}}";
     refused(&author, yaml, "needs the verb use on models.decide.belay.dev m");
     grant(&namespace, "decide.belay.dev", "models", "m", "use");
-    refused(&author, yaml, "spec.tools names the Tools t, u");
+    refused(&author, yaml, "spec.tools[0] names the Tool t: ada needs the verb use on tools.decide.belay.dev t");
     grant(&namespace, "decide.belay.dev", "tools", "t", "use");
-    refused(&author, yaml, "needs the verb use on each of them");
+    refused(&author, yaml, "spec.tools[1] names the Tool u: ada needs the verb use on tools.decide.belay.dev u");
     grant(&namespace, "decide.belay.dev", "tools", "u", "use");
     accepted(&author, yaml);
+}
+
+/// The API server ends an expression that asks the authorizer three times: a long list must still be asked whole.
+#[test]
+fn an_agent_is_asked_about_each_of_as_many_tools_as_the_schema_takes() {
+    let (namespace, author) = with_author("adm-tools");
+    let agent = |count: usize| {
+        let tools: Vec<String> = (0..count).map(|n| format!("{{name: t{n}, operations: [x]}}")).collect();
+        format!(
+            "{{apiVersion: belay.dev/v1alpha1, kind: Agent, metadata: {{name: a}}, spec: {{modelRef: {{name: m}}, tools: [{}]}}}}",
+            tools.join(", ")
+        )
+    };
+    let named: Vec<String> = (0..31).map(|n| format!("t{n}")).collect();
+    grant(&namespace, "decide.belay.dev", "models", "m", "use");
+    grant_all(&namespace, "tools", &named);
+    accepted(&author, &agent(31));
+    refused(&author, &agent(32), "spec.tools[31] names the Tool t31: ada needs the verb use");
+    grant(&namespace, "decide.belay.dev", "tools", "t31", "use");
+    accepted(&author, &agent(32));
+    refused(&author, &agent(33), "spec.tools: Too many: 33");
+}
+
+#[test]
+fn use_is_asked_for_when_a_spec_changes_and_not_for_labels() {
+    let (namespace, author) = with_author("adm-label");
+    namespace
+        .kubectl
+        .apply("{apiVersion: belay.dev/v1alpha1, kind: Agent, metadata: {name: a}, spec: {modelRef: {name: m}}}")
+        .unwrap();
+    author.run(&["label", "agent.belay.dev", "a", "team=a"]).unwrap();
+    let patch = r#"{"spec":{"instructions":"anything else"}}"#;
+    let output = author.output(&["patch", "agent.belay.dev", "a", "--type=merge", "-p", patch], None).unwrap();
+    assert!(!output.success && output.stderr.contains("needs the verb use on models.decide.belay.dev m"), "{output:?}");
 }
 
 #[test]
@@ -163,22 +209,70 @@ fn a_role_with_everything_on_belay_dev_grants_no_use() {
     assert!(author.refusal(yaml).unwrap().contains("needs the verb use"));
 }
 
+/// A pod as `restricted` Pod Security takes it; its image is nowhere, so that it never starts.
+fn pod(metadata: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {metadata}, spec: {{\
+         securityContext: {{runAsNonRoot: true, runAsUser: 1, seccompProfile: {{type: RuntimeDefault}}}}, \
+         containers: [{{name: c, image: localhost/nowhere:0, imagePullPolicy: Never, \
+         securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}}}]}}}}"
+    )
+}
+
+const PODS_ARE_OURS: &str = "pods named belay-run-* are the operator's";
+
 #[test]
 fn nobody_makes_a_pod_with_a_runners_name() {
     let (namespace, author) = with_author("adm-pod");
-    let pod = |metadata: &str| {
-        format!(
-            "{{apiVersion: v1, kind: Pod, metadata: {metadata}, spec: {{securityContext: {{runAsNonRoot: true, runAsUser: 1, seccompProfile: {{type: RuntimeDefault}}}}, containers: [{{name: c, image: x, securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}}}]}}}}"
-        )
-    };
     for (who, metadata) in [
         (&author, "{name: belay-run-x}"),
         (&namespace.kubectl, "{name: belay-run-x}"),
         (&author, "{generateName: belay-run-}"),
     ] {
         let output = who.output(&["create", "-f", "-"], Some(&pod(metadata))).unwrap();
-        assert!(!output.success && output.stderr.contains("belay-run-* are the operator's"), "{}", output.stderr);
+        assert!(!output.success && output.stderr.contains(PODS_ARE_OURS), "{}", output.stderr);
     }
+    let other = author.output(&["create", "-f", "-"], Some(&pod("{generateName: belay-runner-}"))).unwrap();
+    assert!(other.success, "{}", other.stderr);
+}
+
+#[test]
+fn nobody_enters_or_changes_a_runner_pod_but_it_can_be_deleted() {
+    let (namespace, author) = with_author("adm-enter");
+    namespace.apply_manifest("namespace/binding.yaml").unwrap();
+    let operator = namespace.kubectl.with(&["--as", "system:serviceaccount:belay-system:belay-operator"]);
+    let created = (0..LOOKS).any(|_| {
+        let output =
+            operator.output(&["create", "-f", "-"], Some(&pod("{name: belay-run-x, labels: {run: x}}"))).unwrap();
+        if !output.success {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        output.success
+    });
+    assert!(created, "the operator cannot create its pods");
+
+    let path = format!("/api/v1/namespaces/{}/pods/belay-run-x", namespace.name);
+    let doors = ["exec?command=id&stdout=true", "attach?stdout=true", "portforward?ports=80", "proxy/"];
+    for door in doors {
+        let output = namespace.kubectl.output(&["get", "--raw", &format!("{path}/{door}")], None).unwrap();
+        assert!(!output.success && output.stderr.contains(PODS_ARE_OURS), "{door}: {}", output.stderr);
+    }
+    let image = r#"{"spec":{"containers":[{"name":"c","image":"localhost/mine:0"}]}}"#;
+    let guest = r#"{"spec":{"ephemeralContainers":[{"name":"e","image":"localhost/mine:0",
+        "securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}}]}}"#;
+    for change in [
+        &["patch", "pod", "belay-run-x", "-p", image][..],
+        &["patch", "pod", "belay-run-x", "--subresource=ephemeralcontainers", "-p", guest],
+        &["label", "pod", "belay-run-x", "run=y", "--overwrite"],
+        &["label", "pod", "belay-run-x", "run-"],
+    ] {
+        for who in [&author, &namespace.kubectl] {
+            let output = who.output(change, None).unwrap();
+            assert!(!output.success && output.stderr.contains(PODS_ARE_OURS), "{change:?}: {}", output.stderr);
+        }
+    }
+    author.run(&["annotate", "pod", "belay-run-x", "note=seen"]).unwrap();
+    author.run(&["delete", "pod", "belay-run-x", "--timeout=60s"]).unwrap();
 }
 
 #[test]

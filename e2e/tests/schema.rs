@@ -107,6 +107,60 @@ fn a_run_is_immutable_apart_from_cancel_and_its_time_to_live() {
 }
 
 #[test]
+fn nulls_zeros_and_credentials_for_everyone_are_refused() {
+    let namespace = TempNamespace::plain("schema-null").unwrap();
+    for (yaml, words) in [
+        (run("r", "{agentRef: {name: a}, input: go, requestedBy: null}"), "spec.requestedBy"),
+        (agent("{modelRef: {name: m}, suspend: null}"), "spec.suspend"),
+        (agent("{modelRef: {name: m}, pod: {resources: {limits: {memory: '0'}}}}"), "a quantity is more than zero"),
+        (
+            agent("{modelRef: {name: m}, pod: {resources: {requests: {memory: 1Gi}, limits: {memory: 1Mi}}}}"),
+            "requests may not exceed the limits",
+        ),
+        (
+            agent("{modelRef: {name: m}, tools: [{name: t, operations: [a]}, {name: t, operations: [b]}]}"),
+            "duplicate entries for key [name=\"t\"]",
+        ),
+        (credential("{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: ['*.com']}"), "spec.hosts[0]"),
+        (
+            credential("{secretKeyRef: {name: s, key: k}, inject: {header: {name: Host}}, hosts: [a]}"),
+            "frames or routes the request",
+        ),
+    ] {
+        let refusal = namespace.kubectl.refusal(&yaml).unwrap();
+        assert!(refusal.contains(words), "expected '{words}' in: {refusal}");
+    }
+}
+
+/// What a person sees, cell by cell: nothing where nothing is known, never a 0.
+#[test]
+fn the_columns_of_a_run_print_what_is_known_and_nothing_else() {
+    let namespace = TempNamespace::plain("schema-columns").unwrap();
+    namespace.kubectl.apply(&run("r", "{agentRef: {name: a}, input: go}")).unwrap();
+    let table = |wide: &[&str]| {
+        let text = namespace.kubectl.run(&[&["get", "ar", "r"][..], wide].concat()).unwrap();
+        text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect::<Vec<Vec<String>>>()
+    };
+    let fresh = table(&[]);
+    assert_eq!(fresh[0].join(" "), "NAME AGENT PHASE REASON WAITING-ON STEPS TOKENS COST-USD AGE");
+    assert_eq!(fresh[1][..2], ["r", "a"]);
+    assert_eq!(fresh[1].len(), 3, "name, agent and age alone: {:?}", fresh[1]);
+
+    let status = r#"{"status":{"phase":"Waiting","model":"m","waitingOn":{"kind":"pod","name":"p","display":"pod/p"},
+        "podRef":{"name":"p"},"usage":{"steps":3,"totalTokens":9214,"costUSD":"0.041"},
+        "conditions":[{"type":"Ready","status":"False","reason":"PodBlocked","message":"no room",
+        "lastTransitionTime":"2026-01-01T00:00:00Z"}]}}"#;
+    namespace.kubectl.run(&["patch", "ar", "r", "--subresource=status", "--type=merge", "-p", status]).unwrap();
+    let wide = table(&["-o", "wide"]);
+    assert_eq!(
+        wide[0].join(" "),
+        "NAME AGENT PHASE REASON WAITING-ON STEPS TOKENS COST-USD AGE MODEL POD REQUESTED-BY"
+    );
+    assert_eq!(wide[1][..8], ["r", "a", "Waiting", "PodBlocked", "pod/p", "3", "9214", "0.041"]);
+    assert_eq!(wide[1][9..], ["m", "p"]);
+}
+
+#[test]
 fn kubectl_explain_reads_like_a_manual() {
     let text = Kubectl::new().run(&["explain", "agentrun.spec"]).unwrap();
     for words in ["Cannot be taken back", "At most 65536 characters", "the tighter one of these"] {
