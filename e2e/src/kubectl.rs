@@ -76,7 +76,7 @@ impl Kubectl {
     }
 }
 
-/// The CLI of this workspace, from the folder that `e2e/cluster-tests` names in BELAY_BIN.
+/// The CLI of this workspace, from the folder that `e2e/cluster-tests` names in `BELAY_BIN`.
 pub fn belay(arguments: &[&str]) -> Result<Output> {
     let folder = std::env::var("BELAY_BIN").context("BELAY_BIN is not set: run the tests with `make test-cluster`")?;
     run(Command::new(format!("{folder}/belay")).args(arguments), None)

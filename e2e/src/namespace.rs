@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::kubectl::{Kubectl, belay};
 
-/// Deleted when dropped, unless BELAY_KEEP is set.
+/// Deleted when dropped, unless `BELAY_KEEP` is set.
 pub struct TempNamespace {
     pub name: String,
     pub kubectl: Kubectl,
@@ -73,7 +73,7 @@ impl TempNamespace {
 
     /// Waits until `Ready` of the object has this status and reason.
     pub fn wait_ready(&self, kind: &str, name: &str, status: &str, reason: &str) -> Result<Value> {
-        self.wait_until(kind, name, Duration::from_secs(60), |object| {
+        self.wait_until(kind, name, Duration::from_mins(1), |object| {
             let ready = condition(object, "Ready")?;
             (ready["status"] == status && ready["reason"] == reason).then(|| object.clone())
         })
@@ -92,5 +92,5 @@ impl Drop for TempNamespace {
 /// The condition of that type, if the object has one.
 #[must_use]
 pub fn condition<'a>(object: &'a Value, type_: &str) -> Option<&'a Value> {
-    object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == type_)
+    object.pointer("/status/conditions")?.as_array()?.iter().find(|condition| condition["type"] == type_)
 }

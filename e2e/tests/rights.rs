@@ -6,7 +6,15 @@ use belay_e2e::{Kubectl, TempNamespace};
 const OPERATOR: &str = "system:serviceaccount:belay-system:belay-operator";
 
 fn may(namespace: &str, verb: &str, resource: &str) -> bool {
-    let arguments = ["auth", "can-i", verb, resource, "--namespace", namespace, "--as", OPERATOR];
+    // `pods/exec` would mean the pod named exec: a subresource is asked for apart.
+    let (resource, subresource) = match resource.split_once('/') {
+        Some((kind @ ("pods" | "serviceaccounts"), sub)) => (kind, Some(sub)),
+        Some(_) | None => (resource, None),
+    };
+    let mut arguments = vec!["auth", "can-i", verb, resource, "--namespace", namespace, "--as", OPERATOR];
+    if let Some(sub) = subresource {
+        arguments.extend(["--subresource", sub]);
+    }
     Kubectl::new().output(&arguments, None).unwrap().success
 }
 
