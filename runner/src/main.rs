@@ -1,1 +1,45 @@
-fn main() {}
+//! The program in every run's and probe's pod. Takes no arguments and listens on nothing.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use belay_runner::config::{Config, Mode};
+use belay_runner::{probe, run};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "the runner ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> anyhow::Result<()> {
+    // Before anything speaks TLS; a second provider in the tree would make the first use ambiguous.
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a rustls provider is installed already"))?;
+    let config = Config::parse(|name| std::env::var(name).ok())?;
+    // One thread: a run waits nearly all of its life, and memory is what a pod a run costs.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match config.mode {
+            Mode::Run => {
+                let mut terminated = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+                let instance = uuid::Uuid::new_v4().to_string();
+                let stop = async move {
+                    terminated.recv().await;
+                };
+                run::run(&config, instance, stop).await?;
+            }
+            Mode::Probe => probe::probe(&config).await?,
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,217 @@
+//! One tool call: read from the model's words, proposed, and, with a permit, sent once.
+
+use std::time::Duration;
+
+use belay_protocol::call::CallBinding;
+use belay_protocol::digest::DigestError;
+use belay_protocol::event::{NotSentReason, ProposedCall};
+use belay_protocol::{Digest, Event};
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+use super::progress::Requested;
+use super::{Agent, Halt, milliseconds_since};
+use crate::log::CallOutcome;
+use crate::permit::{Decided, Permit, Verdict};
+use crate::session::Order;
+use crate::tools::{Call, Outcome};
+
+/// After that many permits that ran out unsent, the server counts as out of reach.
+const PERMITS_RETURNED_MAX: u32 = 3;
+
+/// A call that can be proposed.
+struct Bound {
+    tool: String,
+    call: Call,
+    digest: Digest,
+    timeout: Duration,
+}
+
+/// A call that cannot even be proposed.
+struct NotSent {
+    reason: NotSentReason,
+    message: String,
+}
+
+impl Agent {
+    pub(super) async fn call(&mut self, call_id: &str, attempt: u32) -> Result<(), Halt> {
+        let bound = match self.bind(call_id) {
+            Ok(bound) => bound,
+            Err(NotSent { reason, message }) => {
+                return self.settle_unsent(call_id, attempt, reason, message);
+            }
+        };
+        // A conversation is opened before a permit runs, so that none is spent on waiting for it.
+        if let Some(server) = self.servers.get_mut(&bound.tool) {
+            let prepared = tokio::select! {
+                prepared = server.prepare() => prepared,
+                () = self.operator.stopped() => return Ok(()),
+            };
+            if let Err(error) = prepared {
+                return self.settle_unsent(call_id, attempt, NotSentReason::Unreachable, error.message);
+            }
+        }
+        self.record(Event::CallProposed {
+            call_id: call_id.to_owned(),
+            attempt,
+            call: ProposedCall {
+                tool: bound.tool.clone(),
+                operation: bound.call.operation.clone(),
+                args: Value::Object(bound.call.arguments.clone()),
+                definition: bound.call.definition,
+                digest: bound.digest,
+            },
+        })?;
+        let decisions = self.flush().await?;
+        match decision_for(decisions, call_id, attempt) {
+            Verdict::Call(permit) => self.send(call_id, attempt, &bound, permit).await,
+            Verdict::Denied(message) => {
+                self.log_call(&bound.tool, &bound.call.operation, CallOutcome::Denied, 0);
+                Ok(self.progress.deny(call_id, attempt, message)?)
+            }
+            Verdict::Model(_) => {
+                let message = "the operator's permit names no digest".to_owned();
+                Ok(self.progress.deny(call_id, attempt, message)?)
+            }
+        }
+    }
+
+    /// An earlier epoch may have sent it, and left before the answer.
+    pub(super) fn give_up_call(&mut self, call_id: String, attempt: u32) -> Result<(), Halt> {
+        let message = "the runner that held the permit left before it reported an end".to_owned();
+        self.record(Event::CallUnknown { call_id, attempt, message })
+    }
+
+    async fn send(&mut self, call_id: &str, attempt: u32, bound: &Bound, permit: Permit) -> Result<(), Halt> {
+        self.progress.allow(call_id, attempt, permit.digest())?;
+        let call_id = call_id.to_owned();
+        if self.operator.order() != Order::Go {
+            return self.record(Event::PermitReturned { call_id, attempt });
+        }
+        let Some(server) = self.servers.get_mut(&bound.tool) else {
+            return self.record(Event::PermitReturned { call_id, attempt });
+        };
+        let start = Instant::now();
+        let outcome = tokio::select! {
+            biased;
+            outcome = server.call(&bound.call, permit, bound.timeout) => outcome,
+            () = self.operator.out_of_time() => Outcome::Unknown {
+                message: "the run was stopped before the answer came".to_owned(),
+            },
+        };
+        self.report(call_id, attempt, bound, outcome, milliseconds_since(start))
+    }
+
+    fn report(
+        &mut self,
+        call_id: String,
+        attempt: u32,
+        bound: &Bound,
+        outcome: Outcome,
+        milliseconds: u64,
+    ) -> Result<(), Halt> {
+        let (logged, event) = match outcome {
+            Outcome::Observed(result) => (
+                if result.is_error { CallOutcome::ToolError } else { CallOutcome::Observed },
+                Event::CallObserved { call_id, attempt, result, milliseconds },
+            ),
+            Outcome::Unknown { message } => (CallOutcome::Unknown, Event::CallUnknown { call_id, attempt, message }),
+            Outcome::NotSent { reason, message } => {
+                (CallOutcome::NotSent(reason), Event::CallNotSent { call_id, attempt, reason, message })
+            }
+            Outcome::PermitExpired if self.permits_returned >= PERMITS_RETURNED_MAX => {
+                let reason = NotSentReason::Unreachable;
+                let message = format!("no permit for {} could be used before it ran out", bound.tool);
+                (CallOutcome::NotSent(reason), Event::CallNotSent { call_id, attempt, reason, message })
+            }
+            Outcome::PermitExpired => {
+                self.permits_returned += 1;
+                return self.record(Event::PermitReturned { call_id, attempt });
+            }
+        };
+        self.permits_returned = 0;
+        self.log_call(&bound.tool, &bound.call.operation, logged, milliseconds);
+        self.record(event)
+    }
+
+    /// Reads the model's words as a call of the plan, or says what is wrong with them.
+    fn bind(&self, call_id: &str) -> Result<Bound, NotSent> {
+        let Some(Requested { name, arguments, was_cut }) = self.progress.requested(call_id) else {
+            return Err(malformed("the newest answer holds no such call".to_owned()));
+        };
+        let unknown = || NotSent {
+            reason: NotSentReason::UnknownTool,
+            message: format!("there is no tool {name:?}: use one of the tools that were offered"),
+        };
+        let (tool, operation) = self.plan.by_model_name(&name).ok_or_else(unknown)?;
+        let arguments = self.read_arguments(&arguments, was_cut)?;
+        // What is not listed any more has no definition to bind: the accepted one lets the gate say no.
+        let listed = self.progress.state().listings.get(&tool.name).into_iter().flatten();
+        let listed = listed.into_iter().find(|listed| listed.name == operation.name);
+        let definition = listed.map_or(operation.definition, |listed| listed.definition);
+        let args = Value::Object(arguments);
+        let digest = CallBinding::new(&self.plan, tool, definition, &operation.name, &args).digest();
+        let digest = digest.map_err(|error| inexact(&error))?;
+        let Value::Object(arguments) = args else { return Err(unknown()) };
+        Ok(Bound {
+            tool: tool.name.clone(),
+            call: Call { operation: operation.name.clone(), arguments, definition },
+            digest,
+            timeout: Duration::from_secs(u64::from(tool.call_timeout_seconds)),
+        })
+    }
+
+    fn read_arguments(&self, arguments: &str, was_cut: bool) -> Result<Map<String, Value>, NotSent> {
+        if was_cut {
+            return Err(malformed("the answer was cut at the output limit, perhaps within these arguments".to_owned()));
+        }
+        if let Some(credential) = self.redactor.marked(arguments) {
+            return Err(malformed(format!(
+                "the arguments hold the value of credential {credential}: leave it out, it is added where it belongs"
+            )));
+        }
+        // What several servers send for a call without arguments.
+        if arguments.trim().is_empty() {
+            return Ok(Map::new());
+        }
+        serde_json::from_str(arguments)
+            .map_err(|error| malformed(format!("the arguments are not a JSON object: {error}")))
+    }
+
+    fn settle_unsent(
+        &mut self,
+        call_id: &str,
+        attempt: u32,
+        reason: NotSentReason,
+        message: String,
+    ) -> Result<(), Halt> {
+        let name = self.progress.requested(call_id).map_or_else(String::new, |requested| requested.name);
+        match self.plan.by_model_name(&name) {
+            Some((tool, operation)) => {
+                let (tool, operation) = (tool.name.clone(), operation.name.clone());
+                self.log_call(&tool, &operation, CallOutcome::NotSent(reason), 0);
+            }
+            None => self.log_call("?", &name, CallOutcome::NotSent(reason), 0),
+        }
+        self.permits_returned = 0;
+        self.record(Event::CallNotSent { call_id: call_id.to_owned(), attempt, reason, message })
+    }
+
+    fn log_call(&self, tool: &str, operation: &str, outcome: CallOutcome, milliseconds: u64) {
+        self.log.call(self.progress.state().steps, tool, operation, outcome, milliseconds);
+    }
+}
+
+fn malformed(message: String) -> NotSent {
+    NotSent { reason: NotSentReason::MalformedArguments, message }
+}
+
+fn inexact(error: &DigestError) -> NotSent {
+    malformed(format!("the arguments have no exact canonical form: {error}"))
+}
+
+/// The operator's word on this very attempt. Silence is a no.
+fn decision_for(decisions: Vec<Decided>, call_id: &str, attempt: u32) -> Verdict {
+    let ours = decisions.into_iter().find(|decided| decided.subject == call_id && decided.attempt == attempt);
+    ours.map_or_else(|| Verdict::Denied("the operator gave no decision".to_owned()), |decided| decided.verdict)
+}

@@ -1,0 +1,118 @@
+//! The run as this process knows it: state, conversation, and what else the next step depends on, all
+//! folded from the same events. Pure.
+
+use std::sync::Arc;
+
+use belay_protocol::chain::{ChainError, Head};
+use belay_protocol::event::{DenyReason, Finish, Item, Record, Verdict};
+use belay_protocol::fold::IllegalEvent;
+use belay_protocol::plan::PLAN_VERSION;
+use belay_protocol::transcript::Transcript;
+use belay_protocol::wire::Welcome;
+use belay_protocol::{Digest, Event, Plan, RunState};
+
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    state: RunState,
+    transcript: Transcript,
+    /// The last call of an answer that was cut at the output limit: its arguments may be half of them.
+    cut_call: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WelcomeError {
+    #[error("the plan cannot be read: {0}")]
+    Plan(#[source] serde_json::Error),
+    #[error("the plan has version {found}, this runner reads {PLAN_VERSION}")]
+    Version { found: u32 },
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    #[error("the journal holds an event that cannot follow: {0}")]
+    Illegal(#[from] IllegalEvent),
+}
+
+impl Progress {
+    /// Reads a Welcome: the frozen plan, and the run as far as its journal tells.
+    pub fn read(welcome: &Welcome) -> Result<(Arc<Plan>, Self), WelcomeError> {
+        let plan: Plan = serde_json::from_slice(&welcome.plan).map_err(WelcomeError::Plan)?;
+        if plan.version != PLAN_VERSION {
+            return Err(WelcomeError::Version { found: plan.version });
+        }
+        let mut progress = Self::default();
+        let mut head = Head::empty();
+        for bytes in &welcome.records {
+            let sealed = head.open(bytes, None)?;
+            head = sealed.head();
+            progress.apply(&sealed.record)?;
+        }
+        Ok((Arc::new(plan), progress))
+    }
+
+    #[must_use]
+    pub fn state(&self) -> &RunState {
+        &self.state
+    }
+
+    #[must_use]
+    pub fn transcript(&self) -> &Transcript {
+        &self.transcript
+    }
+
+    /// Takes in an event of this process, ahead of the operator's numbering.
+    pub fn take(&mut self, event: &Event) -> Result<(), IllegalEvent> {
+        let record = Record { seq: self.state.seq + 1, at: self.state.updated_at, event: event.clone() };
+        self.apply(&record)
+    }
+
+    /// Takes in the operator's yes to a call.
+    pub fn allow(&mut self, call_id: &str, attempt: u32, digest: Digest) -> Result<(), IllegalEvent> {
+        let verdict = Verdict::Allowed { digest };
+        self.take(&Event::CallDecided { call_id: call_id.to_owned(), attempt, verdict })
+    }
+
+    /// Takes in the operator's no to a call. The ack carries its words; the reason stays in the journal.
+    pub fn deny(&mut self, call_id: &str, attempt: u32, message: String) -> Result<(), IllegalEvent> {
+        let verdict = Verdict::Denied { reason: DenyReason::NotListed, message };
+        self.take(&Event::CallDecided { call_id: call_id.to_owned(), attempt, verdict })
+    }
+
+    /// Takes over the operator's count: it may have appended events of its own.
+    pub fn catch_up(&mut self, seq: u64) {
+        self.state.seq = seq;
+    }
+
+    /// The model's words for a call of the newest response.
+    #[must_use]
+    pub fn requested(&self, call_id: &str) -> Option<Requested> {
+        let items = &self.transcript.turns().last()?.items;
+        items.iter().find_map(|item| match item {
+            Item::ToolCall { call_id: id, name, arguments, .. } if id == call_id => Some(Requested {
+                name: name.clone(),
+                arguments: arguments.clone(),
+                was_cut: self.cut_call.as_deref() == Some(call_id),
+            }),
+            Item::ToolCall { .. } | Item::Text { .. } => None,
+        })
+    }
+
+    fn apply(&mut self, record: &Record) -> Result<(), IllegalEvent> {
+        self.state.apply(record)?;
+        self.transcript.apply(&record.event);
+        if let Event::ModelResponded { response, .. } = &record.event {
+            let last = response.items.iter().rev().find_map(|item| match item {
+                Item::ToolCall { call_id, .. } => Some(call_id.clone()),
+                Item::Text { .. } => None,
+            });
+            self.cut_call = last.filter(|_| response.finish == Finish::Length);
+        }
+        Ok(())
+    }
+}
+
+/// A call as the model asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requested {
+    pub name: String,
+    pub arguments: String,
+    pub was_cut: bool,
+}

@@ -1,0 +1,149 @@
+//! The way out: HTTP clients that follow no redirect and retry nothing, and the one place that decides
+//! whether a credential may travel to a URL.
+
+use std::time::Duration;
+
+use belay_protocol::event::FailureReason;
+use belay_protocol::plan::PlanCredential;
+use http::{HeaderName, HeaderValue};
+use reqwest::Url;
+
+use crate::credential::{CredentialError, Credentials};
+
+/// Shorter than the 5 s after which Node's HTTP servers close an idle connection: a request written into
+/// a connection that is just being closed has an unknown end.
+const IDLE_SECONDS: u64 = 4;
+const CAUSES_BYTES_SHOWN: usize = 500;
+
+#[derive(Debug, thiserror::Error)]
+pub enum EgressError {
+    #[error("cannot build an HTTP client: {0}")]
+    Client(#[source] reqwest::Error),
+    #[error("{url} is not a URL: {message}")]
+    Url { url: String, message: String },
+    #[error(
+        "Credential {credential} may not be sent to {host}: its spec.hosts are {hosts}; add the host there or use another Credential"
+    )]
+    HostNotAllowed { credential: String, host: String, hosts: String },
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+}
+
+impl EgressError {
+    #[must_use]
+    pub fn reason(&self) -> FailureReason {
+        match self {
+            Self::Client(_) => FailureReason::Unreachable,
+            Self::Url { .. } => FailureReason::BadRequest,
+            Self::HostNotAllowed { .. } => FailureReason::HostNotAllowed,
+            Self::Credential(error) => error.problem.reason(),
+        }
+    }
+}
+
+/// A client for one peer. No redirects, no retries, no proxy from the environment.
+pub fn client(connect_timeout: Duration) -> Result<reqwest::Client, EgressError> {
+    let build = || {
+        reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .referer(false)
+            .user_agent(concat!("belay-runner/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(connect_timeout)
+            .pool_idle_timeout(Duration::from_secs(IDLE_SECONDS))
+            .pool_max_idle_per_host(2)
+    };
+    build().build().or_else(|error| {
+        // Without a CA bundle nothing can be verified over TLS, but http goes on working.
+        tracing::warn!(%error, "no CA bundle could be loaded: https destinations will be refused");
+        build().tls_certs_only([]).build().map_err(EgressError::Client)
+    })
+}
+
+/// The header that carries `credential` to `url`, its value read now.
+pub fn credential_header(
+    credentials: &Credentials,
+    credential: &PlanCredential,
+    url: &str,
+) -> Result<(HeaderName, HeaderValue), EgressError> {
+    let url = Url::parse(url).map_err(|error| EgressError::Url { url: url.to_owned(), message: error.to_string() })?;
+    let host = url.host_str().unwrap_or_default();
+    if !credential.hosts.iter().any(|pattern| host_matches(pattern, host)) {
+        return Err(EgressError::HostNotAllowed {
+            credential: credential.name.clone(),
+            host: host.to_owned(),
+            hosts: credential.hosts.join(", "),
+        });
+    }
+    Ok(credentials.read(credential)?.header(credential)?)
+}
+
+/// Exact names, or one leading wildcard label that stands for exactly one label.
+fn host_matches(pattern: &str, host: &str) -> bool {
+    match pattern.strip_prefix("*.") {
+        Some(parent) => {
+            host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent))
+        }
+        None => pattern.eq_ignore_ascii_case(host),
+    }
+}
+
+/// An error with everything underneath it, URL left out: the message names it already.
+#[must_use]
+pub fn causes(error: &reqwest::Error) -> String {
+    let mut words = Vec::new();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        words.push(error.to_string());
+        cause = error.source();
+    }
+    if words.is_empty() { "no further cause is known".to_owned() } else { piece(&words.join(": "), CAUSES_BYTES_SHOWN) }
+}
+
+/// The start of an untrusted text, at most `most` bytes, on one line.
+#[must_use]
+pub fn piece(text: &str, most: usize) -> String {
+    let end = text.floor_char_boundary(most);
+    let start = text.get(..end).unwrap_or_default();
+    start.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::credential::tests::{credential, mounted};
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("api.github.com", "api.github.com", true)]
+    #[case("api.github.com", "API.GitHub.com", true)]
+    #[case("api.github.com", "evil.com", false)]
+    #[case("api.github.com", "api.github.com.evil.com", false)]
+    #[case("*.example.com", "a.example.com", true)]
+    #[case("*.example.com", "example.com", false)]
+    #[case("*.example.com", "a.b.example.com", false)]
+    #[case("*.example.com", ".example.com", false)]
+    fn a_credential_travels_only_to_its_hosts(#[case] pattern: &str, #[case] host: &str, #[case] may: bool) {
+        assert_eq!(host_matches(pattern, host), may);
+    }
+
+    #[test]
+    fn user_info_and_ports_in_a_url_do_not_bend_its_host() {
+        let (_folder, credentials) = mounted(&[("key", b"hunter2")]);
+        let credential = credential("key", &["good.example"]);
+        let header = |url| credential_header(&credentials, &credential, url);
+        assert!(header("https://good.example:8443/mcp").is_ok());
+        let error = header("https://good.example@evil.example/mcp").unwrap_err();
+        assert_eq!(error.reason(), FailureReason::HostNotAllowed);
+        assert!(error.to_string().contains("evil.example"), "{error}");
+        assert_eq!(header("good.example").unwrap_err().reason(), FailureReason::BadRequest);
+    }
+
+    #[test]
+    fn a_piece_of_a_foreign_text_is_short_and_one_line() {
+        assert_eq!(piece("  a\nb\u{1b}[31m", 500), "a b [31m");
+        assert_eq!(piece("äöü", 3), "ä");
+    }
+}

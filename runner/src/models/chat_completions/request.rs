@@ -1,0 +1,165 @@
+//! The body of a Chat Completions request, built from plan, transcript and offered tools. Pure.
+
+use belay_protocol::event::Item;
+use belay_protocol::transcript::{CallResult, Turn};
+use reqwest::Url;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::models::{Context, OfferedTool};
+
+#[derive(Serialize)]
+struct Body<'a> {
+    model: &'a str,
+    messages: Vec<Message<'a>>,
+    // Some servers refuse an empty list.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tools: Vec<Tool<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_completion_tokens: Option<u64>,
+    stream: bool,
+    stream_options: StreamOptions,
+}
+
+#[derive(Serialize)]
+struct StreamOptions {
+    include_usage: bool,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "role", rename_all = "lowercase")]
+enum Message<'a> {
+    System {
+        content: &'a str,
+    },
+    User {
+        content: &'a str,
+    },
+    Assistant {
+        content: Option<String>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        tool_calls: Vec<Call<'a>>,
+    },
+    Tool {
+        tool_call_id: &'a str,
+        content: String,
+    },
+}
+
+#[derive(Serialize)]
+struct Call<'a> {
+    id: &'a str,
+    r#type: &'static str,
+    function: Function<'a>,
+}
+
+#[derive(Serialize)]
+struct Function<'a> {
+    name: &'a str,
+    arguments: String,
+}
+
+#[derive(Serialize)]
+struct Tool<'a> {
+    r#type: &'static str,
+    function: Definition<'a>,
+}
+
+#[derive(Serialize)]
+struct Definition<'a> {
+    name: &'a str,
+    description: &'a str,
+    parameters: &'a Value,
+}
+
+/// The exact bytes of the request.
+pub fn body(context: &Context<'_>, url: &str) -> Result<Vec<u8>, serde_json::Error> {
+    let model = &context.plan.model;
+    // Only OpenAI's own API insists on the newer name; many local servers know only the older one.
+    let (max_tokens, max_completion_tokens) =
+        if is_openai(url) { (None, model.max_output_tokens) } else { (model.max_output_tokens, None) };
+    serde_json::to_vec(&Body {
+        model: &model.model,
+        messages: messages(context),
+        tools: context.tools.iter().map(tool).collect(),
+        temperature: model.temperature,
+        max_tokens,
+        max_completion_tokens,
+        stream: true,
+        stream_options: StreamOptions { include_usage: true },
+    })
+}
+
+fn is_openai(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| {
+        url.host_str().is_some_and(|host| host == "api.openai.com" || host.ends_with(".openai.azure.com"))
+    })
+}
+
+fn messages<'a>(context: &Context<'a>) -> Vec<Message<'a>> {
+    let plan = context.plan;
+    let system = Some(plan.instructions.as_str()).filter(|text| !text.is_empty());
+    system
+        .map(|content| Message::System { content })
+        .into_iter()
+        .chain([Message::User { content: &plan.input }])
+        .chain(context.transcript.turns().iter().flat_map(turn))
+        .collect()
+}
+
+fn turn(turn: &Turn) -> Vec<Message<'_>> {
+    let texts: Vec<&str> = turn.items.iter().filter_map(text).collect();
+    let tool_calls = turn.items.iter().filter_map(call).collect();
+    let assistant = Message::Assistant { content: (!texts.is_empty()).then(|| texts.join("\n")), tool_calls };
+    let results = turn.items.iter().filter_map(|item| match item {
+        Item::ToolCall { call_id, provider_id, .. } => {
+            let content = turn.results.get(call_id).map_or_else(String::new, result);
+            Some(Message::Tool { tool_call_id: provider_id, content })
+        }
+        Item::Text { .. } => None,
+    });
+    [assistant].into_iter().chain(results).collect()
+}
+
+fn text(item: &Item) -> Option<&str> {
+    match item {
+        Item::Text { text } => Some(text),
+        Item::ToolCall { .. } => None,
+    }
+}
+
+fn call(item: &Item) -> Option<Call<'_>> {
+    match item {
+        Item::ToolCall { provider_id, name, arguments, .. } => Some(Call {
+            id: provider_id,
+            r#type: "function",
+            function: Function { name, arguments: sendable(arguments) },
+        }),
+        Item::Text { .. } => None,
+    }
+}
+
+/// Servers parse the arguments of earlier calls, and some fail the whole request over malformed ones.
+fn sendable(arguments: &str) -> String {
+    match serde_json::from_str::<serde_json::Map<String, Value>>(arguments) {
+        Ok(_) => arguments.to_owned(),
+        Err(_) if arguments.trim().is_empty() => "{}".to_owned(),
+        Err(_) => serde_json::json!({ "malformed": arguments }).to_string(),
+    }
+}
+
+/// This API has no place for 'this is an error' but the text.
+fn result(result: &CallResult) -> String {
+    if result.is_error { format!("Error: {}", result.content) } else { result.content.clone() }
+}
+
+fn tool(tool: &OfferedTool) -> Tool<'_> {
+    Tool {
+        r#type: "function",
+        function: Definition { name: &tool.name, description: &tool.description, parameters: &tool.input_schema },
+    }
+}

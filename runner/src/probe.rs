@@ -1,0 +1,106 @@
+//! Mode `probe`: answers the operator's one question about a credential or a tool's server, and leaves.
+
+use std::time::Duration;
+
+use belay_protocol::PROTOCOL_VERSION;
+use belay_protocol::event::Failure;
+use belay_protocol::probe::{OperationDefinition, ProbeReport, ProbeTask};
+use belay_protocol::wire::probe_message::Body as ToOperator;
+use belay_protocol::wire::probe_order::Body as FromOperator;
+use belay_protocol::wire::{ProbeHello, ProbeMessage, ProbeOrder};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::config::Config;
+use crate::credential::Credentials;
+use crate::egress::{EgressError, piece};
+use crate::redact::Redactor;
+use crate::session::{Link, LinkError};
+use crate::tools::mcp::McpServer;
+use crate::tools::{Definition, ToolServer as _};
+
+/// What of a description reaches status.
+const DESCRIPTION_BYTES_MAX: usize = 256;
+const ATTEMPTS_MAX: u32 = 10;
+const PAUSE: Duration = Duration::from_secs(2);
+/// The operator answers at once; listing a server has its own time-out.
+const SILENCE: Duration = Duration::from_mins(1);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("the task cannot be read, or its answer not written: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Egress(#[from] EgressError),
+    #[error("the operator left before it gave a task or took the report")]
+    Unheard,
+}
+
+/// Answers one task; tries again while the operator cannot be reached.
+pub async fn probe(config: &Config) -> Result<(), ProbeError> {
+    let mut attempt = 1;
+    loop {
+        match answer(config).await {
+            Ok(()) => return Ok(()),
+            Err(error) if attempt == ATTEMPTS_MAX => return Err(error),
+            Err(error) => tracing::warn!(%error, attempt, "the probe starts over"),
+        }
+        attempt += 1;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn answer(config: &Config) -> Result<(), ProbeError> {
+    let link = Link::new(&config.operator, config.token_file.clone())?;
+    let (outgoing, queue) = mpsc::channel(2);
+    say(&outgoing, ToOperator::Hello(ProbeHello { protocol_version: PROTOCOL_VERSION })).await?;
+    let (mut client, request) = link.call(ReceiverStream::new(queue)).await?;
+    let mut incoming = client.probe(request).await.map_err(LinkError::Status)?.into_inner();
+    let credentials = Credentials::new(config.credentials_folder.clone());
+    loop {
+        match hear(&mut incoming).await? {
+            FromOperator::Task(task) => {
+                let report = report(serde_json::from_slice(&task)?, &credentials).await?;
+                say(&outgoing, ToOperator::Report(serde_json::to_vec(&report)?)).await?;
+            }
+            FromOperator::Done(_) => return Ok(()),
+        }
+    }
+}
+
+async fn say(outgoing: &mpsc::Sender<ProbeMessage>, body: ToOperator) -> Result<(), ProbeError> {
+    outgoing.send(ProbeMessage { body: Some(body) }).await.map_err(|_| ProbeError::Unheard)
+}
+
+async fn hear(incoming: &mut Streaming<ProbeOrder>) -> Result<FromOperator, ProbeError> {
+    let heard = tokio::time::timeout(SILENCE, incoming.message()).await.map_err(|_| LinkError::Silent)?;
+    let order = heard.map_err(LinkError::Status)?.ok_or(ProbeError::Unheard)?;
+    Ok(order.body.ok_or(LinkError::Protocol("an empty message"))?)
+}
+
+async fn report(task: ProbeTask, credentials: &Credentials) -> Result<ProbeReport, ProbeError> {
+    match task {
+        ProbeTask::Credential { name } => Ok(ProbeReport::Credential(credentials.presence(&name))),
+        ProbeTask::Tool { name, url, credential, timeouts } => {
+            let credential = credential.map(|credential| *credential);
+            let redactor = Redactor::new(credentials.clone(), credential.as_slice());
+            let mut server = McpServer::of_probe(name, url, credential, &timeouts, credentials.clone())?;
+            let listed = server.list().await;
+            Ok(ProbeReport::Tool(match listed {
+                Ok(definitions) => Ok(definitions.into_iter().map(|d| shown(d, &redactor)).collect()),
+                Err(error) => Err::<_, Failure>(error.into_failure()),
+            }))
+        }
+    }
+}
+
+fn shown(definition: Definition, redactor: &Redactor) -> OperationDefinition {
+    OperationDefinition {
+        name: definition.name,
+        digest: definition.digest,
+        description: piece(&redactor.redact(&definition.description), DESCRIPTION_BYTES_MAX),
+    }
+}

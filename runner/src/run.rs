@@ -1,0 +1,87 @@
+//! Mode `run`: opens the session, reads the Welcome, and gives the loop what it needs.
+
+use std::time::Duration;
+
+use belay_protocol::Plan;
+use belay_protocol::plan::ModelApi;
+use belay_protocol::wire::Welcome;
+use tokio::sync::{oneshot, watch};
+
+use crate::agent_loop::{Agent, LoopError, Parting, Parts, Progress, WelcomeError};
+use crate::config::Config;
+use crate::credential::Credentials;
+use crate::egress::EgressError;
+use crate::models::Model;
+use crate::models::chat_completions::ChatCompletions;
+use crate::models::scripted::Scripted;
+use crate::redact::Redactor;
+use crate::session::{Link, LinkError, Operator, Order, Started, raise, start, stop_within};
+use crate::tools::ToolServer;
+use crate::tools::mcp::McpServer;
+
+/// How long a signal leaves to what is in flight; the kubelet kills after 30 s.
+const SIGNAL_GRACE: Duration = Duration::from_secs(20);
+/// How long the last words to the operator may take.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("the operator's Welcome cannot be used: {0}")]
+    Welcome(#[from] WelcomeError),
+    #[error(transparent)]
+    Egress(#[from] EgressError),
+    #[error(transparent)]
+    Loop(#[from] LoopError),
+}
+
+/// Runs one epoch as `instance` until the operator or `stop` ends it.
+pub async fn run(
+    config: &Config,
+    instance: String,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<Parting, RunError> {
+    let link = Link::new(&config.operator, config.token_file.clone())?;
+    let Started { operator, orders, welcomed, mut conversation } = start(link, instance);
+    let signal = tokio::spawn(stop_on(stop, orders));
+    let ended = epoch(config, operator, welcomed).await;
+    signal.abort();
+    let said = tokio::time::timeout(FAREWELL, &mut conversation).await;
+    conversation.abort();
+    if let Ok(Ok(Err(error))) = said {
+        return Err(error.into());
+    }
+    ended
+}
+
+async fn epoch(config: &Config, operator: Operator, welcomed: oneshot::Receiver<Welcome>) -> Result<Parting, RunError> {
+    let welcome = tokio::select! {
+        welcome = welcomed => welcome,
+        () = operator.stopped() => return Ok(Parting::Stopped),
+    };
+    // A conversation that ended without a Welcome says why itself.
+    let Ok(welcome) = welcome else { return Ok(Parting::Stopped) };
+    let (plan, progress) = Progress::read(&welcome)?;
+    drop(welcome);
+    let parts = parts(&plan, &Credentials::new(config.credentials_folder.clone()))?;
+    Ok(Agent::new(plan, progress, operator, parts).run().await?)
+}
+
+async fn stop_on(stop: impl Future<Output = ()>, orders: watch::Sender<Order>) {
+    stop.await;
+    raise(&orders, stop_within(SIGNAL_GRACE));
+}
+
+fn parts(plan: &Plan, credentials: &Credentials) -> Result<Parts, EgressError> {
+    let redactor = Redactor::new(credentials.clone(), &plan.credentials);
+    let model: Box<dyn Model> = match plan.model.api {
+        ModelApi::ChatCompletions => Box::new(ChatCompletions::new(plan, credentials.clone(), redactor.clone())?),
+        ModelApi::Scripted => Box::new(Scripted::new(plan)),
+    };
+    let servers = plan.tools.iter().map(|tool| {
+        let server = McpServer::of_plan(plan, tool, credentials.clone(), redactor.clone())?;
+        Ok((tool.name.clone(), Box::new(server) as Box<dyn ToolServer>))
+    });
+    Ok(Parts { model, servers: servers.collect::<Result<_, EgressError>>()?, redactor })
+}

@@ -1,0 +1,210 @@
+//! One epoch's conversation with the operator: batches go out and are resent until they are answered;
+//! orders come in. Knows the gRPC stream; the loop knows only [`Operator`].
+
+mod link;
+
+use std::time::Duration;
+
+use belay_protocol::wire;
+use belay_protocol::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Event};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+pub use link::{Link, LinkError, Started, start};
+
+use crate::permit::{BootTime, Decided};
+
+/// What the operator, or the kubelet, wants of this runner. Later variants win over earlier ones.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    Go,
+    /// Start nothing new; what is in flight has until then to end.
+    Stop {
+        until: Instant,
+    },
+    /// The run has ended or this runner is refused for good.
+    Leave {
+        reason: String,
+    },
+}
+
+/// One batch on its way, already serialized.
+#[derive(Debug)]
+pub struct Append {
+    pub events: Vec<Vec<u8>>,
+    pub answer: oneshot::Sender<wire::Ack>,
+}
+
+/// The operator as the loop sees it.
+#[derive(Debug)]
+pub struct Operator {
+    appends: mpsc::Sender<Append>,
+    orders: watch::Receiver<Order>,
+}
+
+/// What became durable, and what the gate said.
+#[derive(Debug)]
+pub struct Answer {
+    pub seq: u64,
+    pub decisions: Vec<Decided>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// No answer will come: the run ended, or the time to stop is up.
+    #[error("the operator is gone")]
+    Gone,
+    #[error("an event of {bytes} bytes does not fit a batch")]
+    TooLarge { bytes: usize },
+    #[error("an event cannot be written as JSON: {0}")]
+    Unwritable(#[source] serde_json::Error),
+}
+
+impl Operator {
+    #[must_use]
+    pub fn new(appends: mpsc::Sender<Append>, orders: watch::Receiver<Order>) -> Self {
+        Self { appends, orders }
+    }
+
+    #[must_use]
+    pub fn order(&self) -> Order {
+        self.orders.borrow().clone()
+    }
+
+    /// Returns as soon as the order is no longer to go on.
+    pub async fn stopped(&self) {
+        let mut orders = self.orders.clone();
+        // A sender that is gone gives no more orders: the same as leaving.
+        let _ = orders.wait_for(|order| *order != Order::Go).await;
+    }
+
+    /// Returns when nothing may be in flight any more.
+    pub async fn out_of_time(&self) {
+        let mut orders = self.orders.clone();
+        let Ok(order) = orders.wait_for(|order| *order != Order::Go).await.map(|order| order.clone()) else {
+            return;
+        };
+        match order {
+            Order::Go | Order::Leave { .. } => {}
+            Order::Stop { until } => {
+                let left = orders.wait_for(|order| matches!(order, Order::Leave { .. }));
+                let _ = tokio::time::timeout_at(until, left).await;
+            }
+        }
+    }
+
+    /// Appends `events` in as few batches as their size takes; returns once all of them are durable, however
+    /// often the stream breaks on the way. Decisions count their time from before the sending.
+    pub async fn append(&self, events: &[Event]) -> Result<Answer, AppendError> {
+        let mut all = Answer { seq: 0, decisions: Vec::new() };
+        for batch in batches(events)? {
+            let proposed_at = BootTime::now();
+            let (answer, answered) = oneshot::channel();
+            let exchange = async {
+                self.appends.send(Append { events: batch, answer }).await.map_err(|_| AppendError::Gone)?;
+                answered.await.map_err(|_| AppendError::Gone)
+            };
+            let ack = tokio::select! {
+                biased;
+                ack = exchange => ack?,
+                () = self.out_of_time() => return Err(AppendError::Gone),
+            };
+            all.seq = ack.seq;
+            all.decisions.extend(ack.decisions.into_iter().map(|decision| Decided::read(decision, proposed_at)));
+        }
+        Ok(all)
+    }
+}
+
+/// Cuts events into batches within the protocol's bounds, order kept.
+fn batches(events: &[Event]) -> Result<Vec<Vec<Vec<u8>>>, AppendError> {
+    let mut all = vec![Vec::new()];
+    let mut filled = 0;
+    for event in events {
+        let bytes = serde_json::to_vec(event).map_err(AppendError::Unwritable)?;
+        if bytes.len() > BATCH_BYTES_MAX {
+            return Err(AppendError::TooLarge { bytes: bytes.len() });
+        }
+        if let Some(last) = all
+            .last_mut()
+            .filter(|last: &&mut Vec<_>| filled + bytes.len() <= BATCH_BYTES_MAX && last.len() < BATCH_EVENTS_MAX)
+        {
+            filled += bytes.len();
+            last.push(bytes);
+        } else {
+            filled = bytes.len();
+            all.push(vec![bytes]);
+        }
+    }
+    Ok(all)
+}
+
+/// Raises the order; a weaker one never replaces a stronger one, and the first deadline to stop stands.
+pub fn raise(orders: &watch::Sender<Order>, order: Order) {
+    orders.send_if_modified(|now| {
+        let stronger = match (&*now, &order) {
+            (Order::Go, _) | (Order::Stop { .. }, Order::Leave { .. }) => true,
+            (Order::Stop { until }, Order::Stop { until: new }) => new < until,
+            (Order::Stop { .. }, Order::Go) | (Order::Leave { .. }, _) => false,
+        };
+        if stronger {
+            *now = order;
+        }
+        stronger
+    });
+}
+
+/// The order to stop within `grace` from now.
+#[must_use]
+pub fn stop_within(grace: Duration) -> Order {
+    Order::Stop { until: Instant::now() + grace }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use belay_protocol::event::ToolResult;
+
+    fn observed(bytes: usize) -> Event {
+        let result = ToolResult { is_error: false, content: "x".repeat(bytes), truncated_from_bytes: None };
+        Event::CallObserved { call_id: "c1".to_owned(), attempt: 1, result, milliseconds: 0 }
+    }
+
+    #[test]
+    fn events_are_cut_into_batches_by_bytes_and_count() {
+        let two = batches(&[observed(600_000), observed(600_000), observed(10)]).unwrap();
+        assert_eq!(two.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2]);
+        let many = batches(&vec![observed(1); BATCH_EVENTS_MAX + 1]).unwrap();
+        assert_eq!(many.iter().map(Vec::len).collect::<Vec<_>>(), [BATCH_EVENTS_MAX, 1]);
+        assert!(matches!(batches(&[observed(BATCH_BYTES_MAX)]), Err(AppendError::TooLarge { .. })));
+    }
+
+    #[tokio::test]
+    async fn an_order_is_only_ever_raised() {
+        let (orders, seen) = watch::channel(Order::Go);
+        let soon = stop_within(Duration::from_secs(1));
+        raise(&orders, stop_within(Duration::from_secs(9)));
+        raise(&orders, soon.clone());
+        raise(&orders, stop_within(Duration::from_secs(9)));
+        raise(&orders, Order::Go);
+        assert_eq!(*seen.borrow(), soon);
+        let leave = Order::Leave { reason: "ended".to_owned() };
+        raise(&orders, leave.clone());
+        raise(&orders, stop_within(Duration::ZERO));
+        assert_eq!(*seen.borrow(), leave);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_append_without_an_answer_ends_when_the_time_to_stop_is_up() {
+        let (appends, mut queue) = mpsc::channel(1);
+        let (orders, seen) = watch::channel(Order::Go);
+        let operator = Operator::new(appends, seen);
+        raise(&orders, stop_within(Duration::from_secs(20)));
+        let start = Instant::now();
+        let ended = operator.append(&[observed(1)]).await;
+        assert!(matches!(ended, Err(AppendError::Gone)));
+        assert_eq!(start.elapsed().as_secs(), 20);
+        assert_eq!(queue.recv().await.unwrap().events.len(), 1);
+    }
+}

@@ -1,0 +1,94 @@
+//! Tool servers: listing what they offer, and sending one permitted call. The protocol behind it is an
+//! implementation's own business.
+
+pub mod mcp;
+mod result;
+mod wire;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use belay_protocol::Digest;
+use belay_protocol::call::definition_digest;
+use belay_protocol::event::{Failure, FailureReason, NotSentReason, ToolResult};
+use serde_json::{Map, Value};
+
+use crate::permit::Permit;
+
+/// The most operations, and bytes of their definitions, that one server may list.
+pub const OPERATIONS_MAX: usize = 1024;
+pub const LISTING_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Longer names cannot be listed in an Agent.
+pub const OPERATION_NAME_BYTES_MAX: usize = 256;
+
+/// One operation as its server defines it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Definition {
+    pub name: String,
+    pub description: String,
+    pub input_schema: Value,
+    pub digest: Digest,
+}
+
+impl Definition {
+    /// Digests the definition; one without canonical form has none and cannot be accepted by anyone.
+    #[must_use]
+    pub fn new(name: String, description: String, input_schema: Value) -> Option<Self> {
+        let digest = definition_digest(&name, &description, &input_schema).ok()?;
+        Some(Self { name, description, input_schema, digest })
+    }
+}
+
+/// A call as it will be sent, apart from its permit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    pub operation: String,
+    pub arguments: Map<String, Value>,
+    /// Digest of the definition that this runner was shown.
+    pub definition: Digest,
+}
+
+/// What became of a call. Everything that is not known for sure is [`Outcome::Unknown`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A complete answer, errors of the tool included.
+    Observed(ToolResult),
+    /// No byte left; the permit had run out, and a new one may be asked for.
+    PermitExpired,
+    /// No byte left.
+    NotSent {
+        reason: NotSentReason,
+        message: String,
+    },
+    Unknown {
+        message: String,
+    },
+}
+
+/// Why a server could not be listed. Its words name the Tool, its URL and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ListError {
+    pub reason: FailureReason,
+    pub message: String,
+}
+
+impl ListError {
+    #[must_use]
+    pub fn into_failure(self) -> Failure {
+        Failure { reason: self.reason, message: self.message, retrying: false }
+    }
+}
+
+/// One tool's server.
+#[async_trait]
+pub trait ToolServer: Send + Sync {
+    /// What the server offers now.
+    async fn list(&mut self) -> Result<Vec<Definition>, ListError>;
+
+    /// Makes sure of a conversation with the server, so that a permit is not spent on waiting for one.
+    async fn prepare(&mut self) -> Result<(), ListError>;
+
+    /// Sends the call, once, if the permit is for these very bytes; waits at most `timeout` for the answer.
+    async fn call(&mut self, call: &Call, permit: Permit, timeout: Duration) -> Outcome;
+}

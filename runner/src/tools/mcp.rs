@@ -1,0 +1,330 @@
+//! MCP over streamable HTTP, both eras, through rmcp. The only module that knows rmcp's service types.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use belay_protocol::event::{FailureReason, ToolResult};
+use belay_protocol::plan::{Plan, PlanCredential, PlanTool, Timeouts};
+use rmcp::model::{
+    CallToolRequestParams, CallToolResponse, ClientCapabilities, ClientConfig, Implementation, PaginatedRequestParams,
+    ProtocolVersion, Tool,
+};
+use rmcp::service::{ClientLifecycleMode, ClientServiceExt as _, RoleClient, RunningService, ServiceError};
+use rmcp::transport::StreamableHttpClientTransport;
+use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
+use serde_json::Value;
+
+use super::result::{complete, observed_error};
+use super::wire::{CONNECT_TIMEOUT, Departure, Endpoint, Trouble, Wire};
+use super::{
+    Call, Definition, LISTING_BYTES_MAX, ListError, OPERATION_NAME_BYTES_MAX, OPERATIONS_MAX, Outcome, ToolServer,
+};
+use crate::credential::Credentials;
+use crate::egress::{self, EgressError, piece};
+use crate::permit::Permit;
+use crate::redact::Redactor;
+
+/// The most bytes of one JSON-RPC response.
+const RESPONSE_BYTES_MAX: usize = 8 * 1024 * 1024;
+const ERROR_BYTES_READ: usize = 16 * 1024;
+const PAGES_MAX: usize = 256;
+/// A server that has not listed its operations by then does not answer.
+const LISTING_TIMEOUT: Duration = Duration::from_secs(30);
+const SHOWN_BYTES: usize = 500;
+
+/// One MCP server, connected when it is first needed.
+pub struct McpServer {
+    wire: Wire,
+    redactor: Redactor,
+    listing_timeout: Duration,
+    service: Option<RunningService<RoleClient, ClientConfig>>,
+}
+
+impl McpServer {
+    /// The server of a plan's tool.
+    pub fn of_plan(
+        plan: &Plan,
+        tool: &PlanTool,
+        credentials: Credentials,
+        redactor: Redactor,
+    ) -> Result<Self, EgressError> {
+        let credential = tool.credential.as_deref().and_then(|name| plan.credential(name)).cloned();
+        let endpoint = Endpoint { tool: tool.name.clone(), url: tool.url.clone(), credential };
+        Self::new(endpoint, LISTING_TIMEOUT, credentials, redactor)
+    }
+
+    /// A server that a probe is to list.
+    pub fn of_probe(
+        name: String,
+        url: String,
+        credential: Option<PlanCredential>,
+        timeouts: &Timeouts,
+        credentials: Credentials,
+    ) -> Result<Self, EgressError> {
+        let redactor = Redactor::new(credentials.clone(), credential.as_slice());
+        let listing_timeout = LISTING_TIMEOUT.min(Duration::from_secs(u64::from(timeouts.total_seconds)));
+        Self::new(Endpoint { tool: name, url, credential }, listing_timeout, credentials, redactor)
+    }
+
+    fn new(
+        endpoint: Endpoint,
+        listing_timeout: Duration,
+        credentials: Credentials,
+        redactor: Redactor,
+    ) -> Result<Self, EgressError> {
+        let wire = Wire::new(egress::client(CONNECT_TIMEOUT)?, endpoint, credentials);
+        Ok(Self { wire, redactor, listing_timeout, service: None })
+    }
+
+    async fn connect(&mut self) -> Result<&RunningService<RoleClient, ClientConfig>, ListError> {
+        if self.service.as_ref().is_some_and(|service| service.is_closed() || service.is_transport_closed()) {
+            self.service = None;
+        }
+        if self.service.is_none() {
+            self.service = Some(self.initialize().await?);
+        }
+        self.service.as_ref().ok_or_else(|| self.error(FailureReason::Unreachable, "is not connected"))
+    }
+
+    async fn initialize(&self) -> Result<RunningService<RoleClient, ClientConfig>, ListError> {
+        let config = StreamableHttpClientTransportConfig::with_uri(self.wire.endpoint().url.as_str())
+            // A call sent again by the transport would be an effect that nobody permitted.
+            .reinit_on_expired_session(false)
+            .max_concurrent_requests(1)
+            .max_sse_event_size(RESPONSE_BYTES_MAX)
+            .max_json_response_size(RESPONSE_BYTES_MAX)
+            .max_error_response_size(ERROR_BYTES_READ);
+        let transport = StreamableHttpClientTransport::with_client(self.wire.clone(), config);
+        let info = ClientConfig::new(
+            ClientCapabilities::default(),
+            Implementation::new("belay-runner", env!("CARGO_PKG_VERSION")),
+        );
+        let lifecycle = ClientLifecycleMode::Auto {
+            preferred_versions: vec![ProtocolVersion::V_2026_07_28],
+            legacy_version: Some(ProtocolVersion::V_2025_11_25),
+        };
+        let started = tokio::time::timeout(self.listing_timeout, info.serve_with_lifecycle(transport, lifecycle));
+        match started.await {
+            Ok(Ok(service)) => Ok(service),
+            Ok(Err(error)) => Err(self.list_error(&error.to_string())),
+            Err(_) => Err(self.silent()),
+        }
+    }
+
+    async fn list_pages(&mut self) -> Result<Vec<Definition>, ListError> {
+        let service = self.connect().await?;
+        let mut definitions = Vec::new();
+        let mut bytes = 0;
+        let mut cursor = None;
+        for _page in 0..PAGES_MAX {
+            let params = PaginatedRequestParams::default().with_cursor(cursor);
+            let page = service.list_tools(Some(params)).await.map_err(|error| error.to_string());
+            let page = match page {
+                Ok(page) => page,
+                Err(error) => return Err(self.list_error(&error)),
+            };
+            for tool in page.tools {
+                bytes += size_of_definition(&tool);
+                if definitions.len() >= OPERATIONS_MAX || bytes > LISTING_BYTES_MAX {
+                    return Err(self.error(
+                        FailureReason::TooLarge,
+                        &format!(
+                            "lists more than {OPERATIONS_MAX} operations or {LISTING_BYTES_MAX} bytes: \
+                             put a server with fewer operations in front of it"
+                        ),
+                    ));
+                }
+                definitions.extend(definition(tool));
+            }
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                return Ok(definitions);
+            }
+        }
+        Err(self.error(FailureReason::TooLarge, &format!("lists its operations on more than {PAGES_MAX} pages")))
+    }
+
+    fn error(&self, reason: FailureReason, what: &str) -> ListError {
+        let Endpoint { tool, url, .. } = self.wire.endpoint();
+        ListError { reason, message: format!("Tool {tool}: the MCP server at {url} {what}") }
+    }
+
+    fn silent(&self) -> ListError {
+        let seconds = self.listing_timeout.as_secs();
+        self.error(
+            FailureReason::TimedOut,
+            &format!(
+                "did not list its operations within {seconds} s: is it running, and is spec.mcp.url its MCP endpoint?"
+            ),
+        )
+    }
+
+    /// Says what went wrong: by what the wire saw, else in rmcp's words.
+    fn list_error(&self, words: &str) -> ListError {
+        let Some(trouble) = self.wire.trouble() else {
+            let shown = self.shown(words);
+            return self.error(FailureReason::Malformed, &format!("does not speak MCP ({shown}): check spec.mcp.url"));
+        };
+        match trouble {
+            Trouble::NotSent { reason, message } => {
+                self.error(reason, &format!("was not asked: {message}"))
+            }
+            Trouble::NoConnection(why) => self.error(
+                FailureReason::Unreachable,
+                &format!("cannot be reached ({why}): check spec.mcp.url, that the server runs and that a NetworkPolicy lets this pod reach it"),
+            ),
+            Trouble::Status { code, body } => {
+                let (reason, advice) = self.advice(code);
+                let body = self.shown(&body);
+                let said = if body.is_empty() { String::new() } else { format!(". The server says: {body}") };
+                self.error(reason, &format!("answered {code}: {advice}{said}"))
+            }
+            Trouble::Broken(why) => self.error(
+                FailureReason::Truncated,
+                &format!("broke off ({}): see the server's own logs", self.shown(&why)),
+            ),
+            Trouble::TooLarge => self.error(
+                FailureReason::TooLarge,
+                &format!("answered with more than {RESPONSE_BYTES_MAX} bytes"),
+            ),
+            Trouble::Malformed(seen) => self.error(
+                FailureReason::Malformed,
+                &format!("does not speak MCP ({}): check spec.mcp.url", self.shown(&seen)),
+            ),
+        }
+    }
+
+    fn advice(&self, code: u16) -> (FailureReason, String) {
+        match code {
+            401 | 403 => {
+                let advice = self.wire.endpoint().credential.as_ref().map_or_else(
+                    || "set spec.mcp.credentialRef".to_owned(),
+                    |c| format!("check Credential {} (Secret {}, key {})", c.name, c.secret_name, c.secret_key),
+                );
+                (FailureReason::Unauthorized, advice)
+            }
+            429 => (FailureReason::RateLimited, "the server limits requests: try again later".to_owned()),
+            300..=399 => {
+                (FailureReason::BadRequest, "redirects are not followed: put the final URL in spec.mcp.url".to_owned())
+            }
+            500.. => (FailureReason::ServerError, "see the server's own logs".to_owned()),
+            _ => (FailureReason::BadRequest, "is spec.mcp.url the server's MCP endpoint?".to_owned()),
+        }
+    }
+
+    /// A server's words as they may be reported: redacted before they are cut.
+    fn shown(&self, text: &str) -> String {
+        piece(&self.redactor.redact(text), SHOWN_BYTES)
+    }
+
+    /// Puts together what the wire saw and what rmcp made of it.
+    fn outcome(&self, departure: Departure, result: Result<CallToolResponse, ServiceError>) -> Outcome {
+        match (departure, result) {
+            (Departure::NotSent { reason, message }, _) => Outcome::NotSent { reason, message: self.shown(&message) },
+            // A call that never reached the wire did not even spend its permit.
+            (Departure::Expired | Departure::None | Departure::Cleared { .. }, _) => Outcome::PermitExpired,
+            (Departure::Troubled(trouble), _) => self.troubled(&trouble),
+            (Departure::Answered, Ok(CallToolResponse::Complete(result))) => {
+                Outcome::Observed(complete(result, &self.redactor))
+            }
+            (Departure::Answered, Ok(CallToolResponse::InputRequired(_))) => observed_error(
+                "the server asks for input from a person, which this version of Belay cannot pass on",
+                &self.redactor,
+            ),
+            (Departure::Answered, Err(ServiceError::McpError(error))) => {
+                let data = error.data.map_or_else(String::new, |data| format!(" {data}"));
+                observed_error(&format!("error {}: {}{data}", error.code.0, error.message), &self.redactor)
+            }
+            (Departure::Answered, Ok(_) | Err(_)) => Outcome::Unknown {
+                message: "the server answered with something that is no result of a call".to_owned(),
+            },
+            (Departure::Sent, Ok(_)) => {
+                Outcome::Unknown { message: "an answer came that belongs to no response of the server".to_owned() }
+            }
+            (Departure::Sent, Err(error)) => Outcome::Unknown {
+                message: format!("the connection ended before the answer: {}", self.shown(&error.to_string())),
+            },
+        }
+    }
+
+    fn troubled(&self, trouble: &Trouble) -> Outcome {
+        match trouble {
+            // Gateways send these when they lost their upstream, which may have done the work.
+            Trouble::Status { code: code @ (408 | 502 | 503 | 504), .. } => {
+                Outcome::Unknown { message: format!("the server or a gateway before it answered {code}") }
+            }
+            Trouble::Status { code, body } => {
+                observed_error(&format!("the server answered HTTP {code} {body}"), &self.redactor)
+            }
+            Trouble::TooLarge => observed_error(
+                &format!("the call was answered with more than {RESPONSE_BYTES_MAX} bytes, which were not read"),
+                &self.redactor,
+            ),
+            Trouble::NotSent { message, .. } | Trouble::NoConnection(message) => Outcome::NotSent {
+                reason: belay_protocol::event::NotSentReason::Unreachable,
+                message: self.shown(message),
+            },
+            Trouble::Broken(why) => {
+                Outcome::Unknown { message: format!("the connection broke before the answer: {}", self.shown(why)) }
+            }
+            Trouble::Malformed(seen) => {
+                Outcome::Unknown { message: format!("the answer is not MCP: {}", self.shown(seen)) }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl ToolServer for McpServer {
+    async fn list(&mut self) -> Result<Vec<Definition>, ListError> {
+        let listed = tokio::time::timeout(self.listing_timeout, self.list_pages()).await;
+        listed.unwrap_or_else(|_| Err(self.silent()))
+    }
+
+    async fn prepare(&mut self) -> Result<(), ListError> {
+        self.connect().await.map(|_| ())
+    }
+
+    async fn call(&mut self, call: &Call, permit: Permit, timeout: Duration) -> Outcome {
+        let Some(service) = &self.service else { return Outcome::PermitExpired };
+        self.wire.clear(permit, call.definition);
+        let params = CallToolRequestParams::new(call.operation.clone()).with_arguments(call.arguments.clone());
+        let answered = tokio::time::timeout(timeout, service.call_tool_once(params)).await;
+        let departure = self.wire.settle();
+        let outcome = match answered {
+            Ok(result) => self.outcome(departure, result),
+            Err(_) => match departure {
+                // A complete answer that rmcp could not hand over in time is no answer to us either.
+                Departure::Sent | Departure::Answered | Departure::Troubled(_) => Outcome::Unknown {
+                    message: format!("no answer within {} s (spec.callTimeoutSeconds)", timeout.as_secs()),
+                },
+                not_sent => self.outcome(not_sent, Err(ServiceError::TransportClosed)),
+            },
+        };
+        if !matches!(outcome, Outcome::Observed(ToolResult { is_error: false, .. })) {
+            // Whatever state the conversation is in: the next call begins a new one.
+            self.service = None;
+        }
+        outcome
+    }
+}
+
+fn size_of_definition(tool: &Tool) -> usize {
+    let schema = serde_json::to_vec(&*tool.input_schema).map_or(0, |bytes| bytes.len());
+    tool.name.len() + tool.description.as_deref().map_or(0, str::len) + schema
+}
+
+/// Operations whose name no Agent could list, or whose schema has no canonical form, do not exist for us.
+fn definition(tool: Tool) -> Option<Definition> {
+    if tool.name.is_empty() || tool.name.len() > OPERATION_NAME_BYTES_MAX {
+        tracing::warn!(bytes = tool.name.len(), "an operation's name is empty or too long: left out");
+        return None;
+    }
+    let description = tool.description.unwrap_or_default().into_owned();
+    let schema = Value::Object((*tool.input_schema).clone());
+    let definition = Definition::new(tool.name.into_owned(), description, schema);
+    if definition.is_none() {
+        tracing::warn!("an operation's definition has no canonical form: left out");
+    }
+    definition
+}

@@ -1,0 +1,349 @@
+//! The last hands a tool call passes through before it leaves: adds the credential, recomputes the call's
+//! digest over what is about to be sent, spends the permit, and notes how far the call came.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use belay_protocol::Digest;
+use belay_protocol::call::{CallBinding, CredentialBinding};
+use belay_protocol::event::{FailureReason, NotSentReason};
+use belay_protocol::plan::PlanCredential;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use http::{HeaderName, HeaderValue};
+use rmcp::model::{ClientJsonRpcMessage, ClientRequest, ServerJsonRpcMessage};
+use rmcp::transport::streamable_http_client::{
+    SseError, StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse, StreamableHttpResponseLimits,
+};
+use serde::Deserialize;
+use serde_json::Value;
+use sse_stream::Sse;
+
+use crate::credential::Credentials;
+use crate::egress::{self, piece};
+use crate::permit::{BootTime, Permit, Refusal};
+
+/// How long a connection may take to open; a permit must outlive that.
+pub const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+const SHOWN_BYTES: usize = 500;
+
+type Posted = Result<StreamableHttpPostResponse, StreamableHttpError<reqwest::Error>>;
+
+/// A tool's server as calls are bound to it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    pub tool: String,
+    pub url: String,
+    pub credential: Option<PlanCredential>,
+}
+
+/// An HTTP client that sends a `tools/call` only against a permit.
+#[derive(Clone)]
+pub struct Wire {
+    http: reqwest::Client,
+    endpoint: Arc<Endpoint>,
+    credentials: Credentials,
+    departure: Arc<Mutex<Departure>>,
+    trouble: Arc<Mutex<Option<Trouble>>>,
+}
+
+/// How far the call under way has come.
+#[derive(Debug, Default)]
+pub enum Departure {
+    /// No call may leave.
+    #[default]
+    None,
+    /// One call may leave.
+    Cleared {
+        permit: Permit,
+        definition: Digest,
+    },
+    Expired,
+    NotSent {
+        reason: NotSentReason,
+        message: String,
+    },
+    /// Bytes may have left.
+    Sent,
+    /// A JSON-RPC response to the call arrived.
+    Answered,
+    /// The exchange ended in trouble after the bytes may have left.
+    Troubled(Trouble),
+}
+
+/// What an exchange can come to besides an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    NotSent {
+        reason: FailureReason,
+        message: String,
+    },
+    NoConnection(String),
+    /// A complete answer with an error status.
+    Status {
+        code: u16,
+        body: String,
+    },
+    Broken(String),
+    TooLarge,
+    Malformed(String),
+}
+
+impl Wire {
+    #[must_use]
+    pub fn new(http: reqwest::Client, endpoint: Endpoint, credentials: Credentials) -> Self {
+        let endpoint = Arc::new(endpoint);
+        Self { http, endpoint, credentials, departure: Arc::default(), trouble: Arc::default() }
+    }
+
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Lets one call leave.
+    pub fn clear(&self, permit: Permit, definition: Digest) {
+        self.set(Departure::Cleared { permit, definition });
+    }
+
+    /// How far the call came; from now on none may leave.
+    #[must_use]
+    pub fn settle(&self) -> Departure {
+        self.set(Departure::None)
+    }
+
+    /// The newest trouble of any exchange.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn set(&self, next: Departure) -> Departure {
+        std::mem::replace(&mut *self.departure.lock().unwrap_or_else(PoisonError::into_inner), next)
+    }
+
+    fn header(&self) -> Result<Option<(HeaderName, HeaderValue)>, Trouble> {
+        let Some(credential) = &self.endpoint.credential else { return Ok(None) };
+        egress::credential_header(&self.credentials, credential, &self.endpoint.url)
+            .map(Some)
+            .map_err(|error| Trouble::NotSent { reason: error.reason(), message: error.to_string() })
+    }
+
+    /// Spends the permit on the call that `request` holds. What comes back is why nothing may be sent.
+    fn depart(&self, request: &ClientRequest) -> Result<(), Departure> {
+        let ClientRequest::CallToolRequest(request) = request else { return Ok(()) };
+        let Departure::Cleared { permit, definition } = self.set(Departure::None) else {
+            let message = "no permit was given for this call".to_owned();
+            return Err(Departure::NotSent { reason: NotSentReason::DigestMismatch, message });
+        };
+        let args = Value::Object(request.params.arguments.clone().unwrap_or_default());
+        let binding = CallBinding {
+            tool: &self.endpoint.tool,
+            definition,
+            operation: &request.params.name,
+            args: &args,
+            credential: self
+                .endpoint
+                .credential
+                .as_ref()
+                .map(|credential| CredentialBinding { name: &credential.name, uid: &credential.uid }),
+            destination: &self.endpoint.url,
+        };
+        let mismatch = |message: String| Departure::NotSent { reason: NotSentReason::DigestMismatch, message };
+        let digest = binding.digest().map_err(|error| mismatch(error.to_string()))?;
+        match permit.spend(digest, BootTime::now(), CONNECT_TIMEOUT) {
+            Ok(()) => Ok(()),
+            Err(Refusal::Expired) => Err(Departure::Expired),
+            Err(refusal @ Refusal::OtherBytes) => Err(mismatch(refusal.to_string())),
+        }
+    }
+
+    async fn post(
+        &self,
+        message: ClientJsonRpcMessage,
+        session_id: Option<Arc<str>>,
+        mut headers: HashMap<HeaderName, HeaderValue>,
+        limits: StreamableHttpResponseLimits,
+    ) -> Posted {
+        let is_call = is_call(&message);
+        match self.header() {
+            Ok(header) => headers.extend(header),
+            Err(trouble) => return Err(self.refuse(is_call, trouble)),
+        }
+        if let ClientJsonRpcMessage::Request(request) = &message
+            && let Err(refused) = self.depart(&request.request)
+        {
+            let error = refusal_error(&format!("{refused:?}"));
+            self.set(refused);
+            return Err(error);
+        }
+        if is_call {
+            self.set(Departure::Sent);
+        }
+        let url: Arc<str> = self.endpoint.url.as_str().into();
+        let posted = self.http.post_message_with_response_limits(url, message, session_id, None, headers, limits).await;
+        self.note(is_call, posted)
+    }
+
+    fn refuse(&self, is_call: bool, trouble: Trouble) -> StreamableHttpError<reqwest::Error> {
+        if is_call && let Trouble::NotSent { reason, message } = &trouble {
+            let reason = match reason {
+                FailureReason::HostNotAllowed => NotSentReason::HostNotAllowed,
+                _ => NotSentReason::CredentialMissing,
+            };
+            self.set(Departure::NotSent { reason, message: message.clone() });
+        }
+        let error = refusal_error(&format!("{trouble:?}"));
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
+        error
+    }
+
+    /// Notes what became of an exchange, and watches for the answer where one is still to come.
+    fn note(&self, is_call: bool, posted: Posted) -> Posted {
+        match posted {
+            Ok(StreamableHttpPostResponse::Sse(stream, session)) if is_call => {
+                let departure = Arc::clone(&self.departure);
+                let watched = stream.inspect(move |event| {
+                    let data = event.as_ref().ok().and_then(|event| event.data.as_deref());
+                    if data.is_some_and(is_response) {
+                        answered(&departure);
+                    }
+                });
+                Ok(StreamableHttpPostResponse::Sse(watched.boxed(), session))
+            }
+            Ok(StreamableHttpPostResponse::Json(message, session)) => {
+                let is_response = matches!(message, ServerJsonRpcMessage::Response(_) | ServerJsonRpcMessage::Error(_));
+                if is_call && is_response {
+                    answered(&self.departure);
+                }
+                Ok(StreamableHttpPostResponse::Json(message, session))
+            }
+            Ok(other) => Ok(other),
+            Err(error) => {
+                let trouble = Trouble::from_error(&error);
+                if is_call {
+                    self.set(match &trouble {
+                        Trouble::NoConnection(why) => {
+                            Departure::NotSent { reason: NotSentReason::Unreachable, message: why.clone() }
+                        }
+                        other => Departure::Troubled(other.clone()),
+                    });
+                }
+                *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
+                Err(error)
+            }
+        }
+    }
+}
+
+fn answered(departure: &Mutex<Departure>) {
+    let mut departure = departure.lock().unwrap_or_else(PoisonError::into_inner);
+    if matches!(*departure, Departure::Sent) {
+        *departure = Departure::Answered;
+    }
+}
+
+fn is_call(message: &ClientJsonRpcMessage) -> bool {
+    matches!(
+        message,
+        ClientJsonRpcMessage::Request(request) if matches!(request.request, ClientRequest::CallToolRequest(_))
+    )
+}
+
+/// Whether these are a JSON-RPC response's words; one request is out at a time, so it is the call's.
+fn is_response(data: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Shape {
+        result: Option<serde::de::IgnoredAny>,
+        error: Option<serde::de::IgnoredAny>,
+    }
+    serde_json::from_str::<Shape>(data).is_ok_and(|shape| shape.result.is_some() || shape.error.is_some())
+}
+
+fn refusal_error(why: &str) -> StreamableHttpError<reqwest::Error> {
+    StreamableHttpError::UnexpectedServerResponse(format!("not sent: {why}").into())
+}
+
+impl Trouble {
+    fn from_error(error: &StreamableHttpError<reqwest::Error>) -> Self {
+        match error {
+            StreamableHttpError::Client(error) if error.is_connect() => Self::NoConnection(egress::causes(error)),
+            StreamableHttpError::Client(error) => Self::Broken(egress::causes(error)),
+            StreamableHttpError::HttpStatus(status) => Self::Status { code: status.status, body: String::new() },
+            StreamableHttpError::AuthRequired(_) => Self::Status { code: 401, body: String::new() },
+            StreamableHttpError::InsufficientScope(_) => Self::Status { code: 403, body: String::new() },
+            StreamableHttpError::SessionExpired => {
+                Self::Status { code: 404, body: "the session is no longer known".to_owned() }
+            }
+            StreamableHttpError::ResponseBodyTooLarge { .. } => Self::TooLarge,
+            StreamableHttpError::UnexpectedServerResponse(text) => {
+                status_in(text).unwrap_or_else(|| Self::Malformed(piece(text, SHOWN_BYTES)))
+            }
+            StreamableHttpError::UnexpectedContentType(seen) => {
+                let seen = seen.as_deref().unwrap_or("no content type");
+                Self::Malformed(format!("it answered with {}", piece(seen, SHOWN_BYTES)))
+            }
+            StreamableHttpError::Deserialize(error) => Self::Malformed(error.to_string()),
+            // An enum that may grow: whatever else it is, nobody knows how far the request came.
+            other => Self::Broken(piece(&other.to_string(), SHOWN_BYTES)),
+        }
+    }
+}
+
+/// rmcp has error statuses in words alone: `HTTP 400 Bad Request: body`.
+fn status_in(text: &str) -> Option<Trouble> {
+    let (status, body) = text.strip_prefix("HTTP ")?.split_once(": ").unwrap_or((text.get(5..)?, ""));
+    let code = status.split(' ').next()?.parse().ok()?;
+    Some(Trouble::Status { code, body: body.to_owned() })
+}
+
+impl StreamableHttpClient for Wire {
+    type Error = reqwest::Error;
+
+    async fn post_message(
+        &self,
+        _uri: Arc<str>,
+        message: ClientJsonRpcMessage,
+        session_id: Option<Arc<str>>,
+        _auth_header: Option<String>,
+        custom_headers: HashMap<HeaderName, HeaderValue>,
+    ) -> Posted {
+        self.post(message, session_id, custom_headers, StreamableHttpResponseLimits::default()).await
+    }
+
+    async fn post_message_with_response_limits(
+        &self,
+        _uri: Arc<str>,
+        message: ClientJsonRpcMessage,
+        session_id: Option<Arc<str>>,
+        _auth_header: Option<String>,
+        custom_headers: HashMap<HeaderName, HeaderValue>,
+        limits: StreamableHttpResponseLimits,
+    ) -> Posted {
+        self.post(message, session_id, custom_headers, limits).await
+    }
+
+    async fn delete_session(
+        &self,
+        uri: Arc<str>,
+        session_id: Arc<str>,
+        _auth_header: Option<String>,
+        mut custom_headers: HashMap<HeaderName, HeaderValue>,
+    ) -> Result<(), StreamableHttpError<reqwest::Error>> {
+        custom_headers.extend(self.header().map_err(|trouble| refusal_error(&format!("{trouble:?}")))?);
+        self.http.delete_session(uri, session_id, None, custom_headers).await
+    }
+
+    /// Answers come with the POST that asked. A stream beside it would only be one more thing held open,
+    /// and resuming one would hide that an answer was lost.
+    async fn get_stream(
+        &self,
+        _uri: Arc<str>,
+        _session_id: Option<Arc<str>>,
+        _last_event_id: Option<String>,
+        _auth_header: Option<String>,
+        _custom_headers: HashMap<HeaderName, HeaderValue>,
+    ) -> Result<BoxStream<'static, Result<Sse, SseError>>, StreamableHttpError<reqwest::Error>> {
+        Err(StreamableHttpError::ServerDoesNotSupportSse)
+    }
+}
