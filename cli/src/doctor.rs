@@ -18,12 +18,14 @@ const OPERATOR_NAMESPACE: &str = "belay-system";
 const NAMESPACE_BINDING: &str = "belay-operator";
 const KINDS: [&str; 5] = ["models", "credentials", "tools", "agents", "agentruns"];
 /// The admission rules that `manifests/admission` ships.
-const POLICIES: [&str; 6] = [
+const POLICIES: [&str; 8] = [
     "belay-runner-pods",
     "belay-runner-identity",
     "belay-credential-secrets",
     "belay-use-credentials",
-    "belay-use-models-and-tools",
+    "belay-use-models",
+    "belay-use-tools",
+    "belay-use-more-tools",
     "belay-use-agents",
 ];
 

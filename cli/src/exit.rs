@@ -8,7 +8,7 @@ use belay_crds::Phase;
 pub enum CliError {
     #[error("no usable kubeconfig: {0}. Set KUBECONFIG or --context")]
     Kubeconfig(String),
-    #[error("{doing}: {source}")]
+    #[error("{doing}: {}", words(source))]
     Api {
         doing: String,
         #[source]
@@ -41,6 +41,14 @@ impl CliError {
             Self::Usage(_) => ExitCode::from(USAGE),
             Self::Kubeconfig(_) | Self::Api { .. } | Self::NotFound { .. } => ExitCode::from(FAILED),
         }
+    }
+}
+
+/// The API server's own message, without the structure around it.
+fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 

@@ -1,0 +1,180 @@
+//! Runs against models that others wrote: aimock for what a script must decide, a real language model for what
+//! only a real one shows. Model and tools are pods with Services.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::time::Duration;
+
+use belay_e2e::TempNamespace;
+use belay_e2e::kubectl::belay;
+use belay_e2e::namespace::condition;
+use serde_json::{Value, json};
+
+const TWO_MINUTES: Duration = Duration::from_mins(2);
+const SECURE_POD: &str =
+    "runAsNonRoot: true, runAsUser: 65532, runAsGroup: 65532, seccompProfile: {type: RuntimeDefault}";
+const SECURE_CONTAINER: &str =
+    "allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}";
+
+/// A peer's Deployment and Service, and the wait until it listens.
+fn peer(namespace: &TempNamespace, name: &str, image: &str, port: u16, mounts: &str, volumes: &str) {
+    namespace
+        .kubectl
+        .apply(&format!(
+            "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: {name}}}, spec: {{selector: {{matchLabels: {{app: {name}}}}}, \
+             template: {{metadata: {{labels: {{app: {name}}}}}, spec: {{enableServiceLinks: false, securityContext: {{{SECURE_POD}}}, \
+             containers: [{{name: c, image: '{image}', imagePullPolicy: Never, ports: [{{containerPort: {port}}}], \
+             readinessProbe: {{tcpSocket: {{port: {port}}}, periodSeconds: 1, failureThreshold: 90}}, \
+             securityContext: {{{SECURE_CONTAINER}}}, volumeMounts: [{{name: tmp, mountPath: /tmp}}{mounts}]}}], \
+             volumes: [{{name: tmp, emptyDir: {{}}}}{volumes}]}}}}}}}}\n---\n\
+             {{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{selector: {{app: {name}}}, ports: [{{port: {port}}}]}}}}\n"
+        ))
+        .unwrap();
+    namespace.kubectl.run(&["rollout", "status", &format!("deployment/{name}"), "--timeout=150s"]).unwrap();
+}
+
+/// aimock with these fixtures.
+fn aimock(namespace: &TempNamespace, fixtures: &Value) {
+    let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "fixtures"},
+        "data": {"fixtures.json": json!({"fixtures": fixtures}).to_string()}});
+    namespace.kubectl.apply(&config.to_string()).unwrap();
+    let mounts = ", {name: fixtures, mountPath: /fixtures/fixtures.json, subPath: fixtures.json}";
+    let volumes = ", {name: fixtures, configMap: {name: fixtures}}";
+    peer(namespace, "aimock", "localhost/belay-peer-aimock:1.43.0", 4010, mounts, volumes);
+}
+
+fn chat_agent(namespace: &TempNamespace, model_spec: &str, tools: &str) {
+    namespace
+        .kubectl
+        .apply(&format!(
+            "{{apiVersion: belay.dev/v1alpha1, kind: Model, metadata: {{name: m}}, spec: {{api: ChatCompletions, {model_spec}}}}}\n---\n\
+             {{apiVersion: belay.dev/v1alpha1, kind: Agent, metadata: {{name: a}}, spec: {{modelRef: {{name: m}}, tools: [{tools}], limits: {{steps: 8, activeSeconds: 100}}}}}}\n"
+        ))
+        .unwrap();
+}
+
+fn run(namespace: &TempNamespace, input: &str) -> Value {
+    let output = belay(&["-n", &namespace.name, "run", "a", "--name", "r", "--input", input]).unwrap();
+    assert!(output.success, "{}", output.stderr);
+    namespace.run_to_the_end("r", TWO_MINUTES).unwrap()
+}
+
+fn message(run: &Value) -> &str {
+    condition(run, "Ready").unwrap()["message"].as_str().unwrap_or_default()
+}
+
+#[test]
+fn three_calls_of_which_one_fails_and_two_come_in_one_response() {
+    let namespace = TempNamespace::enabled("model-calls").unwrap();
+    namespace.apply_manifest("demo/server.yaml").unwrap();
+    namespace
+        .kubectl
+        .apply("{apiVersion: belay.dev/v1alpha1, kind: Tool, metadata: {name: everything}, spec: {mcp: {url: 'http://everything:3001/mcp'}}}")
+        .unwrap();
+    let call = |id: &str, name: &str, arguments: Value| json!({"id": id, "name": name, "arguments": arguments});
+    aimock(
+        &namespace,
+        &json!([
+            {"match": {"turnIndex": 0}, "response": {"toolCalls": [
+                call("call_a", "everything__get-sum", json!({"a": 2, "b": 3})),
+                call("call_b", "everything__echo", json!({"message": "grüße"}))]}},
+            // No `b`: the server refuses the arguments, and the model is told.
+            {"match": {"turnIndex": 1}, "response": {"toolCalls": [call("call_c", "everything__get-sum", json!({"a": 2}))]}},
+            {"match": {"turnIndex": 2, "toolCallId": "call_c"}, "response": {"content": "The sum is 5."}}
+        ]),
+    );
+    namespace.kubectl.run(&["rollout", "status", "deployment/everything", "--timeout=120s"]).unwrap();
+    chat_agent(
+        &namespace,
+        "model: gpt-test, baseURL: 'http://aimock:4010/v1', pricesUSD: {input: '3.00', output: '15.00'}",
+        "{name: everything, operations: [get-sum, echo]}",
+    );
+    namespace.kubectl.run(&["wait", "--for=condition=Ready", "agent/a", "--timeout=60s"]).unwrap();
+    let ended = run(&namespace, "Add.");
+    assert_eq!(ended["status"]["phase"], "Succeeded", "{ended:#}");
+    assert_eq!(ended["status"]["output"], "The sum is 5.");
+    assert_eq!(ended["status"]["usage"]["steps"], 3);
+    assert!(ended["status"]["usage"]["totalTokens"].as_i64().unwrap() > 0, "{ended:#}");
+    assert!(ended["status"]["usage"]["costUSD"].is_string(), "{ended:#}");
+}
+
+#[test]
+fn a_real_language_model_answers_and_its_tokens_are_the_servers_own() {
+    let namespace = TempNamespace::enabled("model-real").unwrap();
+    peer(&namespace, "llm", "localhost/belay-peer-llm:0.1.2", 8080, "", "");
+    chat_agent(&namespace, "model: smollm2, baseURL: 'http://llm:8080/v1', maxOutputTokens: 24, temperature: 0", "");
+    let ended = run(&namespace, "Say hello in one word.");
+    // A small model may stop by itself or be cut at 24 tokens: both are told truly.
+    let reason = condition(&ended, "Finished").unwrap()["reason"].as_str().unwrap();
+    assert!(["Succeeded", "ModelIncomplete"].contains(&reason), "{ended:#}");
+    let usage = &ended["status"]["usage"];
+    let log = namespace.kubectl.run(&["logs", "deployment/llm", "--tail=-1"]).unwrap();
+    let output = usage["outputTokens"].as_i64().unwrap();
+    assert!((1..=24).contains(&output), "{usage:#}");
+    assert!(usage["inputTokens"].as_i64().unwrap() > 5, "{usage:#}\n{log}");
+    assert!(!ended["status"]["output"].as_str().unwrap_or_default().is_empty(), "{ended:#}");
+}
+
+#[test]
+fn a_wrong_key_names_the_model_the_credential_and_what_to_do() {
+    let namespace = TempNamespace::enabled("model-key").unwrap();
+    aimock(
+        &namespace,
+        &json!([{"match": {}, "response": {"error": {"message": "Incorrect API key", "type": "invalid_request_error"}, "status": 401}}]),
+    );
+    namespace.kubectl.run(&["create", "secret", "generic", "key", "--from-literal=key=canary-77ab"]).unwrap();
+    namespace
+        .kubectl
+        .apply("{apiVersion: belay.dev/v1alpha1, kind: Credential, metadata: {name: key}, spec: {secretKeyRef: {name: key, key: key}, inject: {bearer: {}}, hosts: [aimock]}}")
+        .unwrap();
+    chat_agent(&namespace, "model: gpt-test, baseURL: 'http://aimock:4010/v1', credentialRef: {name: key}", "");
+    let ended = run(&namespace, "Hello.");
+    assert_eq!(condition(&ended, "Finished").unwrap()["reason"], "ModelFailed", "{ended:#}");
+    let words = message(&ended);
+    assert!(words.contains("Model m") && words.contains("401") && words.contains("Credential key"), "{words}");
+    assert!(!ended.to_string().contains("canary"), "{ended:#}");
+}
+
+#[test]
+fn an_unreachable_model_is_named_with_its_address() {
+    let namespace = TempNamespace::enabled("model-gone").unwrap();
+    chat_agent(&namespace, "model: gpt-test, baseURL: 'http://nobody:4010/v1'", "");
+    let ended = run(&namespace, "Hello.");
+    assert_eq!(condition(&ended, "Finished").unwrap()["reason"], "ModelFailed", "{ended:#}");
+    let words = message(&ended);
+    assert!(words.contains("Model m") && words.contains("nobody:4010") && words.contains("baseURL"), "{words}");
+}
+
+#[test]
+fn a_model_that_answers_garbage_ends_the_run_in_words() {
+    let namespace = TempNamespace::enabled("model-garbage").unwrap();
+    // The MCP server is no model: what it answers is not Chat Completions.
+    aimock(&namespace, &json!([{"match": {}, "response": {"content": "x"}, "chaos": {"malformedRate": 1.0}}]));
+    chat_agent(&namespace, "model: gpt-test, baseURL: 'http://aimock:4010/v1'", "");
+    let ended = run(&namespace, "Hello.");
+    assert_eq!(condition(&ended, "Finished").unwrap()["reason"], "ModelFailed", "{ended:#}");
+    assert!(message(&ended).contains("Model m"), "{}", message(&ended));
+}
+
+#[test]
+fn a_server_that_hangs_makes_the_tool_unreachable_in_words() {
+    let namespace = TempNamespace::enabled("tool-hang").unwrap();
+    // Accepts and never answers.
+    namespace
+        .kubectl
+        .apply(&format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: hang, labels: {{app: hang}}}}, spec: {{securityContext: {{{SECURE_POD}}}, \
+             containers: [{{name: c, image: 'localhost/belay-peer-busybox:1', imagePullPolicy: Never, \
+             command: [/bin/busybox, nc, -lk, -p, '9000', -e, /bin/busybox, sleep, '600'], securityContext: {{{SECURE_CONTAINER}}}}}]}}}}\n---\n\
+             {{apiVersion: v1, kind: Service, metadata: {{name: hang}}, spec: {{selector: {{app: hang}}, ports: [{{port: 9000}}]}}}}\n---\n\
+             {{apiVersion: belay.dev/v1alpha1, kind: Tool, metadata: {{name: t}}, spec: {{callTimeoutSeconds: 5, mcp: {{url: 'http://hang:9000/mcp'}}}}}}\n"
+        ))
+        .unwrap();
+    let tool = namespace
+        .wait_until("tool", "t", TWO_MINUTES, |tool| {
+            let ready = condition(tool, "Ready")?;
+            (ready["status"] == "False" && tool["status"]["observedGeneration"].is_i64()).then(|| tool.clone())
+        })
+        .unwrap();
+    let words = message(&tool);
+    assert!(words.contains("http://hang:9000/mcp"), "{words}");
+}
