@@ -1,0 +1,333 @@
+//! The truth about runs: appends that are durable on return, and the states they fold to. Knows no Kubernetes
+//! and no network; what an event may follow is the fold's business, what is allowed the gate's.
+//!
+//! # Guarantees
+//! Every run is a hash chain. An append goes behind the head it was decided on or not at all. A batch of a
+//! runner is taken once: sent again, it is answered with what was recorded then.
+
+mod chain;
+#[cfg(test)]
+mod conformance;
+mod error;
+mod memory;
+mod place;
+mod sqlite;
+mod store;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use belay_protocol::chain::{Head, SealedRecord};
+use belay_protocol::event::Event;
+use belay_protocol::fold::{IllegalEvent, RunState};
+use belay_protocol::plan::ObjectId;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use self::chain::{Prepared, check_end, open_rows, prepare};
+pub use self::error::{Damage, JournalError, OpenError};
+use self::memory::{Folded, Memory};
+use self::sqlite::SqliteStore;
+pub use self::store::{BatchKey, RunHead};
+use self::store::{Change, Outcome, Store};
+use self::writer::{QUEUE, Waiter, Write, Writer};
+
+/// Announcements that a slow listener may be behind; beyond it, it is told to look at everything.
+const CHANGES: usize = 1024;
+/// How often a batch is decided anew because the controller appended in between.
+const DECISIONS_MAX: usize = 8;
+
+/// Handle to the journal; clones share it.
+#[derive(Clone)]
+pub struct Journal {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    memory: Arc<Memory>,
+    queue: mpsc::Sender<Write>,
+    changes: broadcast::Sender<ObjectId>,
+    healthy: Arc<AtomicBool>,
+    closing: CancellationToken,
+    clock: Clock,
+}
+
+/// Milliseconds since the Unix epoch.
+type Clock = fn() -> i64;
+
+/// A runner's events, for one session of one epoch.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub key: BatchKey,
+    pub events: Vec<Event>,
+}
+
+/// What became of a batch.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// The run as it is now, which may be further than the batch.
+    pub state: Arc<RunState>,
+    /// The records that the batch put in, the operator's included, as they were then.
+    pub records: Vec<SealedRecord>,
+}
+
+impl Journal {
+    /// Opens the journal in the file `path`, or makes it. Held locked until [`Journal::close`] or the last
+    /// handle is dropped. Must be called within a tokio runtime.
+    pub async fn open(path: &Path) -> Result<Self, JournalError> {
+        let store = SqliteStore::open(path, format!("{:032x}", rand::random::<u128>())).await?;
+        Self::over(Arc::new(store), || jiff::Timestamp::now().as_millisecond()).await
+    }
+
+    async fn over(store: Arc<dyn Store>, clock: Clock) -> Result<Self, JournalError> {
+        let memory = Arc::new(Memory::default());
+        for head in store.open_heads().await? {
+            memory.note_pod(&head);
+        }
+        let (queue, writes) = mpsc::channel(QUEUE);
+        let (changes, _) = broadcast::channel(CHANGES);
+        let healthy = Arc::new(AtomicBool::new(true));
+        let closing = CancellationToken::new();
+        let writer = Writer {
+            store: Arc::clone(&store),
+            memory: Arc::clone(&memory),
+            changes: changes.clone(),
+            healthy: Arc::clone(&healthy),
+        };
+        // Ends with the last handle, or by `close`, which waits for it.
+        tokio::spawn(writer.run(writes, closing.clone()));
+        Ok(Self { inner: Arc::new(Inner { store, memory, queue, changes, healthy, closing, clock }) })
+    }
+
+    /// The journal's random id, made once.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.inner.store.id()
+    }
+
+    /// Whether the last commit left the journal usable.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.inner.healthy.load(Ordering::Acquire)
+    }
+
+    /// Transactions ever committed.
+    pub async fn commits(&self) -> Result<u64, JournalError> {
+        Ok(self.inner.store.commits().await?)
+    }
+
+    /// The run's state, folded from verified records. None: the journal holds no row of it.
+    pub async fn state(&self, uid: &str) -> Result<Option<Arc<RunState>>, JournalError> {
+        Ok(self.folded(uid).await?.map(|folded| folded.state))
+    }
+
+    /// Where the run's chain ends.
+    pub async fn head(&self, uid: &str) -> Result<Option<Head>, JournalError> {
+        Ok(self.run_head(uid).await?.map(|head| head.chain))
+    }
+
+    /// The run's head with epoch, session and pod.
+    pub async fn run_head(&self, uid: &str) -> Result<Option<RunHead>, JournalError> {
+        match self.inner.memory.get(uid) {
+            Some(folded) => Ok(Some(folded.head)),
+            None => Ok(self.inner.store.head(uid).await?),
+        }
+    }
+
+    /// Appends the operator's events if the run's head is still `expected_seq` (0: no row yet). All or nothing.
+    pub async fn append(
+        &self,
+        run: &ObjectId,
+        expected_seq: u64,
+        events: Vec<Event>,
+    ) -> Result<Arc<RunState>, JournalError> {
+        let before = self.folded(&run.uid).await?;
+        let found = before.as_ref().map_or(0, |folded| folded.head.chain.seq);
+        let moved = |found| JournalError::Moved { run: run.uid.clone(), expected: expected_seq, found };
+        if found != expected_seq {
+            return Err(moved(found));
+        }
+        if events.is_empty() {
+            return Ok(before.map(|folded| folded.state).unwrap_or_default());
+        }
+        let prepared = prepare(run, before.as_ref(), events, None, (self.inner.clock)())?;
+        let state = Arc::clone(&prepared.folded.state);
+        match self.submit(prepared).await? {
+            Outcome::Refused(head) => Err(moved(head.map_or(0, |head| head.chain.seq))),
+            Outcome::Done | Outcome::Session(_) => Ok(state),
+        }
+    }
+
+    /// Takes a runner's batch. `decide` says what is journaled for it, over the state it goes behind; it may
+    /// be asked again if the run moved on meanwhile. A batch that is already held is not decided again.
+    pub async fn append_batch(
+        &self,
+        uid: &str,
+        batch: Batch,
+        decide: impl Fn(&RunState, &[Event]) -> Result<Vec<Event>, IllegalEvent> + Send,
+    ) -> Result<Taken, JournalError> {
+        let key = batch.key;
+        let mut seen = 0;
+        for _ in 0..DECISIONS_MAX {
+            let before = self.folded(uid).await?.ok_or_else(|| JournalError::UnknownRun(uid.to_owned()))?;
+            seen = before.head.chain.seq;
+            refuse_replaced(&before.head, key)?;
+            if key.n <= before.head.batch {
+                return self.recall(before, batch).await;
+            }
+            if key.n != before.head.batch + 1 {
+                let expected = before.head.batch + 1;
+                return Err(JournalError::BatchOutOfOrder {
+                    run: uid.into(),
+                    epoch: key.epoch,
+                    expected,
+                    found: key.n,
+                });
+            }
+            let events = decide(&before.state, &batch.events)?;
+            let prepared = prepare(&before.head.run, Some(&before), events, Some(key), (self.inner.clock)())?;
+            let taken = Taken { state: Arc::clone(&prepared.folded.state), records: prepared.append.records.clone() };
+            match self.submit(prepared).await? {
+                Outcome::Done | Outcome::Session(_) => return Ok(taken),
+                Outcome::Refused(Some(head)) => refuse_replaced(&head, key)?,
+                Outcome::Refused(None) => return Err(JournalError::UnknownRun(uid.to_owned())),
+            }
+        }
+        let found = self.run_head(uid).await?.map_or(0, |head| head.chain.seq);
+        Err(JournalError::Moved { run: uid.to_owned(), expected: seen, found })
+    }
+
+    /// Makes older streams of the epoch powerless. Answers the number that the newest one must carry.
+    pub async fn raise_session(&self, uid: &str, epoch: u64) -> Result<u64, JournalError> {
+        let change = Change::RaiseSession { run: uid.to_owned(), epoch };
+        match self.write(change, None).await? {
+            Outcome::Session(session) => Ok(session),
+            Outcome::Done | Outcome::Refused(_) => {
+                Err(JournalError::SessionReplaced { run: uid.to_owned(), epoch, session: 0 })
+            }
+        }
+    }
+
+    /// Runs that have not ended, in the order they were accepted.
+    pub async fn live_runs(&self) -> Result<Vec<ObjectId>, JournalError> {
+        let heads = self.inner.store.open_heads().await?;
+        Ok(heads.into_iter().filter(|head| !head.ended).map(|head| head.run).collect())
+    }
+
+    /// The run whose live epoch has this pod.
+    #[must_use]
+    pub fn run_of_pod(&self, namespace: &str, pod_name: &str) -> Option<ObjectId> {
+        self.inner.memory.run_of_pod(namespace, pod_name)
+    }
+
+    /// Every append announces its run. A listener that lags must look at all runs again.
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<ObjectId> {
+        self.inner.changes.subscribe()
+    }
+
+    /// Verified records from `from_seq` to the head.
+    pub async fn records(&self, uid: &str, from_seq: u64) -> Result<Vec<SealedRecord>, JournalError> {
+        let Some(head) = self.inner.store.head(uid).await? else {
+            return Ok(Vec::new());
+        };
+        let records = self.verified(&head, from_seq, head.chain.seq).await?;
+        if !records.is_empty() {
+            check_end(&head, &records).map_err(|damage| damaged(uid, damage))?;
+        }
+        Ok(records)
+    }
+
+    /// Removes the rows of a run that has ended.
+    pub async fn forget(&self, uid: &str) -> Result<(), JournalError> {
+        match self.inner.store.head(uid).await? {
+            None => return Ok(()),
+            Some(head) if !head.ended => return Err(JournalError::NotEnded { run: uid.to_owned() }),
+            Some(_) => {}
+        }
+        self.write(Change::Forget { run: uid.to_owned() }, None).await.map(drop)
+    }
+
+    /// Writes what is queued, closes the file and gives back its lock. Every handle is closed with it.
+    pub async fn close(&self) {
+        self.inner.closing.cancel();
+        self.inner.queue.closed().await;
+        // The writer closes the store last; closing is idempotent and waits for connections in use.
+        self.inner.store.close().await;
+    }
+
+    async fn folded(&self, uid: &str) -> Result<Option<Folded>, JournalError> {
+        if let Some(folded) = self.inner.memory.get(uid) {
+            return Ok(Some(folded));
+        }
+        let Some(head) = self.inner.store.head(uid).await? else {
+            return Ok(None);
+        };
+        let records = self.verified(&head, 1, head.chain.seq).await?;
+        check_end(&head, &records).map_err(|damage| damaged(uid, damage))?;
+        let state = RunState::replay(records.iter().map(|sealed| &sealed.record));
+        let state = state.map_err(|error| damaged(uid, error.into()))?;
+        let folded = Folded { state: Arc::new(state), head };
+        self.inner.memory.put(folded.clone());
+        Ok(Some(folded))
+    }
+
+    /// Records `first..=last`, checked against the hash before them and the one beside each.
+    async fn verified(&self, head: &RunHead, first: u64, last: u64) -> Result<Vec<SealedRecord>, JournalError> {
+        let uid = &head.run.uid;
+        let first = first.max(1);
+        let mut rows = self.inner.store.events(uid, first - 1, last).await?;
+        let anchor = if first == 1 {
+            Head::empty()
+        } else {
+            let before = (!rows.is_empty()).then(|| rows.remove(0)).filter(|row| row.seq == first - 1);
+            let hash = before.map(|row| row.hash).and_then(|hash| hash.as_slice().try_into().ok());
+            let hash = hash.ok_or_else(|| damaged(uid, Damage::Hash { seq: first - 1 }))?;
+            Head { seq: first - 1, hash, at: 0 }
+        };
+        open_rows(anchor, &rows).map_err(|damage| damaged(uid, damage))
+    }
+
+    /// The records of a batch that is held. The runner's events among them must be the ones that came now.
+    async fn recall(&self, now: Folded, batch: Batch) -> Result<Taken, JournalError> {
+        let BatchKey { epoch, n, .. } = batch.key;
+        let uid = &now.head.run.uid;
+        let differs = || JournalError::BatchDiffers { run: uid.clone(), epoch, n };
+        let span = self.inner.store.batch(uid, epoch, n).await?.ok_or_else(differs)?;
+        let records = self.verified(&now.head, span.first_seq, span.last_seq).await?;
+        let mut recorded = records.iter().map(|sealed| &sealed.record.event).filter(|event| event.is_runners());
+        // What follows an end of the run within its batch was never taken in.
+        let mut sent = batch.events.iter();
+        if recorded.by_ref().any(|event| sent.next() != Some(event)) {
+            return Err(differs());
+        }
+        Ok(Taken { state: now.state, records })
+    }
+
+    async fn submit(&self, prepared: Prepared) -> Result<Outcome, JournalError> {
+        self.write(Change::Append(prepared.append), Some(prepared.folded)).await
+    }
+
+    async fn write(&self, change: Change, folded: Option<Folded>) -> Result<Outcome, JournalError> {
+        let (reply, answer) = oneshot::channel();
+        let write = Write { change, waiter: Waiter { folded, reply } };
+        self.inner.queue.send(write).await.map_err(|_| JournalError::Closed)?;
+        Ok(answer.await.map_err(|_| JournalError::Closed)??)
+    }
+}
+
+fn refuse_replaced(head: &RunHead, key: BatchKey) -> Result<(), JournalError> {
+    if (head.epoch, head.session) == (key.epoch, key.session) {
+        return Ok(());
+    }
+    Err(JournalError::SessionReplaced { run: head.run.uid.clone(), epoch: key.epoch, session: key.session })
+}
+
+fn damaged(uid: &str, damage: Damage) -> JournalError {
+    JournalError::Damaged { run: uid.to_owned(), damage }
+}

@@ -1,0 +1,133 @@
+//! The one task that writes: takes changes of many runs from a bounded queue, commits them together, and
+//! answers each once it is durable.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use belay_protocol::plan::ObjectId;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::memory::{Folded, Memory};
+use super::store::{Change, Outcome, Store, StoreError};
+
+/// The most changes of one transaction.
+const GROUP_MAX: usize = 256;
+/// Changes that may wait; whoever comes next waits with its own.
+pub(super) const QUEUE: usize = 1024;
+
+pub(super) struct Write {
+    pub change: Change,
+    pub waiter: Waiter,
+}
+
+/// What memory holds once the change is in, and who waits for the answer.
+pub(super) struct Waiter {
+    pub folded: Option<Folded>,
+    pub reply: oneshot::Sender<Result<Outcome, StoreError>>,
+}
+
+pub(super) struct Writer {
+    pub store: Arc<dyn Store>,
+    pub memory: Arc<Memory>,
+    pub changes: broadcast::Sender<ObjectId>,
+    pub healthy: Arc<AtomicBool>,
+}
+
+impl Writer {
+    /// Runs until every sender is gone or `close` is cancelled; what is queued by then is still written.
+    pub(super) async fn run(self, mut queue: mpsc::Receiver<Write>, close: CancellationToken) {
+        let mut group = Vec::with_capacity(GROUP_MAX);
+        let mut closing = false;
+        loop {
+            let taken = tokio::select! {
+                () = close.cancelled(), if !closing => {
+                    closing = true;
+                    queue.close();
+                    continue;
+                }
+                taken = queue.recv_many(&mut group, GROUP_MAX) => taken,
+            };
+            if taken == 0 {
+                break;
+            }
+            let (changes, waiters) = group.drain(..).map(|write: Write| (write.change, write.waiter)).unzip();
+            self.commit(changes, waiters).await;
+        }
+        self.store.close().await;
+    }
+
+    async fn commit(&self, changes: Vec<Change>, waiters: Vec<Waiter>) {
+        if !self.healthy.load(Ordering::Acquire) && !self.recover().await {
+            return fail(waiters, &StoreError::Io("the journal's file could not be opened anew".into()));
+        }
+        match self.store.commit(&changes).await {
+            Ok(outcomes) => self.settle(&changes, waiters, outcomes),
+            // One run's large batch must not keep a small one of another out.
+            Err(StoreError::Full) if changes.len() > 1 => {
+                for (change, waiter) in changes.into_iter().zip(waiters) {
+                    Box::pin(self.commit(vec![change], vec![waiter])).await;
+                }
+            }
+            Err(error) => self.give_up(waiters, &error).await,
+        }
+    }
+
+    async fn give_up(&self, waiters: Vec<Waiter>, error: &StoreError) {
+        tracing::error!(%error, writes = waiters.len(), "journal commit failed");
+        match error {
+            StoreError::Full | StoreError::Closed => {}
+            // Never the same sync again: what the disk holds is read anew before anything else is written.
+            StoreError::Io(_) => {
+                self.healthy.store(false, Ordering::Release);
+                self.recover().await;
+            }
+        }
+        fail(waiters, error);
+    }
+
+    async fn recover(&self) -> bool {
+        self.memory.clear_states();
+        let reopened = self.store.reopen().await;
+        match &reopened {
+            Ok(()) => {
+                tracing::info!("journal opened anew");
+                self.healthy.store(true, Ordering::Release);
+            }
+            Err(error) => tracing::error!(%error, "journal could not be opened anew"),
+        }
+        reopened.is_ok()
+    }
+
+    fn settle(&self, changes: &[Change], waiters: Vec<Waiter>, outcomes: Vec<Outcome>) {
+        for ((change, waiter), outcome) in changes.iter().zip(waiters).zip(outcomes) {
+            match &outcome {
+                Outcome::Done => self.remember(change, waiter.folded),
+                Outcome::Session(session) => self.memory.put_session(change.run(), *session),
+                Outcome::Refused(_) => {}
+            }
+            // Whoever asked may be gone; what was written stays written.
+            let _ = waiter.reply.send(Ok(outcome));
+        }
+    }
+
+    fn remember(&self, change: &Change, folded: Option<Folded>) {
+        match change {
+            Change::Append(append) => {
+                if let Some(folded) = folded {
+                    self.memory.put(folded);
+                }
+                // Nobody listening is no error.
+                let _ = self.changes.send(append.next.run.clone());
+            }
+            Change::RaiseSession { .. } => {}
+            Change::Forget { run } => self.memory.forget(run),
+        }
+    }
+}
+
+fn fail(waiters: Vec<Waiter>, error: &StoreError) {
+    for waiter in waiters {
+        let _ = waiter.reply.send(Err(error.clone()));
+    }
+}
