@@ -1,0 +1,100 @@
+//! What ends a run: a last answer, a failure that nobody retries, a limit of the plan.
+
+use belay_protocol::event::{
+    EndReason, Event, Failure, FailureReason, Finish, Item, Limit, Listing, ModelResponse, Outcome, RunEnd,
+};
+use belay_protocol::fold::RunState;
+
+/// The events that refuse a model request, if a limit of the plan does.
+pub fn before_request(run: &RunState, reserved_tokens: u64) -> Option<Vec<Event>> {
+    let plan = run.plan.as_ref()?;
+    let limits = plan.limits;
+    let used = run.usage.total();
+    let (limit, reason, message) = if run.steps >= limits.steps {
+        let message = format!("limits.steps of {} is used up", limits.steps);
+        (Limit::Steps, EndReason::StepsExceeded, message)
+    } else if let Some(tokens) =
+        limits.tokens.filter(|tokens| used.saturating_add(reserved_tokens) > *tokens || used >= *tokens)
+    {
+        let message = format!(
+            "limits.tokens of {tokens} leaves no room: {used} are used and the next answer may take {reserved_tokens}"
+        );
+        (Limit::Tokens, EndReason::TokensExceeded, message)
+    } else if let Some(budget) = limits.cost_micro_usd.filter(|budget| run.cost.micro_usd() >= *budget) {
+        let message = format!("limits.costUSD of {} is used up", usd(budget));
+        (Limit::CostUSD, EndReason::CostExceeded, message)
+    } else {
+        return None;
+    };
+    let message = format!("{message}; raise it in Agent {} or in the run's spec", plan.agent.name);
+    Some(vec![Event::LimitReached { limit }, failed(reason, message)])
+}
+
+/// The end that follows from `event`, if one does.
+pub fn after(run: &RunState, event: &Event) -> Option<Event> {
+    match event {
+        Event::ToolsListed { listing: Listing::Failed(failure), .. } => {
+            Some(failed(end_reason(failure, EndReason::ToolUnavailable), failure.message.clone()))
+        }
+        Event::ModelFailed { failure, .. } if !failure.retrying => {
+            Some(failed(end_reason(failure, EndReason::ModelFailed), failure.message.clone()))
+        }
+        Event::ModelResponded { response, .. } => last_words(run, response),
+        _ => None,
+    }
+}
+
+fn last_words(run: &RunState, response: &ModelResponse) -> Option<Event> {
+    let asks = response.items.iter().any(|item| match item {
+        Item::ToolCall { .. } => true,
+        Item::Text { .. } => false,
+    });
+    if asks {
+        return None;
+    }
+    let model = run.plan.as_ref().map(|plan| plan.model.name.clone()).unwrap_or_default();
+    Some(match response.finish {
+        Finish::Stop | Finish::ToolCalls => Event::RunEnded {
+            end: RunEnd { outcome: Outcome::Succeeded, reason: EndReason::Completed, message: String::new() },
+        },
+        Finish::Length => failed(
+            EndReason::ModelIncomplete,
+            format!("the answer of Model {model} was cut at its output limit: raise spec.maxOutputTokens"),
+        ),
+        Finish::ContentFilter => failed(
+            EndReason::ModelIncomplete,
+            format!("the provider of Model {model} withheld the answer (content filter)"),
+        ),
+    })
+}
+
+fn end_reason(failure: &Failure, otherwise: EndReason) -> EndReason {
+    match failure.reason {
+        FailureReason::CredentialMissing
+        | FailureReason::CredentialEmpty
+        | FailureReason::CredentialTooLarge
+        | FailureReason::HostNotAllowed => EndReason::CredentialUnavailable,
+        FailureReason::Unreachable
+        | FailureReason::Unauthorized
+        | FailureReason::RateLimited
+        | FailureReason::ServerError
+        | FailureReason::BadRequest
+        | FailureReason::TimedOut
+        | FailureReason::Truncated
+        | FailureReason::Malformed
+        | FailureReason::TooLarge
+        | FailureReason::ScriptExhausted
+        | FailureReason::Scripted
+        | FailureReason::ContextExceeded => otherwise,
+    }
+}
+
+fn failed(reason: EndReason, message: String) -> Event {
+    Event::RunEnded { end: RunEnd { outcome: Outcome::Failed, reason, message } }
+}
+
+/// Micro-USD as dollars.
+fn usd(micro: u64) -> String {
+    let text = format!("{}.{:06}", micro / 1_000_000, micro % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
