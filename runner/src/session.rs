@@ -14,6 +14,9 @@ pub use link::{Link, LinkError, Started, start};
 
 use crate::permit::{BootTime, Decided};
 
+/// How much longer than what it reports a last batch may take.
+const LAST_REPORT: Duration = Duration::from_secs(2);
+
 /// What the operator, or the kubelet, wants of this runner. Later variants win over earlier ones.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Order {
@@ -80,6 +83,11 @@ impl Operator {
 
     /// Returns when nothing may be in flight any more.
     pub async fn out_of_time(&self) {
+        self.left_behind(Duration::ZERO).await;
+    }
+
+    /// Returns `later` than the time to stop is up, or as soon as the operator has let go.
+    async fn left_behind(&self, later: Duration) {
         let mut orders = self.orders.clone();
         let Ok(order) = orders.wait_for(|order| *order != Order::Go).await.map(|order| order.clone()) else {
             return;
@@ -88,7 +96,7 @@ impl Operator {
             Order::Go | Order::Leave { .. } => {}
             Order::Stop { until } => {
                 let left = orders.wait_for(|order| matches!(order, Order::Leave { .. }));
-                let _ = tokio::time::timeout_at(until, left).await;
+                let _ = tokio::time::timeout_at(until + later, left).await;
             }
         }
     }
@@ -107,7 +115,7 @@ impl Operator {
             let ack = tokio::select! {
                 biased;
                 ack = exchange => ack?,
-                () = self.out_of_time() => return Err(AppendError::Gone),
+                () = self.left_behind(LAST_REPORT) => return Err(AppendError::Gone),
             };
             all.seq = ack.seq;
             all.decisions.extend(ack.decisions.into_iter().map(|decision| Decided::read(decision, proposed_at)));
@@ -204,7 +212,7 @@ mod tests {
         let start = Instant::now();
         let ended = operator.append(&[observed(1)]).await;
         assert!(matches!(ended, Err(AppendError::Gone)));
-        assert_eq!(start.elapsed().as_secs(), 20);
+        assert_eq!(start.elapsed(), Duration::from_secs(20) + LAST_REPORT);
         assert_eq!(queue.recv().await.unwrap().events.len(), 1);
     }
 }

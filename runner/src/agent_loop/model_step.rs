@@ -75,8 +75,9 @@ impl Agent {
         permit: ModelPermit,
     ) -> Option<Result<ModelAnswer, ModelError>> {
         tokio::select! {
-            answer = self.model.ask(prepared, permit) => Some(answer),
+            biased;
             () = self.operator.stopped() => None,
+            answer = self.model.ask(prepared, permit) => Some(answer),
         }
     }
 

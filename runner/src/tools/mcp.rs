@@ -76,6 +76,17 @@ impl McpServer {
         Ok(Self { wire, redactor, listing_timeout, service: None })
     }
 
+    /// Waits this long for a server to list its operations.
+    #[must_use]
+    pub fn with_listing_timeout(self, listing_timeout: Duration) -> Self {
+        Self { listing_timeout, ..self }
+    }
+
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.wire.endpoint().url
+    }
+
     async fn connect(&mut self) -> Result<&RunningService<RoleClient, ClientConfig>, ListError> {
         if self.service.as_ref().is_some_and(|service| service.is_closed() || service.is_transport_closed()) {
             self.service = None;

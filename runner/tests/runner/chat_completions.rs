@@ -1,0 +1,359 @@
+//! The Chat Completions codec against recorded streams and misbehaving servers, and its retries in a run.
+
+use std::time::Duration;
+
+use belay_protocol::Event;
+use belay_protocol::cost::Usage;
+use belay_protocol::event::{EndReason, FailureReason, Finish, Item, Outcome};
+use belay_protocol::plan::PlanModel;
+use belay_protocol::transcript::Transcript;
+use belay_protocol::wire;
+use belay_runner::models::chat_completions::ChatCompletions;
+use belay_runner::models::{AnswerItem, Context, Model as _, ModelAnswer, ModelError, OfferedTool};
+use belay_runner::permit::{BootTime, Decided, ModelPermit, Verdict};
+use belay_runner::redact::Redactor;
+use belay_runner::tools::mcp::McpServer;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::fake_mcp::{Era, FakeMcp};
+use crate::fake_operator::{Journal, Script, run};
+use crate::http::{Answer, Server, reply};
+use crate::plans::{chat, credential, mounted, plan, tool};
+
+fn permit() -> ModelPermit {
+    let verdict = Some(wire::decision::Verdict::Permit(wire::Permit::default()));
+    let decision = wire::Decision { subject: "m1".into(), attempt: 1, verdict };
+    match Decided::read(decision, BootTime::now()).verdict {
+        Verdict::Model(permit) => permit,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn ask(model: PlanModel) -> Result<ModelAnswer, ModelError> {
+    ask_with(model, &[]).await
+}
+
+async fn ask_with(model: PlanModel, secrets: &[(&str, &str)]) -> Result<ModelAnswer, ModelError> {
+    let (_folder, credentials) = mounted(secrets);
+    let mut plan = plan(model, Vec::new());
+    plan.credentials.push(credential(&["127.0.0.1"]));
+    let redactor = Redactor::new(credentials.clone(), &plan.credentials);
+    let model = ChatCompletions::new(&plan, credentials, redactor).unwrap();
+    let transcript = Transcript::default();
+    let tools = [OfferedTool { name: "server__echo".into(), description: "says it".into(), input_schema: json!({}) }];
+    let prepared = model.prepare(&Context { plan: &plan, transcript: &transcript, tools: &tools, answered: 0 })?;
+    model.ask(prepared, permit()).await
+}
+
+fn stream(events: &[&str]) -> Answer {
+    let lines: Vec<String> = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+    reply(200, "text/event-stream; charset=utf-8", lines.concat())
+}
+
+fn text(text: &str) -> AnswerItem {
+    AnswerItem::Text(text.into())
+}
+
+fn tool_call(id: &str, name: &str, arguments: &str) -> AnswerItem {
+    AnswerItem::Call { provider_id: id.into(), name: name.into(), arguments: arguments.into() }
+}
+
+fn answer(items: Vec<AnswerItem>, finish: Finish, usage: Usage) -> ModelAnswer {
+    ModelAnswer { items, finish, usage, response_id: Some("r1".into()), model: Some("small-1-2026".into()) }
+}
+
+fn usage(input: u64, cached: Option<u64>, output: u64) -> Usage {
+    Usage { input_tokens: Some(input), cached_input_tokens: cached, output_tokens: Some(output) }
+}
+
+#[rstest]
+#[case::text_usage_and_done(
+    &[
+        r#"{"id":"r1","model":"small-1-2026","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#,
+        r#"{"id":"r1","choices":[{"index":0,"delta":{"content":"Hel"}}]}"#,
+        r#"{"id":"r1","choices":[{"index":0,"delta":{"content":"lo"},"finish_reason":null}]}"#,
+        r#"{"id":"r1","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#,
+        r#"{"id":"r1","choices":[],"usage":{"prompt_tokens":31,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":16}}}"#,
+        "[DONE]",
+    ],
+    answer(vec![text("Hello")], Finish::Stop, usage(31, Some(16), 2)),
+)]
+#[case::two_calls_in_pieces_and_both_in_one_chunk(
+    &[
+        r#"{"id":"r1","model":"small-1-2026","choices":[{"index":0,"delta":{"content":"I will.","tool_calls":[{"index":0,"id":"a","type":"function","function":{"name":"server__echo","arguments":""}},{"index":1,"id":"b","function":{"name":"server__fail","arguments":"{}"}}]}}]}"#,
+        r#"{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"te"}}]}}]}"#,
+        r#"{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"xt\": \"a\"}"}}]}}]}"#,
+        r#"{"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}"#,
+        "[DONE]",
+    ],
+    answer(
+        vec![text("I will."), tool_call("a", "server__echo", r#"{"text": "a"}"#), tool_call("b", "server__fail", "{}")],
+        Finish::ToolCalls,
+        Usage::default(),
+    ),
+)]
+#[case::no_index_the_name_repeated_and_no_done(
+    &[
+        r#"{"id":"r1","model":"small-1-2026","choices":[{"delta":{"tool_calls":[{"id":"a","function":{"name":"server__echo","arguments":"{\"a\""}}]}}]}"#,
+        r#"{"choices":[{"delta":{"tool_calls":[{"id":"a","function":{"name":"server__echo","arguments":":1}"}}]}}]}"#,
+        r#"{"choices":[{"delta":{"tool_calls":[{"id":"b","function":{"name":"server__echo","arguments":{"b":2}}}]}}]}"#,
+        r#"{"choices":[{"delta":{},"finish_reason":"tool_calls"}]}"#,
+    ],
+    answer(
+        vec![tool_call("a", "server__echo", r#"{"a":1}"#), tool_call("b", "server__echo", r#"{"b":2}"#)],
+        Finish::ToolCalls,
+        Usage::default(),
+    ),
+)]
+#[case::cut_at_the_output_limit(
+    &[
+        r#"{"id":"r1","model":"small-1-2026","choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":"length"}]}"#,
+        "[DONE]",
+    ],
+    answer(vec![text("Hel")], Finish::Length, Usage::default()),
+)]
+#[case::filtered(
+    &[
+        r#"{"id":"r1","model":"small-1-2026","choices":[{"index":0,"delta":{"refusal":"No."},"finish_reason":"content_filter"}]}"#,
+        "[DONE]",
+    ],
+    answer(vec![text("No.")], Finish::ContentFilter, Usage::default()),
+)]
+#[tokio::test]
+async fn recorded_streams_come_out_whole(#[case] events: &[&str], #[case] expected: ModelAnswer) {
+    let server = Server::start(vec![stream(events)]).await;
+    assert_eq!(ask(chat(&server.url("/v1"))).await, Ok(expected));
+}
+
+#[tokio::test]
+async fn an_answer_in_one_piece_is_taken_too() {
+    let body = json!({
+        "id": "r1", "model": "small-1-2026",
+        "choices": [{"index": 0, "finish_reason": "tool_calls", "message": {"role": "assistant", "content": null,
+            "tool_calls": [{"id": "a", "type": "function", "function": {"name": "server__echo", "arguments": "{}"}}]}}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 4},
+    });
+    let server = Server::start(vec![reply(200, "application/json", body.to_string())]).await;
+    let expected = answer(vec![tool_call("a", "server__echo", "{}")], Finish::ToolCalls, usage(3, None, 4));
+    assert_eq!(ask(chat(&server.url("/v1"))).await, Ok(expected));
+}
+
+#[rstest]
+#[case::wrong_key(
+    reply(401, "application/json", r#"{"error":"bad key hunter2"}"#),
+    FailureReason::Unauthorized,
+    "check Credential key (Secret keys, key token)"
+)]
+#[case::forbidden(reply(403, "text/plain", "no"), FailureReason::Unauthorized, "403 Forbidden")]
+#[case::unknown_model(reply(404, "text/plain", "no such model"), FailureReason::BadRequest, "spec.model (small-1)")]
+#[case::too_long(
+    reply(400, "application/json", r#"{"error":{"code":"context_length_exceeded"}}"#),
+    FailureReason::ContextExceeded,
+    "no longer fits"
+)]
+#[case::limited(reply(429, "text/plain", ""), FailureReason::RateLimited, "429")]
+#[case::overloaded(reply(529, "text/plain", "overloaded"), FailureReason::ServerError, "overloaded")]
+#[case::redirected(Answer::Reply { status: 307, headers: vec![("location", "http://127.0.0.1:1/".into())], body: String::new() }, FailureReason::BadRequest, "307")]
+#[case::a_web_page(reply(200, "text/html", "<html>"), FailureReason::Malformed, "text/html")]
+#[case::not_json(reply(200, "application/json", "<html>"), FailureReason::Malformed, "no Chat Completions answer")]
+#[case::garbage_in_the_stream(stream(&["{\"choices\":7}"]), FailureReason::Malformed, "no Chat Completions answer")]
+#[case::an_error_in_the_stream(stream(&[r#"{"error":{"message":"hunter2 is out"}}"#]), FailureReason::ServerError, "is out")]
+#[case::no_finish_reason(stream(&[r#"{"choices":[{"delta":{"content":"half"}}]}"#, "[DONE]"]), FailureReason::Truncated, "without a finish reason")]
+#[case::an_empty_stream(stream(&[]), FailureReason::Truncated, "without a finish reason")]
+#[case::calls_announced_and_missing(stream(&[r#"{"choices":[{"delta":{},"finish_reason":"tool_calls"}]}"#]), FailureReason::Malformed, "sent no call")]
+#[case::broken_off(Answer::Break { content_type: "text/event-stream", body: "data: {\"choices\":[]}\n\n".into() }, FailureReason::Truncated, "broke off")]
+#[case::too_large(reply(200, "application/json", "x".repeat(9 * 1024 * 1024)), FailureReason::TooLarge, "more than 8388608 bytes")]
+#[tokio::test]
+async fn an_answer_that_is_none_has_a_reason_and_names_the_model(
+    #[case] server_answer: Answer,
+    #[case] reason: FailureReason,
+    #[case] words: &str,
+) {
+    let server = Server::start(vec![server_answer]).await;
+    let url = server.url("/v1");
+    let model = PlanModel { credential: Some("key".into()), ..chat(&url) };
+    let error = ask_with(model, &[("key", "hunter2")]).await.unwrap_err();
+    assert_eq!(error.reason, reason, "{error}");
+    assert!(error.message.starts_with(&format!("Model writer: POST {url}/chat/completions ")), "{error}");
+    assert!(error.message.contains(words), "{error}");
+    assert!(!error.message.contains("hunter2"), "{error}");
+    assert_eq!(server.received().len(), 1, "nothing is sent twice");
+    assert_eq!(server.received()[0].authorization.as_deref(), Some("Bearer hunter2"));
+}
+
+#[rstest]
+#[case::silence(Answer::Silence, "firstByteSeconds")]
+#[case::headers_alone(Answer::Stall { content_type: "text/event-stream", body: String::new() }, "firstByteSeconds")]
+#[case::stuck(Answer::Stall { content_type: "text/event-stream", body: ": ping\n\n".into() }, "idleSeconds")]
+#[tokio::test]
+async fn a_server_that_hangs_is_given_up_and_the_time_out_is_named(#[case] answer: Answer, #[case] field: &str) {
+    let server = Server::start(vec![answer]).await;
+    let mut model = chat(&server.url("/v1"));
+    model.timeouts.first_byte_seconds = 1;
+    model.timeouts.idle_seconds = 1;
+    let error = ask(model).await.unwrap_err();
+    assert_eq!(error.reason, FailureReason::TimedOut, "{error}");
+    assert!(error.message.contains(field), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_drips_forever_meets_the_total_time_out() {
+    let server =
+        Server::start(vec![Answer::Stall { content_type: "text/event-stream", body: ": ping\n\n".into() }]).await;
+    let mut model = chat(&server.url("/v1"));
+    model.timeouts.total_seconds = 1;
+    model.timeouts.idle_seconds = 60;
+    let error = ask(model).await.unwrap_err();
+    assert!(error.message.contains("totalSeconds"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_unreachable() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error = ask(chat(&format!("http://{free}/v1"))).await.unwrap_err();
+    assert_eq!(error.reason, FailureReason::Unreachable, "{error}");
+    assert!(error.message.contains("check spec.baseURL"), "{error}");
+}
+
+#[tokio::test]
+async fn a_context_that_cannot_fit_is_not_sent() {
+    let server = Server::start(vec![stream(&[])]).await;
+    let model = PlanModel { context_window_tokens: Some(20), max_output_tokens: Some(10), ..chat(&server.url("/v1")) };
+    let error = ask(model).await.unwrap_err();
+    assert_eq!(error.reason, FailureReason::ContextExceeded, "{error}");
+    assert_eq!(server.received().len(), 0);
+}
+
+fn stop(words: &str) -> Answer {
+    let delta = json!({"choices": [{"delta": {"content": words}, "finish_reason": "stop"}]});
+    stream(&[&delta.to_string(), "[DONE]"])
+}
+
+async fn run_chat(model: &Server, mcp: &FakeMcp, operations: &[&str]) -> Journal {
+    let (_folder, credentials) = mounted(&[]);
+    let plan = plan(chat(&model.url("/v1")), vec![tool(&mcp.url(), operations)]);
+    let redactor = Redactor::new(credentials.clone(), &[]);
+    let client = ChatCompletions::new(&plan, credentials.clone(), redactor.clone()).unwrap();
+    let server = McpServer::of_plan(&plan, &plan.tools[0], credentials.clone(), redactor).unwrap();
+    let servers = vec![("server".to_owned(), Box::new(server) as _)];
+    run(plan, Script::default(), Box::new(client), servers, credentials).await
+}
+
+#[tokio::test]
+async fn a_conversation_is_sent_back_as_the_api_wants_it() {
+    let calls = json!({"choices": [{"finish_reason": "tool_calls", "delta": {"content": "Trying.", "tool_calls": [
+        {"index": 0, "id": "a", "function": {"name": "server__echo", "arguments": "{\"text\":\"hi\"}"}},
+        {"index": 1, "id": "a", "function": {"name": "server__fail", "arguments": ""}},
+        {"index": 2, "id": "x", "function": {"name": "server__echo", "arguments": "{oops"}},
+    ]}}]});
+    let model = Server::start(vec![stream(&[&calls.to_string(), "[DONE]"]), stop("done")]).await;
+    let mcp = FakeMcp::start(Era::Sessions, &["echo", "fail"]).await;
+    let journal = run_chat(&model, &mcp, &["echo", "fail"]).await;
+    assert_eq!(journal.end().outcome, Outcome::Succeeded);
+    let requests: Vec<Value> =
+        model.received().iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect();
+    assert!(model.received().iter().all(|request| request.path == "/v1/chat/completions"));
+    assert_eq!(
+        requests[0]["messages"],
+        json!([
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Do it."},
+        ])
+    );
+    assert_eq!(requests[0]["stream_options"], json!({"include_usage": true}));
+    assert_eq!(requests[0]["tools"][0]["function"]["name"], "server__echo");
+    assert_eq!(requests[0]["tools"][0]["function"]["parameters"]["type"], "object");
+    let function = |id: &str, name: &str, arguments: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
+    assert_eq!(
+        requests[1]["messages"][2],
+        json!({"role": "assistant", "content": "Trying.", "tool_calls": [
+            function("a", "server__echo", "{\"text\":\"hi\"}"),
+            function("c2", "server__fail", "{}"),
+            function("x", "server__echo", "{\"malformed\":\"{oops\"}"),
+        ]})
+    );
+    assert_eq!(requests[1]["messages"][3], json!({"role": "tool", "tool_call_id": "a", "content": "hi"}));
+    assert_eq!(
+        requests[1]["messages"][4],
+        json!({"role": "tool", "tool_call_id": "c2", "content": "Error: it did not work"})
+    );
+    let malformed = requests[1]["messages"][5]["content"].as_str().unwrap();
+    assert!(malformed.starts_with("Error: not sent: the arguments are not a JSON object"), "{malformed}");
+    let kept = journal.events().find_map(|event| match event {
+        Event::ModelResponded { response, .. } => response.items.last().cloned(),
+        _ => None,
+    });
+    assert!(matches!(kept, Some(Item::ToolCall { arguments, .. }) if arguments == "{oops"), "verbatim in the journal");
+}
+
+#[tokio::test]
+async fn numbers_without_an_exact_form_and_calls_cut_at_the_limit_are_not_sent() {
+    let calls = json!({"choices": [{"finish_reason": "length", "delta": {"tool_calls": [
+        {"index": 0, "id": "a", "function": {"name": "server__echo", "arguments": "{\"id\":9007199254740993}"}},
+        {"index": 1, "id": "b", "function": {"name": "server__echo", "arguments": "{}"}},
+    ]}}]});
+    let model = Server::start(vec![stream(&[&calls.to_string(), "[DONE]"]), stop("done")]).await;
+    let mcp = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let journal = run_chat(&model, &mcp, &["echo"]).await;
+    let words: Vec<_> = journal
+        .events()
+        .filter_map(|event| match event {
+            Event::CallNotSent { message, .. } => Some(message.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert!(words[0].contains("9007199254740993") && words[1].contains("cut at the output limit"), "{words:?}");
+    assert_eq!(mcp.called_operations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn transient_failures_are_asked_again_and_journaled_each_time() {
+    let limited = Answer::Reply { status: 429, headers: vec![("retry-after", "0".into())], body: "slow down".into() };
+    let model = Server::start(vec![limited.clone(), limited, stop("done")]).await;
+    let mcp = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let journal = run_chat(&model, &mcp, &["echo"]).await;
+    assert_eq!(
+        journal.names()[1..],
+        [
+            vec!["ModelFailed"],
+            vec!["ModelRequested"],
+            vec!["ModelFailed"],
+            vec!["ModelRequested"],
+            vec!["ModelResponded"]
+        ]
+    );
+    assert_eq!(journal.end().outcome, Outcome::Succeeded);
+}
+
+#[tokio::test]
+async fn retry_after_wins_over_the_backoff() {
+    let limited = Answer::Reply { status: 503, headers: vec![("retry-after", "2".into())], body: String::new() };
+    let model = Server::start(vec![limited, stop("done")]).await;
+    let mcp = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let start = std::time::Instant::now();
+    let journal = run_chat(&model, &mcp, &["echo"]).await;
+    assert!(start.elapsed() >= Duration::from_secs(2));
+    assert_eq!(journal.end().outcome, Outcome::Succeeded);
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_hours_of_patience_ends_the_run() {
+    let limited = Answer::Reply { status: 429, headers: vec![("retry-after", "7200".into())], body: String::new() };
+    let model = Server::start(vec![limited]).await;
+    let mcp = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let journal = run_chat(&model, &mcp, &["echo"]).await;
+    assert_eq!(journal.end().reason, EndReason::ModelFailed);
+    assert_eq!(model.received().len(), 1);
+}
+
+#[tokio::test]
+async fn five_attempts_are_all() {
+    let limited = Answer::Reply { status: 429, headers: vec![("retry-after", "0".into())], body: String::new() };
+    let model = Server::start(vec![limited]).await;
+    let mcp = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let journal = run_chat(&model, &mcp, &["echo"]).await;
+    assert_eq!(model.received().len(), 5);
+    assert_eq!(journal.end().reason, EndReason::ModelFailed);
+    assert!(journal.end().message.contains("answered 429"), "{}", journal.end().message);
+}

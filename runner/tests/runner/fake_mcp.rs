@@ -1,0 +1,183 @@
+//! A small MCP server on loopback, of either era, whose operations misbehave on request.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, Response};
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::plans::definition;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Era {
+    /// 2025-11-25 and older: initialize and a session id.
+    Sessions,
+    /// 2026-07-28: every request stands alone.
+    Stateless,
+}
+
+#[derive(Clone)]
+pub struct FakeMcp {
+    pub address: SocketAddr,
+    era: Era,
+    operations: Arc<Vec<&'static str>>,
+    /// Operations that were called, in order, with their arguments.
+    called: Arc<Mutex<Vec<(String, Value)>>>,
+    /// How many calls have arrived, for tests that wait for one.
+    arrivals: Arc<watch::Sender<usize>>,
+    /// Lets a call to `held` end.
+    release: Arc<tokio::sync::Notify>,
+    pub authorizations: Arc<Mutex<Vec<Option<String>>>>,
+}
+
+impl FakeMcp {
+    pub async fn start(era: Era, operations: &[&'static str]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = Self {
+            address: listener.local_addr().unwrap(),
+            era,
+            operations: Arc::new(operations.to_vec()),
+            called: Arc::default(),
+            arrivals: Arc::new(watch::channel(0).0),
+            release: Arc::default(),
+            authorizations: Arc::default(),
+        };
+        let router = Router::new().fallback(serve).with_state(server.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        server
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}/mcp", self.address)
+    }
+
+    pub fn called(&self) -> Vec<(String, Value)> {
+        self.called.lock().unwrap().clone()
+    }
+
+    pub fn called_operations(&self) -> Vec<String> {
+        self.called().into_iter().map(|(operation, _)| operation).collect()
+    }
+
+    pub fn release(&self) {
+        self.release.notify_one();
+    }
+
+    pub async fn until_called(&self, times: usize) {
+        self.arrivals.subscribe().wait_for(|arrived| *arrived >= times).await.unwrap();
+    }
+}
+
+async fn serve(
+    State(server): State<FakeMcp>,
+    method: axum::http::Method,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    if method != axum::http::Method::POST {
+        return status(405, "");
+    }
+    let authorization = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+    server.authorizations.lock().unwrap().push(authorization.clone());
+    let request: Value = serde_json::from_slice(&body).unwrap();
+    let id = request["id"].clone();
+    match (request["method"].as_str().unwrap_or_default(), server.era) {
+        ("server/discover", Era::Stateless) => {
+            let result = json!({
+                "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}},
+                "ttlMs": 0, "cacheScope": "private",
+            });
+            answer(&id, &result)
+        }
+        ("initialize", Era::Sessions) => {
+            let result = json!({
+                "protocolVersion": "2025-11-25", "capabilities": {"tools": {}},
+                "serverInfo": {"name": "fake", "version": "1"},
+            });
+            let mut response = answer(&id, &result);
+            response.headers_mut().insert("mcp-session-id", "session-1".parse().unwrap());
+            response
+        }
+        ("notifications/initialized" | "notifications/cancelled", _) => status(202, ""),
+        ("tools/list", _) => answer(&id, &page(&server, &request["params"]["cursor"])),
+        ("tools/call", _) => call(&server, &id, &request["params"], authorization).await,
+        (other, _) => rpc_error(&id, -32601, &format!("no method {other}")),
+    }
+}
+
+/// Two operations a page.
+fn page(server: &FakeMcp, cursor: &Value) -> Value {
+    let start: usize = cursor.as_str().map_or(0, |cursor| cursor.parse().unwrap());
+    let tools: Vec<Value> = server.operations.iter().skip(start).take(2).map(|name| definition(name)).collect();
+    let next = start + tools.len();
+    let mut result = json!({"resultType": "complete", "tools": tools, "ttlMs": 0, "cacheScope": "private"});
+    if next < server.operations.len() {
+        result["nextCursor"] = json!(next.to_string());
+    }
+    result
+}
+
+async fn call(server: &FakeMcp, id: &Value, params: &Value, authorization: Option<String>) -> Response<Body> {
+    let operation = params["name"].as_str().unwrap();
+    server.called.lock().unwrap().push((operation.to_owned(), params["arguments"].clone()));
+    server.arrivals.send_modify(|arrived| *arrived += 1);
+    let text = |text: &str, is_error: bool| json!({"resultType": "complete", "content": [{"type": "text", "text": text}], "isError": is_error});
+    let rpc = |result: Value| json!({"jsonrpc": "2.0", "id": id, "result": result});
+    match operation {
+        "echo" => answer(id, &text(params["arguments"]["text"].as_str().unwrap_or("nothing"), false)),
+        "stream" => {
+            let notice = json!({"jsonrpc": "2.0", "method": "notifications/message",
+                "params": {"level": "info", "data": "working"}});
+            let body = format!("data: {notice}\n\nid: 1\ndata: {}\n\n", rpc(text("streamed", false)));
+            sse(Body::from(body))
+        }
+        "fail" => answer(id, &text("it did not work", true)),
+        "rpc-error" => rpc_error(id, -32602, "no such thing"),
+        "leak" => answer(id, &text(&format!("you sent {}", authorization.unwrap_or_default()), false)),
+        "huge" => answer(id, &text(&"x".repeat(300 * 1024), false)),
+        "held" => {
+            server.release.notified().await;
+            answer(id, &text("late", false))
+        }
+        "hang" => std::future::pending().await,
+        "cut" => sse(Body::from(": nothing more comes\n\n")),
+        "break" => {
+            let first = futures::stream::once(async { Ok(Bytes::from(": and gone\n\n")) });
+            let broken = futures::stream::once(async { Err(std::io::Error::other("broken on purpose")) });
+            sse(Body::from_stream(first.chain(broken)))
+        }
+        "bad-gateway" => status(502, "upstream lost"),
+        "too-many" => status(429, "slow down"),
+        "forbidden" => status(403, "not yours"),
+        "redirect" => Response::builder().status(307).header("location", "/elsewhere").body(Body::empty()).unwrap(),
+        "web-page" => Response::builder().header("content-type", "text/html").body("<html>".into()).unwrap(),
+        "expired" => status(404, "no such session"),
+        other => rpc_error(id, -32602, &format!("unknown tool {other}")),
+    }
+}
+
+fn answer(id: &Value, result: &Value) -> Response<Body> {
+    json_response(&json!({"jsonrpc": "2.0", "id": id, "result": result}))
+}
+
+fn rpc_error(id: &Value, code: i32, message: &str) -> Response<Body> {
+    json_response(&json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}}))
+}
+
+fn json_response(body: &Value) -> Response<Body> {
+    Response::builder().header("content-type", "application/json").body(body.to_string().into()).unwrap()
+}
+
+fn sse(body: Body) -> Response<Body> {
+    Response::builder().header("content-type", "text/event-stream").body(body).unwrap()
+}
+
+fn status(code: u16, body: &str) -> Response<Body> {
+    Response::builder().status(code).body(body.to_owned().into()).unwrap()
+}

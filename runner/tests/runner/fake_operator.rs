@@ -1,0 +1,204 @@
+//! An operator without network or disk: keeps the journal's rules by the protocol's own fold, decides by a
+//! script, and remembers every batch.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use belay_protocol::chain::Head;
+use belay_protocol::event::{DenyReason, EndReason, Finish, Outcome, RunEnd, Verdict};
+use belay_protocol::fold::ModelState;
+use belay_protocol::{Event, PERMIT_VALID_MILLISECONDS, Plan, Record, RunState, wire};
+use belay_runner::agent_loop::{Agent, Parting, Parts, Progress};
+use belay_runner::credential::Credentials;
+use belay_runner::models::Model;
+use belay_runner::redact::Redactor;
+use belay_runner::session::{Append, Operator, Order, raise, stop_within};
+use belay_runner::tools::ToolServer;
+use tokio::sync::{mpsc, watch};
+
+use crate::fake_mcp::FakeMcp;
+
+/// How the fake decides.
+#[derive(Clone, Default)]
+pub struct Script {
+    pub denied_operations: BTreeSet<String>,
+    /// Validity of the first permits; later ones are valid as usual.
+    pub permit_milliseconds: VecDeque<u32>,
+    /// Gives permits for these bytes instead of the proposed ones.
+    pub wrong_digest: bool,
+    /// Order the run to stop when this event has been journaled.
+    pub stop_on: Option<&'static str>,
+    pub grace: Duration,
+    /// Order the run to stop when this server has a call in hand, and then let that call end.
+    pub stop_when_called: Option<FakeMcp>,
+    /// Deny model requests from this step on.
+    pub deny_model_from: Option<u32>,
+}
+
+/// Everything that a run left behind.
+#[derive(Debug)]
+pub struct Journal {
+    pub state: RunState,
+    pub batches: Vec<Vec<Event>>,
+    pub parting: Parting,
+}
+
+impl Journal {
+    pub fn events(&self) -> impl Iterator<Item = &Event> {
+        self.batches.iter().flatten()
+    }
+
+    /// The names of each batch's events: what rode with what.
+    pub fn names(&self) -> Vec<Vec<&'static str>> {
+        self.batches.iter().map(|batch| batch.iter().map(Event::name).collect()).collect()
+    }
+
+    pub fn end(&self) -> &RunEnd {
+        self.state.end.as_ref().expect("the run has ended")
+    }
+}
+
+struct Fake {
+    state: RunState,
+    script: Script,
+    orders: watch::Sender<Order>,
+    batches: Vec<Vec<Event>>,
+}
+
+/// Runs `plan` to its end with the real loop.
+pub async fn run(
+    plan: Plan,
+    script: Script,
+    model: Box<dyn Model>,
+    servers: Vec<(String, Box<dyn ToolServer>)>,
+    credentials: Credentials,
+) -> Journal {
+    let redactor = Redactor::new(credentials, &plan.credentials);
+    let welcome = welcome(&plan);
+    let (plan, progress) = Progress::read(&welcome).unwrap();
+    let (appends, queue) = mpsc::channel(1);
+    let (orders, seen) = watch::channel(Order::Go);
+    if let Some(server) = script.stop_when_called.clone() {
+        let (orders, order) = (orders.clone(), stop_within(script.grace));
+        tokio::spawn(async move {
+            server.until_called(1).await;
+            raise(&orders, order);
+            server.release();
+        });
+    }
+    let fake = Fake { state: progress.state().clone(), script, orders, batches: Vec::new() };
+    let served = tokio::spawn(fake.serve(queue));
+    let parts = Parts { model, servers: servers.into_iter().collect(), redactor };
+    let agent = Agent::new(plan, progress, Operator::new(appends, seen), parts);
+    let parting = agent.run().await.unwrap();
+    let fake = served.await.unwrap();
+    Journal { state: fake.state, batches: fake.batches, parting }
+}
+
+/// The Welcome of a run that has just begun.
+pub fn welcome(plan: &Plan) -> wire::Welcome {
+    let events = [
+        Event::RunAccepted { plan_digest: plan.digest().unwrap(), plan: Box::new(plan.clone()) },
+        Event::EpochOpened { epoch: 1, pod_name: "belay-run-x".into() },
+        Event::InstanceClaimed { epoch: 1, instance: "me".into(), pod_uid: "pod-uid".into() },
+    ];
+    let mut head = Head::empty();
+    let mut records = Vec::new();
+    for event in events {
+        let sealed = head.seal(event, 1000).unwrap();
+        head = sealed.head();
+        records.push(sealed.bytes);
+    }
+    wire::Welcome { plan: serde_json::to_vec(plan).unwrap(), epoch: 1, session: 1, last_batch: 0, records }
+}
+
+impl Fake {
+    async fn serve(mut self, mut queue: mpsc::Receiver<Append>) -> Self {
+        let mut n = 0;
+        while let Some(append) = queue.recv().await {
+            n += 1;
+            let events: Vec<Event> = append.events.iter().map(|bytes| serde_json::from_slice(bytes).unwrap()).collect();
+            let decisions = self.take(&events);
+            if self.script.stop_on.is_some_and(|name| events.iter().any(|event| event.name() == name)) {
+                raise(&self.orders, stop_within(self.script.grace));
+            }
+            self.batches.push(events);
+            let ack = wire::Ack { n, seq: self.state.seq, hash: vec![0; 32], decisions };
+            append.answer.send(ack).unwrap();
+            if let Some(end) = &self.state.end {
+                raise(&self.orders, Order::Leave { reason: format!("{:?}", end.outcome) });
+            }
+        }
+        self
+    }
+
+    fn take(&mut self, events: &[Event]) -> Vec<wire::Decision> {
+        let mut decisions = Vec::new();
+        for event in events {
+            assert!(event.is_runners(), "{} is not for a runner to append", event.name());
+            self.apply(event.clone());
+            match event {
+                Event::ModelRequested { step, attempt, .. } => {
+                    let denied = self.script.deny_model_from.is_some_and(|from| *step >= from);
+                    decisions.push(decision(
+                        format!("m{step}"),
+                        *attempt,
+                        if denied { None } else { Some((Vec::new(), 0)) },
+                    ));
+                }
+                Event::CallProposed { call_id, attempt, call } => {
+                    let denied = self.script.denied_operations.contains(&call.operation);
+                    let verdict = if denied {
+                        Verdict::Denied { reason: DenyReason::NotListed, message: "policy says no".into() }
+                    } else {
+                        Verdict::Allowed { digest: call.digest }
+                    };
+                    self.apply(Event::CallDecided { call_id: call_id.clone(), attempt: *attempt, verdict });
+                    let valid = self.script.permit_milliseconds.pop_front().unwrap_or(PERMIT_VALID_MILLISECONDS);
+                    let digest = if self.script.wrong_digest { vec![7; 32] } else { call.digest.as_bytes().to_vec() };
+                    decisions.push(decision(call_id.clone(), *attempt, (!denied).then_some((digest, valid))));
+                }
+                _ => {}
+            }
+        }
+        if let Some(end) = end_of(&self.state, events) {
+            self.apply(Event::RunEnded { end });
+        }
+        decisions
+    }
+
+    fn apply(&mut self, event: Event) {
+        let record = Record { seq: self.state.seq + 1, at: 1000, event };
+        self.state.apply(&record).unwrap_or_else(|error| panic!("{error}: {record:?}"));
+    }
+}
+
+fn decision(subject: String, attempt: u32, permit: Option<(Vec<u8>, u32)>) -> wire::Decision {
+    let verdict = match permit {
+        Some((digest, valid_milliseconds)) => {
+            wire::decision::Verdict::Permit(wire::Permit { digest, valid_milliseconds })
+        }
+        None => wire::decision::Verdict::Denied("policy says no".into()),
+    };
+    wire::Decision { subject, attempt, verdict: Some(verdict) }
+}
+
+fn end_of(state: &RunState, events: &[Event]) -> Option<RunEnd> {
+    let end = |outcome, reason, message: &str| RunEnd { outcome, reason, message: message.into() };
+    if let Some(failure) = state.failure.as_ref().filter(|failure| !failure.retrying) {
+        let listing = events.iter().any(|event| matches!(event, Event::ToolsListed { .. }));
+        let reason = if listing { EndReason::ToolUnavailable } else { EndReason::ModelFailed };
+        return Some(end(Outcome::Failed, reason, &failure.message));
+    }
+    let finish = events.iter().find_map(|event| match event {
+        Event::ModelResponded { response, .. } => Some(response.finish),
+        _ => None,
+    });
+    match (state.model, finish) {
+        (ModelState::Done, Some(Finish::Length | Finish::ContentFilter)) => {
+            Some(end(Outcome::Failed, EndReason::ModelIncomplete, ""))
+        }
+        (ModelState::Done, _) => Some(end(Outcome::Succeeded, EndReason::Completed, "")),
+        _ => None,
+    }
+}

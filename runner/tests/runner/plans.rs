@@ -1,0 +1,120 @@
+//! Plans, credentials and definitions that the tests share.
+
+use std::collections::BTreeSet;
+
+use belay_protocol::Plan;
+use belay_protocol::call::{definition_digest, model_name};
+use belay_protocol::plan::{
+    Inject, Limits, ModelApi, ObjectId, PLAN_VERSION, PlanCredential, PlanModel, PlanOperation, PlanTool, ScriptedCall,
+    ScriptedTurn, Timeouts,
+};
+use belay_runner::credential::Credentials;
+use serde_json::{Value, json};
+
+pub const TOOL: &str = "server";
+
+pub fn plan(model: PlanModel, tools: Vec<PlanTool>) -> Plan {
+    let id = |name: &str| ObjectId { namespace: "team".into(), name: name.into(), uid: format!("{name}-uid") };
+    Plan {
+        version: PLAN_VERSION,
+        run: id("run"),
+        agent: id("agent"),
+        agent_generation: 1,
+        requested_by: None,
+        instructions: "Be brief.".into(),
+        input: "Do it.".into(),
+        model,
+        tools,
+        credentials: Vec::new(),
+        limits: Limits { steps: 50, tokens: None, cost_micro_usd: None, active_seconds: 1800, wait_seconds: 60 },
+    }
+}
+
+pub fn scripted(turns: Vec<ScriptedTurn>) -> PlanModel {
+    PlanModel { api: ModelApi::Scripted, script: turns, ..chat("") }
+}
+
+pub fn chat(base_url: &str) -> PlanModel {
+    PlanModel {
+        name: "writer".into(),
+        api: ModelApi::ChatCompletions,
+        provider: None,
+        model: "small-1".into(),
+        base_url: Some(base_url.into()),
+        credential: None,
+        context_window_tokens: None,
+        max_output_tokens: None,
+        temperature: None,
+        prices: None,
+        timeouts: Timeouts { connect_seconds: 2, first_byte_seconds: 2, idle_seconds: 2, total_seconds: 10 },
+        script: Vec::new(),
+    }
+}
+
+pub fn says(text: &str) -> ScriptedTurn {
+    ScriptedTurn { text: Some(text.into()), ..ScriptedTurn::default() }
+}
+
+pub fn calls(operations: &[(&str, Value)]) -> ScriptedTurn {
+    let call = |(operation, args): &(&str, Value)| ScriptedCall {
+        tool: TOOL.into(),
+        operation: (*operation).into(),
+        args: args.clone(),
+    };
+    ScriptedTurn { tool_calls: operations.iter().map(call).collect(), ..ScriptedTurn::default() }
+}
+
+/// What every fake operation is defined as.
+pub fn definition(operation: &str) -> Value {
+    json!({
+        "name": operation,
+        "description": format!("does {operation}"),
+        "inputSchema": {"type": "object", "properties": {"text": {"type": "string"}}},
+    })
+}
+
+pub fn tool(url: &str, operations: &[&str]) -> PlanTool {
+    let operation = |name: &&str| {
+        let definition = definition(name);
+        PlanOperation {
+            name: (*name).into(),
+            model_name: model_name(TOOL, name, &BTreeSet::new()),
+            definition: definition_digest(
+                name,
+                definition["description"].as_str().unwrap(),
+                &definition["inputSchema"],
+            )
+            .unwrap(),
+        }
+    };
+    PlanTool {
+        name: TOOL.into(),
+        uid: "server-uid".into(),
+        url: url.into(),
+        credential: None,
+        call_timeout_seconds: 5,
+        operations: operations.iter().map(operation).collect(),
+    }
+}
+
+pub fn credential(hosts: &[&str]) -> PlanCredential {
+    PlanCredential {
+        name: "key".into(),
+        uid: "key-uid".into(),
+        secret_name: "keys".into(),
+        secret_key: "token".into(),
+        inject: Inject::Bearer {},
+        hosts: hosts.iter().map(|host| (*host).into()).collect(),
+    }
+}
+
+/// Credentials as the kubelet mounts them; the folder goes with the first value.
+pub fn mounted(values: &[(&str, &str)]) -> (tempfile::TempDir, Credentials) {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, value) in values {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        std::fs::write(folder.path().join(name).join("value"), value).unwrap();
+    }
+    let credentials = Credentials::new(folder.path().to_owned());
+    (folder, credentials)
+}

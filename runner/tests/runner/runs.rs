@@ -1,0 +1,305 @@
+//! Whole runs: the loop against a fake operator, with the scripted model and a fake MCP server.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use belay_protocol::Event;
+use belay_protocol::event::{EndReason, NotSentReason, Outcome, ToolResult};
+use belay_protocol::plan::ScriptedTurn;
+use belay_runner::agent_loop::Parting;
+use belay_runner::models::scripted::Scripted;
+use belay_runner::redact::Redactor;
+use belay_runner::tools::mcp::McpServer;
+use rstest::rstest;
+use serde_json::json;
+
+use crate::fake_mcp::{Era, FakeMcp};
+use crate::fake_operator::{Journal, Script, run};
+use crate::plans::{TOOL, calls, credential, mounted, plan, says, scripted, tool};
+
+/// A run of this script against this server, whose listed operations are all in the plan.
+async fn run_script(server: &FakeMcp, operations: &[&str], turns: Vec<ScriptedTurn>, script: Script) -> Journal {
+    let plan = plan(scripted(turns), vec![tool(&server.url(), operations)]);
+    run_plan(plan, script, &[]).await
+}
+
+async fn run_plan(plan: belay_protocol::Plan, script: Script, secrets: &[(&str, &str)]) -> Journal {
+    let (_folder, credentials) = mounted(secrets);
+    let redactor = Redactor::new(credentials.clone(), &plan.credentials);
+    let servers = plan.tools.iter().map(|tool| {
+        let server = McpServer::of_plan(&plan, tool, credentials.clone(), redactor.clone()).unwrap();
+        (tool.name.clone(), Box::new(server) as _)
+    });
+    let servers = servers.collect();
+    let model = Box::new(Scripted::new(&plan));
+    run(plan, script, model, servers, credentials).await
+}
+
+fn results(journal: &Journal) -> Vec<(&str, &ToolResult)> {
+    journal
+        .events()
+        .filter_map(|event| match event {
+            Event::CallObserved { call_id, result, .. } => Some((call_id.as_str(), result)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn not_sent(journal: &Journal) -> Vec<NotSentReason> {
+    let reasons = journal.events().filter_map(|event| match event {
+        Event::CallNotSent { reason, .. } => Some(*reason),
+        _ => None,
+    });
+    reasons.collect()
+}
+
+#[rstest]
+#[case::sessions(Era::Sessions)]
+#[case::stateless(Era::Stateless)]
+#[tokio::test]
+async fn a_run_lists_asks_calls_and_ends_in_two_round_trips_a_step(#[case] era: Era) {
+    let server = FakeMcp::start(era, &["echo", "stream", "fail"]).await;
+    let turns = vec![
+        calls(&[("echo", json!({"text": "one"})), ("stream", json!({})), ("fail", json!({}))]),
+        calls(&[("echo", json!({"text": "two"}))]),
+        says("done"),
+    ];
+    let journal = run_script(&server, &["echo", "stream", "fail"], turns, Script::default()).await;
+    assert_eq!(
+        journal.names(),
+        [
+            vec!["ToolsListed", "ModelRequested"],
+            vec!["ModelResponded", "CallProposed"],
+            vec!["CallObserved", "CallProposed"],
+            vec!["CallObserved", "CallProposed"],
+            vec!["CallObserved", "ModelRequested"],
+            vec!["ModelResponded", "CallProposed"],
+            vec!["CallObserved", "ModelRequested"],
+            vec!["ModelResponded"],
+        ]
+    );
+    let shown: Vec<_> = results(&journal).into_iter().map(|(id, r)| (id, r.is_error, r.content.as_str())).collect();
+    assert_eq!(
+        shown,
+        [("c1", false, "one"), ("c2", false, "streamed"), ("c3", true, "it did not work"), ("c4", false, "two")]
+    );
+    assert_eq!(journal.parting, Parting::Dismissed { reason: "Succeeded".into() });
+    assert_eq!((journal.end().outcome, journal.state.output.as_deref()), (Outcome::Succeeded, Some("done")));
+    assert_eq!(server.called_operations(), ["echo", "stream", "fail", "echo"]);
+    assert_eq!(server.called()[0].1, json!({"text": "one"}));
+}
+
+#[tokio::test]
+async fn a_denied_call_is_never_sent_and_the_run_goes_on() {
+    let server = FakeMcp::start(Era::Sessions, &["echo", "fail"]).await;
+    let turns = vec![calls(&[("fail", json!({})), ("echo", json!({"text": "yes"}))]), says("done")];
+    let script = Script { denied_operations: BTreeSet::from(["fail".into()]), ..Script::default() };
+    let journal = run_script(&server, &["echo", "fail"], turns, script).await;
+    assert_eq!(server.called_operations(), ["echo"]);
+    let answered: Vec<&str> = results(&journal).into_iter().map(|(call_id, _)| call_id).collect();
+    assert_eq!(answered, ["c2"]);
+    assert_eq!(journal.end().outcome, Outcome::Succeeded);
+}
+
+#[tokio::test]
+async fn a_permit_that_ran_out_is_returned_and_the_call_proposed_again() {
+    let server = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let turns = vec![calls(&[("echo", json!({}))]), says("done")];
+    let script = Script { permit_milliseconds: [0, 0].into(), ..Script::default() };
+    let journal = run_script(&server, &["echo"], turns, script).await;
+    assert_eq!(
+        journal.names()[1..5],
+        [
+            vec!["ModelResponded", "CallProposed"],
+            vec!["PermitReturned", "CallProposed"],
+            vec!["PermitReturned", "CallProposed"],
+            vec!["CallObserved", "ModelRequested"],
+        ]
+    );
+    assert_eq!(server.called_operations(), ["echo"]);
+}
+
+#[tokio::test]
+async fn permits_that_always_run_out_end_in_a_call_not_sent() {
+    let server = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let turns = vec![calls(&[("echo", json!({}))]), says("done")];
+    let script = Script { permit_milliseconds: vec![0; 50].into(), ..Script::default() };
+    let journal = run_script(&server, &["echo"], turns, script).await;
+    assert_eq!(not_sent(&journal), [NotSentReason::Unreachable]);
+    assert_eq!(journal.events().filter(|event| event.name() == "PermitReturned").count(), 3);
+    assert_eq!(server.called_operations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_permit_for_other_bytes_sends_nothing() {
+    let server = FakeMcp::start(Era::Stateless, &["echo"]).await;
+    let plan = plan(scripted(vec![calls(&[("echo", json!({}))]), says("done")]), vec![tool(&server.url(), &["echo"])]);
+    let (_folder, credentials) = mounted(&[]);
+    let redactor = Redactor::new(credentials.clone(), &[]);
+    let mut mcp = McpServer::of_plan(&plan, &plan.tools[0], credentials, redactor).unwrap();
+    let outcome = crate::mcp::call(&mut mcp, "echo", json!({}), Some(belay_protocol::Digest::of(b"other"))).await;
+    let belay_runner::tools::Outcome::NotSent { reason, .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(reason, NotSentReason::DigestMismatch);
+    assert_eq!(server.called_operations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn unknown_tools_and_malformed_arguments_go_back_to_the_model() {
+    let server = FakeMcp::start(Era::Sessions, &["echo", "other"]).await;
+    let turns = vec![calls(&[("nowhere", json!({})), ("echo", json!([1])), ("echo", json!("x"))]), says("done")];
+    let journal = run_script(&server, &["echo"], turns, Script::default()).await;
+    let malformed = NotSentReason::MalformedArguments;
+    assert_eq!(not_sent(&journal), [NotSentReason::UnknownTool, malformed, malformed]);
+    assert_eq!(journal.names()[1].len(), 5, "they ride together: {:?}", journal.names());
+    assert_eq!(server.called_operations(), Vec::<String>::new());
+    assert_eq!(journal.end().outcome, Outcome::Succeeded);
+}
+
+#[tokio::test]
+async fn calls_beyond_the_bound_are_dropped_with_a_note() {
+    let server = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let many = vec![("nowhere", json!({})); 70];
+    let journal = run_script(&server, &["echo"], vec![calls(&many), says("done")], Script::default()).await;
+    assert_eq!(journal.state.calls_total, 64);
+    let note = journal.events().find_map(|event| match event {
+        Event::ModelResponded { response, .. } => Some(format!("{:?}", response.items.last().unwrap())),
+        _ => None,
+    });
+    assert!(note.unwrap().contains("6 more calls"));
+    assert_eq!(journal.end().outcome, Outcome::Succeeded);
+}
+
+#[tokio::test]
+async fn a_script_that_runs_out_or_fails_ends_the_run_with_words() {
+    for (turns, words) in [
+        (vec![], "spec.scripted.turns holds 0 turns"),
+        (vec![ScriptedTurn { error: Some("boom".into()), ..ScriptedTurn::default() }], "boom"),
+    ] {
+        let journal = run_plan(plan(scripted(turns), Vec::new()), Script::default(), &[]).await;
+        assert_eq!(journal.end().reason, EndReason::ModelFailed);
+        let message = &journal.end().message;
+        assert!(message.contains("Model writer") && message.contains(words), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_denied_model_request_asks_nobody_and_waits_for_the_operator() {
+    let server = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let turns = vec![calls(&[("echo", json!({}))]), says("never said")];
+    let script = Script { deny_model_from: Some(2), stop_on: Some("CallObserved"), ..Script::default() };
+    let journal = run_script(&server, &["echo"], turns, script).await;
+    assert_eq!(journal.names().last().unwrap(), &["CallObserved", "ModelRequested"]);
+    assert_eq!(journal.parting, Parting::Stopped);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_ends_the_run_and_names_tool_and_url() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{free}/mcp");
+    let plan = plan(scripted(vec![says("never")]), vec![tool(&url, &["echo"])]);
+    let journal = run_plan(plan, Script::default(), &[]).await;
+    assert_eq!(journal.end().reason, EndReason::ToolUnavailable);
+    let message = &journal.end().message;
+    assert!(message.starts_with(&format!("Tool server: the MCP server at {url} cannot be reached")), "{message}");
+    assert_eq!(journal.names(), [["ToolsListed"]]);
+}
+
+#[tokio::test]
+async fn a_credential_that_is_missing_ends_the_run_before_the_server_is_asked() {
+    let server = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let mut plan = plan(scripted(vec![says("never")]), vec![tool(&server.url(), &["echo"])]);
+    plan.credentials.push(credential(&["127.0.0.1"]));
+    plan.tools[0].credential = Some("key".into());
+    let journal = run_plan(plan, Script::default(), &[]).await;
+    let message = &journal.end().message;
+    assert!(message.contains("Credential key: Secret keys has no key token"), "{message}");
+    assert_eq!(*server.authorizations.lock().unwrap(), Vec::<Option<String>>::new());
+}
+
+#[tokio::test]
+async fn a_credential_reaches_its_server_and_nothing_that_is_reported() {
+    const VALUE: &str = "s3cr3t-value";
+    let server = FakeMcp::start(Era::Sessions, &["leak", "echo"]).await;
+    let turns = vec![
+        calls(&[("leak", json!({})), ("echo", json!({"text": format!("here is {VALUE}")}))]),
+        says("done, the key is s3cr3t-value"),
+    ];
+    let mut plan = plan(scripted(turns), vec![tool(&server.url(), &["leak", "echo"])]);
+    plan.credentials.push(credential(&["127.0.0.1"]));
+    plan.tools[0].credential = Some("key".into());
+    let journal = run_plan(plan, Script::default(), &[("key", VALUE)]).await;
+    assert!(server.authorizations.lock().unwrap().iter().all(|sent| sent.as_deref() == Some("Bearer s3cr3t-value")));
+    let reported = serde_json::to_string(&journal.batches).unwrap();
+    assert!(!reported.contains(VALUE), "{reported}");
+    assert!(reported.contains("you sent Bearer [credential key redacted]"), "{reported}");
+    assert_eq!(server.called_operations(), ["leak"], "arguments that hold the value are refused");
+    assert_eq!(journal.end().outcome, Outcome::Succeeded);
+}
+
+#[tokio::test]
+async fn a_credential_is_never_sent_to_a_host_it_is_not_for() {
+    let server = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let mut plan = plan(scripted(vec![says("never")]), vec![tool(&server.url(), &["echo"])]);
+    plan.credentials.push(credential(&["api.example.com"]));
+    plan.tools[0].credential = Some("key".into());
+    let journal = run_plan(plan, Script::default(), &[("key", "value")]).await;
+    let message = &journal.end().message;
+    assert!(message.contains("Credential key may not be sent to 127.0.0.1"), "{message}");
+    assert_eq!(*server.authorizations.lock().unwrap(), Vec::<Option<String>>::new());
+}
+
+#[rstest]
+#[case::that_ends_within_the_grace_time("held", Duration::from_secs(10), "CallObserved")]
+#[case::that_does_not("hang", Duration::from_millis(200), "CallUnknown")]
+#[tokio::test]
+async fn a_call_in_flight_when_the_run_is_stopped_is_reported(
+    #[case] operation: &'static str,
+    #[case] grace: Duration,
+    #[case] reported: &'static str,
+) {
+    let server = FakeMcp::start(Era::Sessions, &[operation, "echo"]).await;
+    let turns = vec![calls(&[(operation, json!({})), ("echo", json!({}))]), says("never")];
+    let script = Script { stop_when_called: Some(server.clone()), grace, ..Script::default() };
+    let journal = run_script(&server, &[operation, "echo"], turns, script).await;
+    assert_eq!(journal.names().last().unwrap(), &[reported]);
+    assert_eq!(server.called_operations(), [operation], "nothing new starts");
+    assert_eq!(journal.parting, Parting::Stopped);
+}
+
+#[tokio::test]
+async fn a_model_is_not_asked_once_the_run_is_stopped() {
+    let plan = plan(scripted(vec![says("never")]), Vec::new());
+    let script = Script { stop_on: Some("ModelRequested"), grace: Duration::from_secs(5), ..Script::default() };
+    let journal = run_plan(plan, script, &[]).await;
+    assert_eq!(journal.names(), [["ModelRequested"]]);
+    assert_eq!(journal.parting, Parting::Stopped);
+}
+
+#[tokio::test]
+async fn a_permit_that_arrives_with_the_order_to_stop_is_returned() {
+    let server = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let turns = vec![calls(&[("echo", json!({}))]), says("never")];
+    let plan = plan(scripted(turns), vec![tool(&server.url(), &["echo"])]);
+    let script = Script { stop_on: Some("CallProposed"), grace: Duration::from_secs(5), ..Script::default() };
+    let journal = run_plan(plan, script, &[]).await;
+    assert_eq!(journal.names().last().unwrap(), &["PermitReturned"]);
+    assert_eq!(server.called_operations(), Vec::<String>::new());
+    assert_eq!(journal.parting, Parting::Stopped);
+}
+
+#[tokio::test]
+async fn definitions_that_differ_from_the_accepted_ones_are_not_offered_and_left_to_the_gate() {
+    let server = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let mut drifted = tool(&server.url(), &["echo"]);
+    let accepted = belay_protocol::Digest::of(b"an older definition");
+    drifted.operations[0].definition = accepted;
+    let plan = plan(scripted(vec![calls(&[("echo", json!({}))]), says("done")]), vec![drifted]);
+    let script = Script { denied_operations: BTreeSet::from(["echo".into()]), ..Script::default() };
+    let journal = run_plan(plan, script, &[]).await;
+    let proposed = journal.events().find_map(|event| match event {
+        Event::CallProposed { call, .. } => Some(call.clone()),
+        _ => None,
+    });
+    assert_ne!(proposed.unwrap().definition, accepted, "the gate sees what the server lists now");
+    assert_eq!(journal.state.listings[TOOL].len(), 1);
+}
