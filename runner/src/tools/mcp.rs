@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use belay_protocol::event::{FailureReason, ToolResult};
+use belay_protocol::event::FailureReason;
 use belay_protocol::plan::{Plan, PlanCredential, PlanTool, Timeouts};
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, ClientCapabilities, ClientConfig, Implementation, PaginatedRequestParams,
@@ -302,6 +302,7 @@ impl ToolServer for McpServer {
         let params = CallToolRequestParams::new(call.operation.clone()).with_arguments(call.arguments.clone());
         let answered = tokio::time::timeout(timeout, service.call_tool_once(params)).await;
         let departure = self.wire.settle();
+        let keeps_session = departure.keeps_session();
         let outcome = match answered {
             Ok(result) => self.outcome(departure, result),
             Err(_) => match departure {
@@ -312,8 +313,7 @@ impl ToolServer for McpServer {
                 not_sent => self.outcome(not_sent, Err(ServiceError::TransportClosed)),
             },
         };
-        if !matches!(outcome, Outcome::Observed(ToolResult { is_error: false, .. })) {
-            // Whatever state the conversation is in: the next call begins a new one.
+        if !keeps_session {
             self.service = None;
         }
         outcome

@@ -89,6 +89,18 @@ pub enum Trouble {
     Malformed(String),
 }
 
+impl Departure {
+    /// Whether the server and this client still agree on their session; a new one loses the server's state.
+    #[must_use]
+    pub fn keeps_session(&self) -> bool {
+        match self {
+            Self::Answered | Self::Expired => true,
+            Self::Troubled(Trouble::Status { code, .. }) => *code != 404,
+            Self::None | Self::Cleared { .. } | Self::NotSent { .. } | Self::Sent | Self::Troubled(_) => false,
+        }
+    }
+}
+
 impl Wire {
     #[must_use]
     pub fn new(http: reqwest::Client, endpoint: Endpoint, credentials: Credentials) -> Self {

@@ -1,0 +1,373 @@
+//! What holds for every sequence of events, legal or not: random walks through the fold, checked against
+//! the log of what it accepted.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use belay_protocol::call::definition_digest;
+use belay_protocol::cost::Usage;
+use belay_protocol::event::{
+    DenyReason, EndReason, EpochEnd, Failure, FailureReason, Finish, Item, Limit, ListedOperation, Listing,
+    ModelResponse, NotSentReason, Outcome, ProposedCall, Record, RunEnd, ToolResult, Verdict,
+};
+use belay_protocol::fold::{CallState, ModelState};
+use belay_protocol::plan::{Limits, ModelApi, ObjectId, PLAN_VERSION, PlanModel, PlanOperation, PlanTool, Timeouts};
+use belay_protocol::transcript::Transcript;
+use belay_protocol::{Digest, Event, Plan, RunState};
+use proptest::prelude::*;
+use serde_json::json;
+
+/// One turn of a walk: which event to try, at which call, and whether its details fit the state.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    event: u8,
+    call: u8,
+    fits: bool,
+}
+
+/// A walk: what the fold accepted, and the state after each acceptance.
+struct Walk {
+    accepted: Vec<Record>,
+    states: Vec<RunState>,
+}
+
+fn plan() -> Plan {
+    let id = |name: &str| ObjectId { namespace: "team".into(), name: name.into(), uid: format!("{name}-uid") };
+    Plan {
+        version: PLAN_VERSION,
+        run: id("run"),
+        agent: id("agent"),
+        agent_generation: 1,
+        requested_by: None,
+        instructions: String::new(),
+        input: "go".into(),
+        model: PlanModel {
+            name: "script".into(),
+            api: ModelApi::Scripted,
+            provider: None,
+            model: "script".into(),
+            base_url: None,
+            credential: None,
+            context_window_tokens: None,
+            max_output_tokens: None,
+            temperature: None,
+            prices: None,
+            timeouts: Timeouts::default(),
+            script: Vec::new(),
+        },
+        tools: vec![PlanTool {
+            name: "tool".into(),
+            uid: "tool-uid".into(),
+            url: "http://tool/mcp".into(),
+            credential: None,
+            call_timeout_seconds: 60,
+            operations: vec![PlanOperation {
+                name: "do".into(),
+                model_name: "tool__do".into(),
+                definition: definition_digest("do", "", &json!({})).unwrap(),
+            }],
+        }],
+        credentials: Vec::new(),
+        limits: Limits { steps: 50, tokens: None, cost_micro_usd: None, active_seconds: 60, wait_seconds: 60 },
+    }
+}
+
+fn failure(retrying: bool) -> Failure {
+    Failure { reason: FailureReason::ServerError, message: "no".into(), retrying }
+}
+
+/// The event of a turn; where it fits, its numbers are those that are due.
+fn event(turn: Turn, state: &RunState) -> Event {
+    let off = u32::from(!turn.fits);
+    let epoch = state.epoch.as_ref().map_or(0, |epoch| epoch.number) + u64::from(off);
+    let (step, attempt) = match state.model {
+        ModelState::InFlight { step, attempt, .. } => (step + off, attempt),
+        ModelState::Failed { step, attempt } => (step, attempt + 1 + off),
+        ModelState::Idle | ModelState::Done => (state.steps + 1 + off, 1),
+    };
+    let (call_id, attempt_of_call) = a_call(turn, state);
+    let call_digest = Digest::of(call_id.as_bytes());
+    match turn.event % 17 {
+        0 => Event::RunAccepted { plan_digest: Digest::zero(), plan: Box::new(plan()) },
+        1 => Event::EpochOpened { epoch: epoch + 1, pod_name: "pod".into() },
+        2 => Event::InstanceClaimed { epoch, instance: "me".into(), pod_uid: "uid".into() },
+        3 => {
+            let operation = ListedOperation { name: "do".into(), definition: Digest::zero() };
+            let tool = if turn.fits { "tool" } else { "other" };
+            Event::ToolsListed { tool: tool.into(), listing: Listing::Listed(vec![operation]) }
+        }
+        4 => Event::ModelRequested { step, attempt, request: Digest::zero(), reserved_tokens: 10 },
+        5 | 6 => Event::ModelResponded { step, attempt, response: response(turn, state) },
+        7 => Event::ModelFailed { step, attempt, failure: failure(turn.call.is_multiple_of(2)) },
+        8 => {
+            let call = ProposedCall {
+                tool: "tool".into(),
+                operation: "do".into(),
+                args: json!({}),
+                definition: Digest::zero(),
+                digest: call_digest,
+            };
+            Event::CallProposed { call_id, attempt: attempt_of_call, call }
+        }
+        9 | 10 => {
+            let digest = if turn.fits { call_digest } else { Digest::zero() };
+            let verdict = if turn.call.is_multiple_of(3) {
+                Verdict::Denied { reason: DenyReason::NotListed, message: "no".into() }
+            } else {
+                Verdict::Allowed { digest }
+            };
+            Event::CallDecided { call_id, attempt: attempt_of_call, verdict }
+        }
+        11 => Event::PermitReturned { call_id, attempt: attempt_of_call },
+        12 => {
+            let result = ToolResult { is_error: false, content: "ok".into(), truncated_from_bytes: None };
+            Event::CallObserved { call_id, attempt: attempt_of_call, result, milliseconds: 1 }
+        }
+        13 => Event::CallNotSent {
+            call_id,
+            attempt: attempt_of_call,
+            reason: NotSentReason::Unreachable,
+            message: "no".into(),
+        },
+        14 => Event::CallUnknown { call_id, attempt: attempt_of_call, message: "?".into() },
+        15 => match turn.call % 8 {
+            0 => Event::RunEnded {
+                end: RunEnd {
+                    outcome: Outcome::Failed,
+                    reason: EndReason::Cancelled,
+                    message: format!("{}", turn.call),
+                },
+            },
+            1 | 2 => Event::EpochEnded { epoch, cause: EpochEnd::Exited },
+            3 => Event::CancelRequested {},
+            _ => Event::LimitReached { limit: Limit::Steps },
+        },
+        _ => Event::CancelRequested {},
+    }
+}
+
+/// Some call of the newest response, and the attempt that it is at.
+fn a_call(turn: Turn, state: &RunState) -> (String, u32) {
+    let count = state.calls.len().max(1);
+    let fallback = || (format!("c{}", turn.call), 1);
+    let found = state.calls.iter().nth(usize::from(turn.call) % count);
+    let (call_id, attempt) = found.map_or_else(fallback, |(call_id, call)| {
+        let attempt = match call {
+            CallState::Proposed { attempt, .. }
+            | CallState::Permitted { attempt, .. }
+            | CallState::Returned { attempt } => *attempt,
+            CallState::Requested | CallState::Settled(_) => 1,
+        };
+        (call_id.clone(), attempt)
+    });
+    (call_id, if turn.fits { attempt } else { attempt + 1 })
+}
+
+fn response(turn: Turn, state: &RunState) -> ModelResponse {
+    let first = state.calls_total + if turn.fits { 1 } else { 2 };
+    let call = |offset: u32| Item::ToolCall {
+        call_id: format!("c{}", first + offset),
+        provider_id: String::new(),
+        name: "tool__do".into(),
+        arguments: "{}".into(),
+    };
+    ModelResponse {
+        items: (0..u32::from(turn.call % 4)).map(call).collect(),
+        finish: Finish::Stop,
+        usage: Usage::default(),
+        response_id: None,
+        model: None,
+        milliseconds: 1,
+    }
+}
+
+/// Tries every turn; what is refused must leave the state as it was.
+fn walk(turns: &[Turn]) -> Walk {
+    let mut state = RunState::default();
+    let mut walk = Walk { accepted: Vec::new(), states: vec![state.clone()] };
+    let opening = [0, 1, 2].map(|event| Turn { event, call: 0, fits: true });
+    for turn in opening.iter().chain(turns) {
+        let record = Record { seq: state.seq + 1, at: 1000 + i64::from(turn.call), event: event(*turn, &state) };
+        let before = state.clone();
+        match state.apply(&record) {
+            Ok(()) => {
+                walk.accepted.push(record);
+                walk.states.push(state.clone());
+            }
+            Err(_) => assert_eq!(state, before, "a refused event changes nothing: {record:?}"),
+        }
+    }
+    walk
+}
+
+fn turns() -> impl Strategy<Value = Vec<Turn>> {
+    // Endings come seldom, or no walk would get far.
+    let event = prop_oneof![20 => 3_u8..15, 1 => 15_u8..17, 1 => 0_u8..3];
+    let turn = (event, any::<u8>(), prop::bool::weighted(0.9));
+    prop::collection::vec(turn.prop_map(|(event, call, fits)| Turn { event, call, fits }), 0..200)
+}
+
+/// What a log says of permits, kept without the fold.
+#[derive(Default)]
+struct Permits {
+    out: BTreeMap<String, u32>,
+    settled: BTreeSet<String>,
+}
+
+impl Permits {
+    fn follow(&mut self, event: &Event) {
+        match event {
+            Event::CallDecided { call_id, attempt, verdict } => {
+                assert!(!self.settled.contains(call_id), "{call_id} was settled");
+                match verdict {
+                    Verdict::Allowed { .. } => assert_eq!(self.out.insert(call_id.clone(), *attempt), None),
+                    Verdict::Denied { .. } => assert!(self.settled.insert(call_id.clone())),
+                }
+            }
+            Event::PermitReturned { call_id, attempt } => assert_eq!(self.out.remove(call_id), Some(*attempt)),
+            Event::CallObserved { call_id, attempt, .. } | Event::CallUnknown { call_id, attempt, .. } => {
+                assert_eq!(self.out.remove(call_id), Some(*attempt), "{call_id} had no permit for that attempt");
+                assert!(self.settled.insert(call_id.clone()), "{call_id} was settled");
+            }
+            Event::CallNotSent { call_id, .. } => {
+                self.out.remove(call_id);
+                assert!(self.settled.insert(call_id.clone()), "{call_id} was settled");
+            }
+            Event::ModelRequested { .. } => assert!(self.out.is_empty(), "a permit is out while the model is asked"),
+            _ => {}
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn terminal_is_final(turns in turns()) {
+        let walk = walk(&turns);
+        let mut end = None;
+        for (record, state) in walk.accepted.iter().zip(&walk.states[1..]) {
+            if let Some(end) = &end {
+                prop_assert_eq!(state.end.as_ref(), Some(end));
+                let closes = matches!(record.event, Event::EpochEnded { .. } | Event::CallUnknown { .. });
+                prop_assert!(closes, "{:?} after the end", record.event);
+            }
+            end.clone_from(&state.end);
+        }
+    }
+
+    #[test]
+    fn replaying_a_prefix_gives_the_same_state(turns in turns()) {
+        let walk = walk(&turns);
+        for (length, state) in walk.states.iter().enumerate() {
+            prop_assert_eq!(&RunState::replay(&walk.accepted[..length]).unwrap(), state);
+        }
+    }
+
+    #[test]
+    fn no_end_of_a_call_without_a_permit_and_only_one(turns in turns()) {
+        let mut permits = Permits::default();
+        for record in &walk(&turns).accepted {
+            permits.follow(&record.event);
+        }
+    }
+
+    #[test]
+    fn a_record_out_of_sequence_is_refused(turns in turns(), gap in 1_u64..5) {
+        let mut state = walk(&turns).states.pop().unwrap();
+        let event = Event::CancelRequested {};
+        for seq in [state.seq, state.seq + 1 + gap] {
+            let record = Record { seq, at: 0, event: event.clone() };
+            prop_assert!(state.apply(&record).is_err());
+        }
+    }
+
+    #[test]
+    fn call_ids_are_unique_and_steps_count_answers(turns in turns()) {
+        let walk = walk(&turns);
+        let mut answers = 0;
+        let mut ids = BTreeSet::new();
+        for record in &walk.accepted {
+            if let Event::ModelResponded { step, response, .. } = &record.event {
+                answers += 1;
+                prop_assert_eq!(*step, answers);
+                for item in &response.items {
+                    if let Item::ToolCall { call_id, .. } = item {
+                        prop_assert!(ids.insert(call_id.clone()));
+                    }
+                }
+            }
+        }
+        let last = walk.states.last().unwrap();
+        prop_assert_eq!((last.steps, last.calls_total as usize), (answers, ids.len()));
+    }
+
+    #[test]
+    fn every_record_survives_its_json_form(turns in turns()) {
+        for record in walk(&turns).accepted {
+            let bytes = serde_json::to_vec(&record).unwrap();
+            prop_assert_eq!(serde_json::from_slice::<Record>(&bytes).unwrap(), record);
+        }
+    }
+
+    #[test]
+    fn a_conversation_holds_a_result_for_every_settled_call_before_its_next_turn(turns in turns()) {
+        let walk = walk(&turns);
+        let mut transcript = Transcript::default();
+        for (record, state) in walk.accepted.iter().zip(&walk.states[1..]) {
+            transcript.apply(&record.event);
+            let asked = |turn: &belay_protocol::transcript::Turn| -> BTreeSet<String> {
+                let ids = turn.items.iter().filter_map(|item| match item {
+                    Item::ToolCall { call_id, .. } => Some(call_id.clone()),
+                    Item::Text { .. } => None,
+                });
+                ids.collect()
+            };
+            if let Some((newest, earlier)) = transcript.turns().split_last() {
+                for turn in earlier {
+                    prop_assert_eq!(asked(turn), turn.results.keys().cloned().collect::<BTreeSet<_>>());
+                }
+                let settled = state.calls.iter().filter(|(_, call)| matches!(call, CallState::Settled(_)));
+                let settled: BTreeSet<String> = settled.map(|(call_id, _)| call_id.clone()).collect();
+                prop_assert_eq!(settled, newest.results.keys().cloned().collect::<BTreeSet<_>>());
+            }
+        }
+        let mut replayed = Transcript::default();
+        for record in &walk.accepted {
+            replayed.apply(&record.event);
+        }
+        prop_assert_eq!(replayed, transcript);
+    }
+}
+
+#[test]
+fn walks_get_as_far_as_observations_and_ends() {
+    use proptest::strategy::ValueTree as _;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut seen = BTreeSet::new();
+    for _ in 0..200 {
+        let turns = turns().new_tree(&mut runner).unwrap().current();
+        seen.extend(walk(&turns).accepted.iter().map(|record| record.event.name()));
+    }
+    let expected = [
+        "CallDecided",
+        "CallNotSent",
+        "CallObserved",
+        "CallProposed",
+        "CallUnknown",
+        "CancelRequested",
+        "EpochEnded",
+        "EpochOpened",
+        "InstanceClaimed",
+        "LimitReached",
+        "ModelFailed",
+        "ModelRequested",
+        "ModelResponded",
+        "PermitReturned",
+        "RunAccepted",
+        "RunEnded",
+        "ToolsListed",
+    ];
+    assert_eq!(seen, BTreeSet::from(expected), "a property that is never tried proves nothing");
+}
