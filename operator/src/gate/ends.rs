@@ -11,22 +11,23 @@ pub fn before_request(run: &RunState, reserved_tokens: u64) -> Option<Vec<Event>
     let limits = plan.limits;
     let used = run.usage.total();
     let (limit, reason, message) = if run.steps >= limits.steps {
-        let message = format!("limits.steps of {} is used up", limits.steps);
+        let message = format!("spec.limits.steps is {}, and that many model requests were answered", limits.steps);
         (Limit::Steps, EndReason::StepsExceeded, message)
     } else if let Some(tokens) =
         limits.tokens.filter(|tokens| used.saturating_add(reserved_tokens) > *tokens || used >= *tokens)
     {
         let message = format!(
-            "limits.tokens of {tokens} leaves no room: {used} are used and the next answer may take {reserved_tokens}"
+            "spec.limits.tokens is {tokens}: {used} are used and the next request may take {reserved_tokens}"
         );
         (Limit::Tokens, EndReason::TokensExceeded, message)
     } else if let Some(budget) = limits.cost_micro_usd.filter(|budget| run.cost.micro_usd() >= *budget) {
-        let message = format!("limits.costUSD of {} is used up", usd(budget));
+        let message = format!("spec.limits.costUSD is {}, and {} is spent", usd(budget), usd(run.cost.micro_usd()));
         (Limit::CostUSD, EndReason::CostExceeded, message)
     } else {
         return None;
     };
-    let message = format!("{message}; raise it in Agent {} or in the run's spec", plan.agent.name);
+    let (agent, name) = (&plan.agent.name, &plan.run.name);
+    let message = format!("{message}. Raise it in Agent {agent} or, where AgentRun {name} sets a tighter one, there");
     Some(vec![Event::LimitReached { limit }, failed(reason, message)])
 }
 

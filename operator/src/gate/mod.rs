@@ -7,16 +7,16 @@ mod ends;
 #[cfg(test)]
 mod tests;
 
+use belay_protocol::Record;
 use belay_protocol::event::Event;
-use belay_protocol::fold::{IllegalEvent, RunState};
-use belay_protocol::{Digest, Record};
+use belay_protocol::fold::{CallState, IllegalEvent, RunState};
 
 /// What stands outside the plan and the journal when a batch is decided.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Standing {
     #[default]
     Running,
-    /// `Agent.spec.suspend`: nothing more is permitted.
+    /// `Agent.spec.suspend`: nothing is permitted for now. Proposals are journaled and decided later.
     Suspended,
 }
 
@@ -39,13 +39,7 @@ pub fn decide(state: &RunState, events: Vec<Event>, standing: Standing) -> Resul
             }
             break;
         }
-        let answer = match &event {
-            Event::CallProposed { call_id, attempt, call } => {
-                let verdict = calls::judge(&run, call, standing);
-                Some(Event::CallDecided { call_id: call_id.clone(), attempt: *attempt, verdict })
-            }
-            _ => None,
-        };
+        let answer = if waits(&run, standing) { None } else { verdict(&run, &event) };
         let end = ends::after(&run, &event);
         take(&mut run, &mut decided, event)?;
         for event in answer.into_iter().chain(end) {
@@ -65,11 +59,41 @@ fn take(run: &mut RunState, decided: &mut Vec<Event>, event: Event) -> Result<()
     Ok(())
 }
 
-/// Whether a model request of this batch may go: the run has not ended, is not being cancelled or suspended.
+/// The verdicts on proposals that were journaled undecided, once nothing holds them up any more. `events` are
+/// those that the proposals were journaled with.
 #[must_use]
-pub fn may_request(state: &RunState, standing: Standing) -> bool {
-    state.end.is_none() && !state.cancel_requested && standing == Standing::Running
+pub fn decide_late(state: &RunState, events: &[Event], standing: Standing) -> Vec<Event> {
+    let mut run = state.clone();
+    let mut decided = Vec::new();
+    if waits(&run, standing) || run.end.is_some() {
+        return decided;
+    }
+    for event in events.iter().filter(|event| is_open(state, event)) {
+        // Each is open, so its verdict can follow; one that could not would be no permit.
+        if let Some(verdict) = verdict(&run, event)
+            && take(&mut run, &mut decided, verdict).is_err()
+        {
+            break;
+        }
+    }
+    decided
 }
 
-/// A permit for a model request names no bytes: the runner builds the request from the journal itself.
-pub const MODEL_PERMIT: Digest = Digest::zero();
+fn verdict(run: &RunState, event: &Event) -> Option<Event> {
+    let Event::CallProposed { call_id, attempt, call } = event else { return None };
+    let verdict = calls::judge(run, call);
+    Some(Event::CallDecided { call_id: call_id.clone(), attempt: *attempt, verdict })
+}
+
+/// A run that is being cancelled does not wait to be resumed: it is told no.
+fn waits(run: &RunState, standing: Standing) -> bool {
+    match standing {
+        Standing::Running => false,
+        Standing::Suspended => !run.cancel_requested,
+    }
+}
+
+fn is_open(state: &RunState, event: &Event) -> bool {
+    let Event::CallProposed { call_id, attempt, .. } = event else { return false };
+    matches!(state.calls.get(call_id), Some(CallState::Proposed { attempt: open, .. }) if open == attempt)
+}

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::{Standing, decide, may_request};
+use super::{Standing, decide, decide_late};
 
 fn definition() -> Digest {
     Digest::of(b"definition")
@@ -161,14 +161,28 @@ fn a_definition_that_the_server_changed_since_the_plan_is_denied() {
 }
 
 #[test]
-fn a_cancelled_or_suspended_run_gets_no_permit() {
+fn a_cancelled_run_gets_no_permit_suspended_or_not() {
     let mut cancelled = asked(plan());
     cancelled.cancel_requested = true;
-    for (state, standing) in [(&cancelled, Standing::Running), (&asked(plan()), Standing::Suspended)] {
-        let verdict = verdict_on(state, call("files", "read", json!({})), standing);
+    for standing in [Standing::Running, Standing::Suspended] {
+        let verdict = verdict_on(&cancelled, call("files", "read", json!({})), standing);
         assert!(matches!(verdict, Verdict::Denied { reason: DenyReason::RunEnding, .. }), "{verdict:?}");
-        assert!(!may_request(state, standing));
     }
+}
+
+#[test]
+fn a_proposal_of_a_suspended_agent_is_journaled_undecided_and_decided_once_it_is_resumed() {
+    let (mut state, call) = (asked(plan()), call("files", "read", json!({})));
+    let digest = call.digest;
+    let proposed = vec![proposal("c1", call)];
+    let journaled = decide(&state, proposed.clone(), Standing::Suspended).unwrap();
+    assert_eq!(journaled, proposed);
+    state.apply(&Record { seq: state.seq + 1, at: 1, event: proposed[0].clone() }).unwrap();
+    assert_eq!(decide_late(&state, &proposed, Standing::Suspended), []);
+    let allowed = Event::CallDecided { call_id: "c1".into(), attempt: 1, verdict: Verdict::Allowed { digest } };
+    assert_eq!(decide_late(&state, &proposed, Standing::Running), [allowed.clone()]);
+    state.apply(&Record { seq: state.seq + 1, at: 1, event: allowed }).unwrap();
+    assert_eq!(decide_late(&state, &proposed, Standing::Running), [], "a verdict is given once");
 }
 
 #[test]
