@@ -104,8 +104,8 @@ fn a_real_language_model_answers_and_its_tokens_are_the_servers_own() {
     chat_agent(&namespace, "model: smollm2, baseURL: 'http://llm:8080/v1', maxOutputTokens: 24, temperature: 0", "");
     let ended = run(&namespace, "Say hello in one word.");
     // A small model may stop by itself or be cut at 24 tokens: both are told truly.
-    let reason = condition(&ended, "Finished").unwrap()["reason"].as_str().unwrap();
-    assert!(["Succeeded", "ModelIncomplete"].contains(&reason), "{ended:#}");
+    let reason = condition(&ended, "Ready").unwrap()["reason"].as_str().unwrap();
+    assert!(["Completed", "ModelIncomplete"].contains(&reason), "{ended:#}");
     let usage = &ended["status"]["usage"];
     let log = namespace.kubectl.run(&["logs", "deployment/llm", "--tail=-1"]).unwrap();
     let output = usage["outputTokens"].as_i64().unwrap();
@@ -128,7 +128,7 @@ fn a_wrong_key_names_the_model_the_credential_and_what_to_do() {
         .unwrap();
     chat_agent(&namespace, "model: gpt-test, baseURL: 'http://aimock:4010/v1', credentialRef: {name: key}", "");
     let ended = run(&namespace, "Hello.");
-    assert_eq!(condition(&ended, "Finished").unwrap()["reason"], "ModelFailed", "{ended:#}");
+    assert_eq!(condition(&ended, "Ready").unwrap()["reason"], "ModelFailed", "{ended:#}");
     let words = message(&ended);
     assert!(words.contains("Model m") && words.contains("401") && words.contains("Credential key"), "{words}");
     assert!(!ended.to_string().contains("canary"), "{ended:#}");
@@ -139,7 +139,7 @@ fn an_unreachable_model_is_named_with_its_address() {
     let namespace = TempNamespace::enabled("model-gone").unwrap();
     chat_agent(&namespace, "model: gpt-test, baseURL: 'http://nobody:4010/v1'", "");
     let ended = run(&namespace, "Hello.");
-    assert_eq!(condition(&ended, "Finished").unwrap()["reason"], "ModelFailed", "{ended:#}");
+    assert_eq!(condition(&ended, "Ready").unwrap()["reason"], "ModelFailed", "{ended:#}");
     let words = message(&ended);
     assert!(words.contains("Model m") && words.contains("nobody:4010") && words.contains("baseURL"), "{words}");
 }
@@ -151,7 +151,7 @@ fn a_model_that_answers_garbage_ends_the_run_in_words() {
     aimock(&namespace, &json!([{"match": {}, "response": {"content": "x"}, "chaos": {"malformedRate": 1.0}}]));
     chat_agent(&namespace, "model: gpt-test, baseURL: 'http://aimock:4010/v1'", "");
     let ended = run(&namespace, "Hello.");
-    assert_eq!(condition(&ended, "Finished").unwrap()["reason"], "ModelFailed", "{ended:#}");
+    assert_eq!(condition(&ended, "Ready").unwrap()["reason"], "ModelFailed", "{ended:#}");
     assert!(message(&ended).contains("Model m"), "{}", message(&ended));
 }
 

@@ -43,7 +43,8 @@ fn message(run: &Value) -> String {
 
 fn assert_ended(run: &Value, phase: &str, reason: &str) {
     assert_eq!(run["status"]["phase"], phase, "{run:#}");
-    assert_eq!(condition(run, "Finished").unwrap()["reason"], reason, "{run:#}");
+    assert_eq!(condition(run, "Finished").unwrap()["reason"], phase, "{run:#}");
+    assert_eq!(condition(run, "Ready").unwrap()["reason"], reason, "{run:#}");
 }
 
 /// No runner pod of the run is left, once the operator had the time to delete it.
@@ -70,7 +71,7 @@ fn the_quickstart_succeeds_with_a_real_mcp_server_and_a_denied_call() {
     .unwrap();
     assert!(output.success, "{}{}", output.stdout, output.stderr);
     let run = namespace.run_to_the_end("q", A_MINUTE).unwrap();
-    assert_ended(&run, "Succeeded", "Succeeded");
+    assert_ended(&run, "Succeeded", "Completed");
     let status = &run["status"];
     assert_eq!(status["usage"]["steps"], 3);
     assert!(status["output"].as_str().unwrap().starts_with("19 and 23 make 42."), "{status:#}");
@@ -122,7 +123,7 @@ fn ten_runs_at_once_all_succeed() {
         start(&namespace, "quick", name);
     }
     for name in &names {
-        assert_ended(&namespace.run_to_the_end(name, Duration::from_mins(2)).unwrap(), "Succeeded", "Succeeded");
+        assert_ended(&namespace.run_to_the_end(name, Duration::from_mins(2)).unwrap(), "Succeeded", "Completed");
     }
     assert_no_pod(&namespace);
 }
@@ -137,8 +138,8 @@ fn more_runs_than_the_agent_allows_wait_in_order() {
         .unwrap();
     start(&namespace, "one", "second");
     namespace.wait_ready("agentrun", "second", "False", "Queued").unwrap();
-    assert_ended(&namespace.run_to_the_end("first", A_MINUTE).unwrap(), "Succeeded", "Succeeded");
-    assert_ended(&namespace.run_to_the_end("second", A_MINUTE).unwrap(), "Succeeded", "Succeeded");
+    assert_ended(&namespace.run_to_the_end("first", A_MINUTE).unwrap(), "Succeeded", "Completed");
+    assert_ended(&namespace.run_to_the_end("second", A_MINUTE).unwrap(), "Succeeded", "Completed");
 }
 
 #[test]
@@ -213,7 +214,7 @@ fn what_is_missing_is_named_and_heals_when_it_comes() {
         .kubectl
         .apply("{apiVersion: belay.dev/v1alpha1, kind: Model, metadata: {name: nowhere}, spec: {api: Scripted, model: s, scripted: {turns: [{text: found}]}}}")
         .unwrap();
-    assert_ended(&namespace.run_to_the_end("r", A_MINUTE).unwrap(), "Succeeded", "Succeeded");
+    assert_ended(&namespace.run_to_the_end("r", A_MINUTE).unwrap(), "Succeeded", "Completed");
     namespace.kubectl.run(&["delete", "model", "nowhere"]).unwrap();
     namespace.wait_ready("agent", "a", "False", "ModelMissing").unwrap();
 }
@@ -228,7 +229,7 @@ fn a_suspended_agent_starts_nothing_until_it_goes_on() {
         .wait_until("agentrun", "r", A_MINUTE, |run| (run["status"]["waitingOn"]["display"] == "agent/s").then_some(()))
         .unwrap();
     scripted(&namespace, "s", "[{text: done}]", "");
-    assert_ended(&namespace.run_to_the_end("r", A_MINUTE).unwrap(), "Succeeded", "Succeeded");
+    assert_ended(&namespace.run_to_the_end("r", A_MINUTE).unwrap(), "Succeeded", "Completed");
 }
 
 #[test]
