@@ -57,9 +57,10 @@ impl StepLog {
         line(&format!("step {step:<2} call   {name:<24}  {outcome}  {milliseconds} ms"));
     }
 
-    /// The last line. `end` is the operator's word.
+    /// The last line. `end` begins with the operator's words for it, and may go on with others'.
     pub fn end(self, end: &str) {
-        line(&format!("run     {}", word(end)));
+        let (words, _message) = end.split_once(": ").unwrap_or((end, ""));
+        line(&format!("run     {}", word(words)));
     }
 }
 

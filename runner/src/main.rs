@@ -37,16 +37,20 @@ fn start() -> anyhow::Result<()> {
     // One thread: a run waits nearly all of its life, and memory is what a pod a run costs.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        // The first process of a container has no default reaction to signals: without this it ignores them.
+        let mut terminated = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+        let stop = async move {
+            terminated.recv().await;
+        };
         match config.mode {
             Mode::Run => {
-                let mut terminated = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
                 let instance = uuid::Uuid::new_v4().to_string();
-                let stop = async move {
-                    terminated.recv().await;
-                };
                 run::run(&config, instance, stop).await?;
             }
-            Mode::Probe => probe::probe(&config).await?,
+            Mode::Probe => tokio::select! {
+                probed = probe::probe(&config) => probed?,
+                () = stop => {}
+            },
         }
         Ok(())
     })

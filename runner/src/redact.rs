@@ -2,7 +2,7 @@
 //! replaced by a marker, and arguments that hold one are recognised by that marker.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use belay_protocol::plan::PlanCredential;
 use serde_json::Value;
@@ -35,27 +35,22 @@ impl Redactor {
     /// `text` with every credential value replaced by `[credential NAME redacted]`.
     #[must_use]
     pub fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut redacted = Cow::Borrowed(text);
-        for Seen { credential, values } in seen.iter_mut() {
-            remember(values, self.credentials.read(credential).ok());
-            for value in values.iter().filter_map(Secret::text) {
-                if redacted.contains(value) {
-                    redacted = Cow::Owned(redacted.replace(value, &marker(&credential.name)));
-                }
-            }
-        }
-        redacted
+        replaced(text, &self.refreshed())
     }
 
     /// Tool arguments as they may be reported. Where only the decoded strings hold a value, all of them go.
     #[must_use]
     pub fn redact_arguments(&self, arguments: String) -> String {
-        if let Cow::Owned(redacted) = self.redact(&arguments) {
+        let seen = self.refreshed();
+        if let Cow::Owned(redacted) = replaced(&arguments, &seen) {
             return redacted;
         }
+        // Only an escape can hide a value from the search above.
+        if seen.is_empty() || !arguments.contains('\\') {
+            return arguments;
+        }
         let parsed: Option<Value> = serde_json::from_str(&arguments).ok();
-        match parsed.and_then(|value| self.redact_any_string(&value)) {
+        match parsed.and_then(|value| first_redacted(&value, &seen)) {
             Some(redacted) => serde_json::json!({ "redacted": redacted }).to_string(),
             None => arguments,
         }
@@ -68,18 +63,44 @@ impl Redactor {
         seen.iter().map(|seen| &seen.credential.name).find(|name| arguments.contains(&marker(name))).cloned()
     }
 
-    fn redact_any_string(&self, value: &Value) -> Option<String> {
-        match value {
-            Value::String(text) => match self.redact(text) {
-                Cow::Owned(redacted) => Some(redacted),
-                Cow::Borrowed(_) => None,
-            },
-            Value::Array(items) => items.iter().find_map(|item| self.redact_any_string(item)),
-            Value::Object(fields) => fields.iter().find_map(|(name, value)| {
-                self.redact_any_string(&Value::String(name.clone())).or_else(|| self.redact_any_string(value))
-            }),
-            Value::Null | Value::Bool(_) | Value::Number(_) => None,
+    /// Every value known so far, those of this moment included.
+    fn refreshed(&self) -> MutexGuard<'_, Vec<Seen>> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        for Seen { credential, values } in seen.iter_mut() {
+            remember(values, self.credentials.read(credential).ok());
         }
+        seen
+    }
+}
+
+fn replaced<'a>(text: &'a str, seen: &[Seen]) -> Cow<'a, str> {
+    let mut redacted = Cow::Borrowed(text);
+    for Seen { credential, values } in seen {
+        for value in values.iter().filter_map(Secret::text) {
+            if redacted.contains(value) {
+                redacted = Cow::Owned(redacted.replace(value, &marker(&credential.name)));
+            }
+        }
+    }
+    redacted
+}
+
+/// The first decoded string that holds a value, with that value replaced.
+fn first_redacted(value: &Value, seen: &[Seen]) -> Option<String> {
+    match value {
+        Value::String(text) => owned(replaced(text, seen)),
+        Value::Array(items) => items.iter().find_map(|item| first_redacted(item, seen)),
+        Value::Object(fields) => {
+            fields.iter().find_map(|(name, value)| owned(replaced(name, seen)).or_else(|| first_redacted(value, seen)))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => None,
+    }
+}
+
+fn owned(text: Cow<'_, str>) -> Option<String> {
+    match text {
+        Cow::Owned(redacted) => Some(redacted),
+        Cow::Borrowed(_) => None,
     }
 }
 

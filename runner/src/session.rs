@@ -1,6 +1,7 @@
 //! One epoch's conversation with the operator: batches go out and are resent until they are answered;
 //! orders come in. Knows the gRPC stream; the loop knows only [`Operator`].
 
+mod conversation;
 mod link;
 
 use std::time::Duration;
@@ -10,7 +11,8 @@ use belay_protocol::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Event};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-pub use link::{Link, LinkError, Started, start};
+pub use conversation::{Started, start};
+pub use link::{Link, LinkError};
 
 use crate::permit::{BootTime, Decided};
 

@@ -3,6 +3,7 @@
 
 pub mod mcp;
 mod result;
+mod trouble;
 mod wire;
 
 use std::time::Duration;

@@ -1,30 +1,19 @@
-//! The gRPC stream behind a session: connects, says Hello, resends what was not answered, and reconnects
-//! with jitter as the same instance until the operator says Bye.
+//! The way to the operator: TLS against its own authority, and the pod's token on every call.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use belay_protocol::wire::operator_message::Body as FromOperator;
+use belay_protocol::MESSAGE_BYTES_MAX;
 use belay_protocol::wire::run_service_client::RunServiceClient;
-use belay_protocol::wire::runner_message::Body as ToOperator;
-use belay_protocol::wire::{Batch, Hello, OperatorMessage, RunnerMessage, Welcome};
-use belay_protocol::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION};
-use rand::Rng as _;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Request, Status};
 use zeroize::Zeroizing;
 
-use super::{Append, Operator, Order, raise, stop_within};
 use crate::config::OperatorAddress;
 
 const CONNECT_SECONDS: u64 = 5;
-const WELCOME_SECONDS: u64 = 30;
 const KEEPALIVE_SECONDS: u64 = 10;
-const BACKOFF_FIRST_MILLISECONDS: u64 = 100;
-const BACKOFF_MOST_MILLISECONDS: u64 = 5_000;
 /// A Welcome carries the whole journal of a run, which may be larger than any other message.
 const WELCOME_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -40,12 +29,40 @@ pub enum LinkError {
     Connect(#[source] tonic::transport::Error),
     #[error("the operator ended the stream: {0}")]
     Status(#[from] Status),
-    #[error("the operator was silent for {WELCOME_SECONDS} s")]
+    #[error("the operator was silent for too long")]
     Silent,
     #[error("the operator broke the protocol: {0}")]
     Protocol(&'static str),
-    #[error("the operator refused this runner for good: {0}")]
-    Refused(String),
+}
+
+impl LinkError {
+    /// Refusals that no reconnect changes. Everything else, a refused token included, may pass.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Status(status) => match status.code() {
+                Code::InvalidArgument
+                | Code::FailedPrecondition
+                | Code::PermissionDenied
+                | Code::OutOfRange
+                | Code::Unimplemented => true,
+                Code::Ok
+                | Code::Cancelled
+                | Code::Unknown
+                | Code::DeadlineExceeded
+                | Code::NotFound
+                | Code::AlreadyExists
+                | Code::ResourceExhausted
+                | Code::Aborted
+                | Code::Internal
+                | Code::Unavailable
+                | Code::DataLoss
+                | Code::Unauthenticated => false,
+            },
+            Self::Address(_) | Self::TokenFormat(_) => true,
+            Self::Token { .. } | Self::Connect(_) | Self::Silent | Self::Protocol(_) => false,
+        }
+    }
 }
 
 /// Where the operator is and how to prove who asks.
@@ -53,36 +70,6 @@ pub enum LinkError {
 pub struct Link {
     endpoint: Endpoint,
     token_file: PathBuf,
-}
-
-/// What outlives a broken stream.
-struct Conversation {
-    instance: String,
-    last_seq: u64,
-    last_hash: Vec<u8>,
-    next_batch: u64,
-    unanswered: Option<Unanswered>,
-    /// Whoever waits for the first Welcome.
-    welcome: Option<oneshot::Sender<Welcome>>,
-}
-
-struct Unanswered {
-    batch: Batch,
-    append: oneshot::Sender<belay_protocol::wire::Ack>,
-}
-
-enum Heard {
-    Welcome,
-    Word,
-    Bye,
-}
-
-/// Why a stream is over.
-enum StreamEnd {
-    /// Try again.
-    Broken(LinkError),
-    /// The run is over here: Bye, or the loop let go.
-    Finished,
 }
 
 impl Link {
@@ -109,205 +96,6 @@ impl Link {
         request.metadata_mut().insert("authorization", bearer(&self.token_file)?);
         Ok((client, request))
     }
-
-    /// Speaks for `instance` until the operator says Bye or the loop lets go of its [`Operator`].
-    /// The first Welcome goes to `welcome`.
-    pub async fn converse(
-        self,
-        instance: String,
-        mut appends: mpsc::Receiver<Append>,
-        orders: watch::Sender<Order>,
-        welcome: oneshot::Sender<Welcome>,
-    ) -> Result<(), LinkError> {
-        let mut conversation = Conversation {
-            instance,
-            last_seq: 0,
-            last_hash: Vec::new(),
-            next_batch: 1,
-            unanswered: None,
-            welcome: Some(welcome),
-        };
-        let mut failures = 0;
-        loop {
-            match self.stream(&mut conversation, &mut appends, &orders, &mut failures).await {
-                StreamEnd::Finished => return Ok(()),
-                StreamEnd::Broken(error) if is_final(&error) => {
-                    raise(&orders, Order::Leave { reason: error.to_string() });
-                    return Err(error);
-                }
-                StreamEnd::Broken(error) => {
-                    failures += 1;
-                    let pause = backoff(failures);
-                    tracing::warn!(%error, failures, pause_milliseconds = pause.as_millis(), "reconnecting");
-                    tokio::time::sleep(pause).await;
-                }
-            }
-            if conversation.unanswered.is_none() && appends.is_closed() && appends.is_empty() {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn stream(
-        &self,
-        conversation: &mut Conversation,
-        appends: &mut mpsc::Receiver<Append>,
-        orders: &watch::Sender<Order>,
-        failures: &mut u32,
-    ) -> StreamEnd {
-        let (outgoing, mut incoming) = match self.greet(conversation).await {
-            Ok(streams) => streams,
-            Err(error) => return StreamEnd::Broken(error),
-        };
-        let mut welcomed = false;
-        loop {
-            let may_send = welcomed && conversation.unanswered.is_none();
-            tokio::select! {
-                message = incoming.message() => match message {
-                    Ok(Some(message)) => {
-                        // Only a stream that is really served counts as a success.
-                        *failures = 0;
-                        match conversation.take(message, &outgoing, orders).await {
-                            Ok(Heard::Welcome) => welcomed = true,
-                            Ok(Heard::Word) => {}
-                            Ok(Heard::Bye) => return StreamEnd::Finished,
-                            Err(error) => return StreamEnd::Broken(error),
-                        }
-                    }
-                    Ok(None) => return StreamEnd::Broken(LinkError::Protocol("the stream ended without a Bye")),
-                    Err(status) => return StreamEnd::Broken(status.into()),
-                },
-                append = appends.recv(), if may_send => {
-                    let Some(append) = append else {
-                        drop(outgoing);
-                        return farewell(incoming).await;
-                    };
-                    if conversation.send(append, &outgoing).await.is_err() {
-                        return StreamEnd::Broken(LinkError::Protocol("the stream takes no more messages"));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Opens a stream and says Hello.
-    async fn greet(
-        &self,
-        conversation: &Conversation,
-    ) -> Result<(mpsc::Sender<RunnerMessage>, Streaming<OperatorMessage>), LinkError> {
-        let (outgoing, queue) = mpsc::channel(2);
-        let hello = Hello {
-            protocol_version: PROTOCOL_VERSION,
-            instance: conversation.instance.clone(),
-            last_seq: conversation.last_seq,
-            last_hash: conversation.last_hash.clone(),
-        };
-        // The queue is new and empty: this cannot wait.
-        let _ = outgoing.send(RunnerMessage { body: Some(ToOperator::Hello(hello)) }).await;
-        let opening = async {
-            let (mut client, request) = self.call(ReceiverStream::new(queue)).await?;
-            Ok::<_, LinkError>(client.session(request).await?.into_inner())
-        };
-        let incoming = tokio::time::timeout(Duration::from_secs(WELCOME_SECONDS), opening)
-            .await
-            .map_err(|_| LinkError::Silent)??;
-        Ok((outgoing, incoming))
-    }
-}
-
-impl Conversation {
-    /// Takes in one message of the newest stream.
-    async fn take(
-        &mut self,
-        message: OperatorMessage,
-        outgoing: &mpsc::Sender<RunnerMessage>,
-        orders: &watch::Sender<Order>,
-    ) -> Result<Heard, LinkError> {
-        match message.body.ok_or(LinkError::Protocol("an empty message"))? {
-            FromOperator::Welcome(welcome) => {
-                if let Some(first) = self.welcome.take() {
-                    self.next_batch = welcome.last_batch + 1;
-                    let _ = first.send(welcome);
-                }
-                // Answered from the journal where it is already held.
-                if let Some(unanswered) = &self.unanswered {
-                    let body = Some(ToOperator::Batch(unanswered.batch.clone()));
-                    let sent = outgoing.send(RunnerMessage { body }).await;
-                    sent.map_err(|_| LinkError::Protocol("the stream takes no more messages"))?;
-                }
-                return Ok(Heard::Welcome);
-            }
-            FromOperator::Ack(ack) => {
-                let Some(unanswered) = self.unanswered.take_if(|unanswered| unanswered.batch.n == ack.n) else {
-                    return Err(LinkError::Protocol("an answer to a batch that is not waiting for one"));
-                };
-                self.last_seq = ack.seq;
-                self.last_hash.clone_from(&ack.hash);
-                // The loop may have run out of time meanwhile; the events are durable all the same.
-                let _ = unanswered.append.send(ack);
-            }
-            FromOperator::Cancel(cancel) => {
-                raise(orders, stop_within(Duration::from_secs(u64::from(cancel.grace_seconds))));
-            }
-            // The stream ends when the operator does; the loop goes on with what is in flight until then.
-            FromOperator::Drain(_) => tracing::info!("the operator drains"),
-            FromOperator::Bye(bye) => {
-                raise(orders, Order::Leave { reason: bye.reason });
-                return Ok(Heard::Bye);
-            }
-        }
-        Ok(Heard::Word)
-    }
-
-    async fn send(&mut self, append: Append, outgoing: &mpsc::Sender<RunnerMessage>) -> Result<(), ()> {
-        let batch = Batch { n: self.next_batch, events: append.events };
-        self.next_batch += 1;
-        let body = Some(ToOperator::Batch(batch.clone()));
-        // Kept first: whatever happens to this stream, the next one sends it again.
-        self.unanswered = Some(Unanswered { batch, append: append.answer });
-        outgoing.send(RunnerMessage { body }).await.map_err(|_| ())
-    }
-}
-
-/// Leaves in order: our half is closed, the operator closes its own.
-async fn farewell(mut incoming: Streaming<OperatorMessage>) -> StreamEnd {
-    let rest = async { while let Ok(Some(_)) = incoming.message().await {} };
-    let _ = tokio::time::timeout(Duration::from_secs(1), rest).await;
-    StreamEnd::Finished
-}
-
-/// Refusals that no reconnect changes. Everything else, a refused token included, may pass.
-fn is_final(error: &LinkError) -> bool {
-    match error {
-        LinkError::Status(status) => match status.code() {
-            Code::InvalidArgument
-            | Code::FailedPrecondition
-            | Code::PermissionDenied
-            | Code::OutOfRange
-            | Code::Unimplemented => true,
-            Code::Ok
-            | Code::Cancelled
-            | Code::Unknown
-            | Code::DeadlineExceeded
-            | Code::NotFound
-            | Code::AlreadyExists
-            | Code::ResourceExhausted
-            | Code::Aborted
-            | Code::Internal
-            | Code::Unavailable
-            | Code::DataLoss
-            | Code::Unauthenticated => false,
-        },
-        LinkError::Address(_) | LinkError::TokenFormat(_) | LinkError::Refused(_) => true,
-        LinkError::Token { .. } | LinkError::Connect(_) | LinkError::Silent | LinkError::Protocol(_) => false,
-    }
-}
-
-/// Full jitter: many runners that lost one operator do not come back together.
-fn backoff(failures: u32) -> Duration {
-    let most = BACKOFF_FIRST_MILLISECONDS << failures.min(10);
-    let most = most.min(BACKOFF_MOST_MILLISECONDS);
-    Duration::from_millis(rand::rng().random_range(most / 2..=most))
 }
 
 /// The projected token as the kubelet has it now: it is rotated.
@@ -318,22 +106,4 @@ fn bearer(path: &Path) -> Result<MetadataValue<tonic::metadata::Ascii>, LinkErro
     let mut value: MetadataValue<_> = value.parse().map_err(|_| LinkError::TokenFormat(shown()))?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-/// Starts the conversation of one instance in the background.
-#[must_use]
-pub fn start(link: Link, instance: String) -> Started {
-    let (appends, queue) = mpsc::channel(1);
-    let (orders, seen) = watch::channel(Order::Go);
-    let (welcome, welcomed) = oneshot::channel();
-    let conversation = tokio::spawn(link.converse(instance, queue, orders.clone(), welcome));
-    Started { operator: Operator::new(appends, seen), orders, welcomed, conversation }
-}
-
-/// A conversation under way.
-pub struct Started {
-    pub operator: Operator,
-    pub orders: watch::Sender<Order>,
-    pub welcomed: oneshot::Receiver<Welcome>,
-    pub conversation: tokio::task::JoinHandle<Result<(), LinkError>>,
 }

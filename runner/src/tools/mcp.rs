@@ -1,21 +1,23 @@
 //! MCP over streamable HTTP, both eras, through rmcp. The only module that knows rmcp's service types.
 
+mod listing;
+mod outcome;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use belay_protocol::event::FailureReason;
 use belay_protocol::plan::{Plan, PlanCredential, PlanTool, Timeouts};
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, ClientCapabilities, ClientConfig, Implementation, PaginatedRequestParams,
-    ProtocolVersion, Tool,
+    CallToolRequestParams, ClientCapabilities, ClientConfig, Implementation, PaginatedRequestParams, ProtocolVersion,
+    Tool,
 };
 use rmcp::service::{ClientLifecycleMode, ClientServiceExt as _, RoleClient, RunningService, ServiceError};
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
 use serde_json::Value;
 
-use super::result::{complete, observed_error};
-use super::wire::{CONNECT_TIMEOUT, Departure, Endpoint, Trouble, Wire};
+use super::wire::{CONNECT_TIMEOUT, Departure, Endpoint, Wire};
 use super::{
     Call, Definition, LISTING_BYTES_MAX, ListError, OPERATION_NAME_BYTES_MAX, OPERATIONS_MAX, Outcome, ToolServer,
 };
@@ -155,133 +157,9 @@ impl McpServer {
         Err(self.error(FailureReason::TooLarge, &format!("lists its operations on more than {PAGES_MAX} pages")))
     }
 
-    fn error(&self, reason: FailureReason, what: &str) -> ListError {
-        let Endpoint { tool, url, .. } = self.wire.endpoint();
-        ListError { reason, message: format!("Tool {tool}: the MCP server at {url} {what}") }
-    }
-
-    fn silent(&self) -> ListError {
-        let seconds = self.listing_timeout.as_secs();
-        self.error(
-            FailureReason::TimedOut,
-            &format!(
-                "did not list its operations within {seconds} s: is it running, and is spec.mcp.url its MCP endpoint?"
-            ),
-        )
-    }
-
-    /// Says what went wrong: by what the wire saw, else in rmcp's words.
-    fn list_error(&self, words: &str) -> ListError {
-        let Some(trouble) = self.wire.trouble() else {
-            let shown = self.shown(words);
-            return self.error(FailureReason::Malformed, &format!("does not speak MCP ({shown}): check spec.mcp.url"));
-        };
-        match trouble {
-            Trouble::NotSent { reason, message } => {
-                self.error(reason, &format!("was not asked: {message}"))
-            }
-            Trouble::NoConnection(why) => self.error(
-                FailureReason::Unreachable,
-                &format!("cannot be reached ({why}): check spec.mcp.url, that the server runs and that a NetworkPolicy lets this pod reach it"),
-            ),
-            Trouble::Status { code, body } => {
-                let (reason, advice) = self.advice(code);
-                let body = self.shown(&body);
-                let said = if body.is_empty() { String::new() } else { format!(". The server says: {body}") };
-                self.error(reason, &format!("answered {code}: {advice}{said}"))
-            }
-            Trouble::Broken(why) => self.error(
-                FailureReason::Truncated,
-                &format!("broke off ({}): see the server's own logs", self.shown(&why)),
-            ),
-            Trouble::TooLarge => self.error(
-                FailureReason::TooLarge,
-                &format!("answered with more than {RESPONSE_BYTES_MAX} bytes"),
-            ),
-            Trouble::Malformed(seen) => self.error(
-                FailureReason::Malformed,
-                &format!("does not speak MCP ({}): check spec.mcp.url", self.shown(&seen)),
-            ),
-        }
-    }
-
-    fn advice(&self, code: u16) -> (FailureReason, String) {
-        match code {
-            401 | 403 => {
-                let advice = self.wire.endpoint().credential.as_ref().map_or_else(
-                    || "set spec.mcp.credentialRef".to_owned(),
-                    |c| format!("check Credential {} (Secret {}, key {})", c.name, c.secret_name, c.secret_key),
-                );
-                (FailureReason::Unauthorized, advice)
-            }
-            429 => (FailureReason::RateLimited, "the server limits requests: try again later".to_owned()),
-            300..=399 => {
-                (FailureReason::BadRequest, "redirects are not followed: put the final URL in spec.mcp.url".to_owned())
-            }
-            500.. => (FailureReason::ServerError, "see the server's own logs".to_owned()),
-            _ => (FailureReason::BadRequest, "is spec.mcp.url the server's MCP endpoint?".to_owned()),
-        }
-    }
-
     /// A server's words as they may be reported: redacted before they are cut.
-    fn shown(&self, text: &str) -> String {
+    pub(super) fn shown(&self, text: &str) -> String {
         piece(&self.redactor.redact(text), SHOWN_BYTES)
-    }
-
-    /// Puts together what the wire saw and what rmcp made of it.
-    fn outcome(&self, departure: Departure, result: Result<CallToolResponse, ServiceError>) -> Outcome {
-        match (departure, result) {
-            (Departure::NotSent { reason, message }, _) => Outcome::NotSent { reason, message: self.shown(&message) },
-            // A call that never reached the wire did not even spend its permit.
-            (Departure::Expired | Departure::None | Departure::Cleared { .. }, _) => Outcome::PermitExpired,
-            (Departure::Troubled(trouble), _) => self.troubled(&trouble),
-            (Departure::Answered, Ok(CallToolResponse::Complete(result))) => {
-                Outcome::Observed(complete(result, &self.redactor))
-            }
-            (Departure::Answered, Ok(CallToolResponse::InputRequired(_))) => observed_error(
-                "the server asks for input from a person, which this version of Belay cannot pass on",
-                &self.redactor,
-            ),
-            (Departure::Answered, Err(ServiceError::McpError(error))) => {
-                let data = error.data.map_or_else(String::new, |data| format!(" {data}"));
-                observed_error(&format!("error {}: {}{data}", error.code.0, error.message), &self.redactor)
-            }
-            (Departure::Answered, Ok(_) | Err(_)) => Outcome::Unknown {
-                message: "the server answered with something that is no result of a call".to_owned(),
-            },
-            (Departure::Sent, Ok(_)) => {
-                Outcome::Unknown { message: "an answer came that belongs to no response of the server".to_owned() }
-            }
-            (Departure::Sent, Err(error)) => Outcome::Unknown {
-                message: format!("the connection ended before the answer: {}", self.shown(&error.to_string())),
-            },
-        }
-    }
-
-    fn troubled(&self, trouble: &Trouble) -> Outcome {
-        match trouble {
-            // Gateways send these when they lost their upstream, which may have done the work.
-            Trouble::Status { code: code @ (408 | 502 | 503 | 504), .. } => {
-                Outcome::Unknown { message: format!("the server or a gateway before it answered {code}") }
-            }
-            Trouble::Status { code, body } => {
-                observed_error(&format!("the server answered HTTP {code} {body}"), &self.redactor)
-            }
-            Trouble::TooLarge => observed_error(
-                &format!("the call was answered with more than {RESPONSE_BYTES_MAX} bytes, which were not read"),
-                &self.redactor,
-            ),
-            Trouble::NotSent { message, .. } | Trouble::NoConnection(message) => Outcome::NotSent {
-                reason: belay_protocol::event::NotSentReason::Unreachable,
-                message: self.shown(message),
-            },
-            Trouble::Broken(why) => {
-                Outcome::Unknown { message: format!("the connection broke before the answer: {}", self.shown(why)) }
-            }
-            Trouble::Malformed(seen) => {
-                Outcome::Unknown { message: format!("the answer is not MCP: {}", self.shown(seen)) }
-            }
-        }
     }
 }
 

@@ -19,13 +19,13 @@ use serde::Deserialize;
 use serde_json::Value;
 use sse_stream::Sse;
 
+use super::trouble::Trouble;
 use crate::credential::Credentials;
-use crate::egress::{self, piece};
+use crate::egress;
 use crate::permit::{BootTime, Permit, Refusal};
 
 /// How long a connection may take to open; a permit must outlive that.
 pub const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
-const SHOWN_BYTES: usize = 500;
 
 type Posted = Result<StreamableHttpPostResponse, StreamableHttpError<reqwest::Error>>;
 
@@ -69,24 +69,6 @@ pub enum Departure {
     Answered,
     /// The exchange ended in trouble after the bytes may have left.
     Troubled(Trouble),
-}
-
-/// What an exchange can come to besides an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    NotSent {
-        reason: FailureReason,
-        message: String,
-    },
-    NoConnection(String),
-    /// A complete answer with an error status.
-    Status {
-        code: u16,
-        body: String,
-    },
-    Broken(String),
-    TooLarge,
-    Malformed(String),
 }
 
 impl Departure {
@@ -274,39 +256,6 @@ fn is_response(data: &str) -> bool {
 
 fn refusal_error(why: &str) -> StreamableHttpError<reqwest::Error> {
     StreamableHttpError::UnexpectedServerResponse(format!("not sent: {why}").into())
-}
-
-impl Trouble {
-    fn from_error(error: &StreamableHttpError<reqwest::Error>) -> Self {
-        match error {
-            StreamableHttpError::Client(error) if error.is_connect() => Self::NoConnection(egress::causes(error)),
-            StreamableHttpError::Client(error) => Self::Broken(egress::causes(error)),
-            StreamableHttpError::HttpStatus(status) => Self::Status { code: status.status, body: String::new() },
-            StreamableHttpError::AuthRequired(_) => Self::Status { code: 401, body: String::new() },
-            StreamableHttpError::InsufficientScope(_) => Self::Status { code: 403, body: String::new() },
-            StreamableHttpError::SessionExpired => {
-                Self::Status { code: 404, body: "the session is no longer known".to_owned() }
-            }
-            StreamableHttpError::ResponseBodyTooLarge { .. } => Self::TooLarge,
-            StreamableHttpError::UnexpectedServerResponse(text) => {
-                status_in(text).unwrap_or_else(|| Self::Malformed(piece(text, SHOWN_BYTES)))
-            }
-            StreamableHttpError::UnexpectedContentType(seen) => {
-                let seen = seen.as_deref().unwrap_or("no content type");
-                Self::Malformed(format!("it answered with {}", piece(seen, SHOWN_BYTES)))
-            }
-            StreamableHttpError::Deserialize(error) => Self::Malformed(error.to_string()),
-            // An enum that may grow: whatever else it is, nobody knows how far the request came.
-            other => Self::Broken(piece(&other.to_string(), SHOWN_BYTES)),
-        }
-    }
-}
-
-/// rmcp has error statuses in words alone: `HTTP 400 Bad Request: body`.
-fn status_in(text: &str) -> Option<Trouble> {
-    let (status, body) = text.strip_prefix("HTTP ")?.split_once(": ").unwrap_or((text.get(5..)?, ""));
-    let code = status.split(' ').next()?.parse().ok()?;
-    Some(Trouble::Status { code, body: body.to_owned() })
 }
 
 impl StreamableHttpClient for Wire {

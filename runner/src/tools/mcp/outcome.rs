@@ -1,0 +1,68 @@
+//! What became of a call: what the wire saw, put together with what rmcp made of it.
+
+use belay_protocol::event::NotSentReason;
+use rmcp::model::CallToolResponse;
+use rmcp::service::ServiceError;
+
+use super::{McpServer, RESPONSE_BYTES_MAX};
+use crate::tools::Outcome;
+use crate::tools::result::{complete, observed_error};
+use crate::tools::trouble::Trouble;
+use crate::tools::wire::Departure;
+
+impl McpServer {
+    /// Puts together what the wire saw and what rmcp made of it.
+    pub(super) fn outcome(&self, departure: Departure, result: Result<CallToolResponse, ServiceError>) -> Outcome {
+        match (departure, result) {
+            (Departure::NotSent { reason, message }, _) => Outcome::NotSent { reason, message: self.shown(&message) },
+            // A call that never reached the wire did not even spend its permit.
+            (Departure::Expired | Departure::None | Departure::Cleared { .. }, _) => Outcome::PermitExpired,
+            (Departure::Troubled(trouble), _) => self.troubled(&trouble),
+            (Departure::Answered, Ok(CallToolResponse::Complete(result))) => {
+                Outcome::Observed(complete(result, &self.redactor))
+            }
+            (Departure::Answered, Ok(CallToolResponse::InputRequired(_))) => observed_error(
+                "the server asks for input from a person, which this version of Belay cannot pass on",
+                &self.redactor,
+            ),
+            (Departure::Answered, Err(ServiceError::McpError(error))) => {
+                let data = error.data.map_or_else(String::new, |data| format!(" {data}"));
+                observed_error(&format!("error {}: {}{data}", error.code.0, error.message), &self.redactor)
+            }
+            (Departure::Answered, Ok(_) | Err(_)) => Outcome::Unknown {
+                message: "the server answered with something that is no result of a call".to_owned(),
+            },
+            (Departure::Sent, Ok(_)) => {
+                Outcome::Unknown { message: "an answer came that belongs to no response of the server".to_owned() }
+            }
+            (Departure::Sent, Err(error)) => Outcome::Unknown {
+                message: format!("the connection ended before the answer: {}", self.shown(&error.to_string())),
+            },
+        }
+    }
+
+    fn troubled(&self, trouble: &Trouble) -> Outcome {
+        match trouble {
+            // Gateways send these when they lost their upstream, which may have done the work.
+            Trouble::Status { code: code @ (408 | 502 | 503 | 504), .. } => {
+                Outcome::Unknown { message: format!("the server or a gateway before it answered {code}") }
+            }
+            Trouble::Status { code, body } => {
+                observed_error(&format!("the server answered HTTP {code} {body}"), &self.redactor)
+            }
+            Trouble::TooLarge => observed_error(
+                &format!("the call was answered with more than {RESPONSE_BYTES_MAX} bytes, which were not read"),
+                &self.redactor,
+            ),
+            Trouble::NotSent { message, .. } | Trouble::NoConnection(message) => {
+                Outcome::NotSent { reason: NotSentReason::Unreachable, message: self.shown(message) }
+            }
+            Trouble::Broken(why) => {
+                Outcome::Unknown { message: format!("the connection broke before the answer: {}", self.shown(why)) }
+            }
+            Trouble::Malformed(seen) => {
+                Outcome::Unknown { message: format!("the answer is not MCP: {}", self.shown(seen)) }
+            }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What can go wrong in one HTTP exchange with a tool's server, told apart by how far the bytes may have come.
+
+use belay_protocol::event::FailureReason;
+use rmcp::transport::streamable_http_client::StreamableHttpError;
+
+use crate::egress::{self, piece};
+
+const SHOWN_BYTES: usize = 500;
+
+/// What an exchange can come to besides an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    NotSent {
+        reason: FailureReason,
+        message: String,
+    },
+    NoConnection(String),
+    /// A complete answer with an error status.
+    Status {
+        code: u16,
+        body: String,
+    },
+    Broken(String),
+    TooLarge,
+    Malformed(String),
+}
+
+impl Trouble {
+    pub fn from_error(error: &StreamableHttpError<reqwest::Error>) -> Self {
+        match error {
+            StreamableHttpError::Client(error) if error.is_connect() => Self::NoConnection(egress::causes(error)),
+            StreamableHttpError::Client(error) => Self::Broken(egress::causes(error)),
+            StreamableHttpError::HttpStatus(status) => Self::Status { code: status.status, body: String::new() },
+            StreamableHttpError::AuthRequired(_) => Self::Status { code: 401, body: String::new() },
+            StreamableHttpError::InsufficientScope(_) => Self::Status { code: 403, body: String::new() },
+            StreamableHttpError::SessionExpired => {
+                Self::Status { code: 404, body: "the session is no longer known".to_owned() }
+            }
+            StreamableHttpError::ResponseBodyTooLarge { .. } => Self::TooLarge,
+            StreamableHttpError::UnexpectedServerResponse(text) => {
+                status_in(text).unwrap_or_else(|| Self::Malformed(piece(text, SHOWN_BYTES)))
+            }
+            StreamableHttpError::UnexpectedContentType(seen) => {
+                let seen = seen.as_deref().unwrap_or("no content type");
+                Self::Malformed(format!("it answered with {}", piece(seen, SHOWN_BYTES)))
+            }
+            StreamableHttpError::Deserialize(error) => Self::Malformed(error.to_string()),
+            // An enum that may grow: whatever else it is, nobody knows how far the request came.
+            other => Self::Broken(piece(&other.to_string(), SHOWN_BYTES)),
+        }
+    }
+}
+
+/// rmcp has error statuses in words alone: `HTTP 400 Bad Request: body`.
+fn status_in(text: &str) -> Option<Trouble> {
+    let (status, body) = text.strip_prefix("HTTP ")?.split_once(": ").unwrap_or((text.get(5..)?, ""));
+    let code = status.split(' ').next()?.parse().ok()?;
+    Some(Trouble::Status { code, body: body.to_owned() })
+}
