@@ -17,7 +17,9 @@ pub fn judge(run: &RunState, call: &ProposedCall) -> Verdict {
     let tool = run.plan.as_ref().and_then(|plan| Some((plan, plan.tool(&call.tool)?)));
     let listed = tool.and_then(|(plan, tool)| Some((plan, tool, tool.operation(&call.operation)?)));
     let Some((plan, tool, operation)) = listed else {
-        let message = format!("the Agent does not list {name}: use an operation that was offered, or add it to the Agent's spec.tools");
+        let message = format!(
+            "the Agent does not list {name}: use an operation that was offered, or add it to the Agent's spec.tools"
+        );
         return deny(DenyReason::NotListed, message);
     };
     let offered = run.listings.get(&call.tool).and_then(|all| all.iter().find(|o| o.name == call.operation));

@@ -16,9 +16,8 @@ pub fn before_request(run: &RunState, reserved_tokens: u64) -> Option<Vec<Event>
     } else if let Some(tokens) =
         limits.tokens.filter(|tokens| used.saturating_add(reserved_tokens) > *tokens || used >= *tokens)
     {
-        let message = format!(
-            "spec.limits.tokens is {tokens}: {used} are used and the next request may take {reserved_tokens}"
-        );
+        let message =
+            format!("spec.limits.tokens is {tokens}: {used} are used and the next request may take {reserved_tokens}");
         (Limit::Tokens, EndReason::TokensExceeded, message)
     } else if let Some(budget) = limits.cost_micro_usd.filter(|budget| run.cost.micro_usd() >= *budget) {
         let message = format!("spec.limits.costUSD is {}, and {} is spent", usd(budget), usd(run.cost.micro_usd()));

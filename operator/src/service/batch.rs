@@ -35,8 +35,7 @@ pub(super) fn parse(batch: &Batch) -> Result<Vec<Event>, BatchError> {
         return Err(BatchError::TooLarge(bytes));
     }
     let read = |(index, bytes): (usize, &Vec<u8>)| {
-        let event: Event =
-            serde_json::from_slice(bytes).map_err(|source| BatchError::Unreadable { index, source })?;
+        let event: Event = serde_json::from_slice(bytes).map_err(|source| BatchError::Unreadable { index, source })?;
         if event.is_runners() { Ok(event) } else { Err(BatchError::NotTheRunners(event.name())) }
     };
     batch.events.iter().enumerate().map(read).collect()
@@ -68,7 +67,8 @@ fn call_decision(state: &RunState, event: &Event) -> Option<Decision> {
 }
 
 fn model_verdict(state: &RunState, step: u32, attempt: u32) -> Said {
-    let in_flight = matches!(state.model, ModelState::InFlight { step: s, attempt: a, .. } if (s, a) == (step, attempt));
+    let in_flight =
+        matches!(state.model, ModelState::InFlight { step: s, attempt: a, .. } if (s, a) == (step, attempt));
     match (&state.end, state.cancel_requested) {
         (Some(end), _) => Said::Denied(end_words(end)),
         (None, true) => Said::Denied("the run is being cancelled".to_owned()),

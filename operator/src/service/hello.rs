@@ -76,11 +76,8 @@ async fn claim(journal: &Journal, run: &ObjectId, pod: &PeerPod, hello: &Hello) 
             check_claim(claim, pod, hello)?;
             return Ok(state);
         }
-        let claimed = Event::InstanceClaimed {
-            epoch: epoch.number,
-            instance: hello.instance.clone(),
-            pod_uid: pod.uid.clone(),
-        };
+        let claimed =
+            Event::InstanceClaimed { epoch: epoch.number, instance: hello.instance.clone(), pod_uid: pod.uid.clone() };
         match journal.append(run, state.seq, vec![claimed]).await {
             Err(JournalError::Moved { .. }) => {}
             claimed => return Ok(claimed?),
@@ -118,7 +115,11 @@ async fn check_witness(journal: &Journal, run: &ObjectId, state: &RunState, hell
         return Ok(());
     }
     tracing::error!(
-        run = run.uid, namespace = run.namespace, name = run.name, witness_seq = hello.last_seq, head_seq = state.seq,
+        run = run.uid,
+        namespace = run.namespace,
+        name = run.name,
+        witness_seq = hello.last_seq,
+        head_seq = state.seq,
         "the journal lacks what the runner saw acknowledged: it was rolled back"
     );
     let end = journal_lost(run, hello.last_seq, state.seq);

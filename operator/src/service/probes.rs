@@ -100,7 +100,9 @@ impl Stream {
         let pod = key(&self.caller.pod.namespace, &self.caller.pod.name);
         match self.next(HELLO_TIMEOUT).await? {
             In::Hello(hello) if hello.protocol_version == PROTOCOL_VERSION => {}
-            In::Hello(_) => return Err(Status::failed_precondition("another protocol version: use images of one release")),
+            In::Hello(_) => {
+                return Err(Status::failed_precondition("another protocol version: use images of one release"));
+            }
             In::Report(_) => return Err(Status::invalid_argument("a stream begins with Hello")),
         }
         let task = self.probes.task(&pod).ok_or_else(|| Status::permission_denied("nobody waits for this pod"))?;
@@ -132,7 +134,8 @@ fn parse(task: &ProbeTask, bytes: &[u8]) -> Result<ProbeReport, Status> {
     let report: ProbeReport =
         serde_json::from_slice(bytes).map_err(|e| Status::invalid_argument(format!("no report: {e}")))?;
     match (task, &report) {
-        (ProbeTask::Credential { .. }, ProbeReport::Credential(_)) | (ProbeTask::Tool { .. }, ProbeReport::Tool(Err(_))) => {}
+        (ProbeTask::Credential { .. }, ProbeReport::Credential(_))
+        | (ProbeTask::Tool { .. }, ProbeReport::Tool(Err(_))) => {}
         (ProbeTask::Tool { .. }, ProbeReport::Tool(Ok(operations))) => {
             let bounded = |text: &str, most: usize| text.chars().count() <= most;
             let fits = operations.len() <= OPERATIONS_MAX

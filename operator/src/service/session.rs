@@ -171,16 +171,19 @@ impl Stream {
         let events = batch::parse(batch).map_err(|e| Over::garbage(e.to_string()))?;
         let asked = events.clone();
         let suspended = self.service.suspended.clone();
-        let decide = move |state: &RunState, events: &[Event]| {
-            gate::decide(state, events.to_vec(), standing(&suspended, state))
-        };
+        let decide =
+            move |state: &RunState, events: &[Event]| gate::decide(state, events.to_vec(), standing(&suspended, state));
         let taken = self.service.journal.append_batch(&run.uid, Batch { key, events }, decide).await;
         let taken = match taken {
             Ok(taken) => taken,
             Err(error) => return Err(self.why(run, error).await),
         };
         let withheld = Withheld { n: key.n, asked, records: taken.records };
-        if batch::asks(&withheld.asked) { self.release(run, withheld).await } else { self.answer(&taken.state, &withheld).await.map(|()| None) }
+        if batch::asks(&withheld.asked) {
+            self.release(run, withheld).await
+        } else {
+            self.answer(&taken.state, &withheld).await.map(|()| None)
+        }
     }
 
     /// Answers a batch that asks for something, once its Agent lets it go on or the run is ending.
