@@ -59,9 +59,12 @@ impl StepLog {
 
     /// The last line. `end` begins with the operator's words for it, and may go on with others'.
     pub fn end(self, end: &str) {
-        let (words, _message) = end.split_once(": ").unwrap_or((end, ""));
-        line(&format!("run     {}", word(words)));
+        line(&format!("run     {}", end_words(end)));
     }
+}
+
+fn end_words(end: &str) -> String {
+    word(end.split_once(": ").map_or(end, |(words, _message)| words))
 }
 
 fn tokens(usage: &Usage) -> String {
@@ -91,6 +94,12 @@ mod tests {
         assert_eq!(tokens(&usage(Some(431), Some(27))), "  in=431 out=27");
         assert_eq!(tokens(&usage(None, Some(27))), "  out=27");
         assert_eq!(tokens(&usage(None, None)), "");
+    }
+
+    #[test]
+    fn the_end_is_told_without_the_words_of_others() {
+        assert_eq!(end_words("Failed (ModelFailed): Model m: the server says: hunter2"), "Failed (ModelFailed)");
+        assert_eq!(end_words("Succeeded (Completed)"), "Succeeded (Completed)");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::progress::Requested;
 use super::{Agent, Halt, milliseconds_since};
+use crate::egress::piece;
 use crate::log::CallOutcome;
 use crate::permit::{Decided, Permit, Verdict};
 use crate::session::Order;
@@ -18,6 +19,9 @@ use crate::tools::{Call, Outcome};
 
 /// After that many permits that ran out unsent, the server counts as out of reach.
 const PERMITS_RETURNED_MAX: u32 = 3;
+
+/// The model's own words for a tool may be as long as its whole answer.
+const NAME_BYTES_SHOWN: usize = 128;
 
 /// A call that can be proposed.
 struct Bound {
@@ -141,7 +145,10 @@ impl Agent {
         };
         let unknown = || NotSent {
             reason: NotSentReason::UnknownTool,
-            message: format!("there is no tool {name:?}: use one of the tools that were offered"),
+            message: format!(
+                "there is no tool {:?}: use one of the tools that were offered",
+                piece(&name, NAME_BYTES_SHOWN)
+            ),
         };
         let (tool, operation) = self.plan.by_model_name(&name).ok_or_else(unknown)?;
         let arguments = self.read_arguments(&arguments, was_cut)?;
