@@ -5,7 +5,7 @@ mod calls;
 mod ends;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use belay_protocol::Record;
 use belay_protocol::event::Event;

@@ -20,10 +20,15 @@ fn definition() -> Digest {
 }
 
 fn plan() -> Plan {
+    plan_of(&ObjectId { namespace: "ns".into(), name: "run".into(), uid: "run-uid".into() })
+}
+
+/// A plan with one tool and one operation, for this run.
+pub(crate) fn plan_of(run: &ObjectId) -> Plan {
     let id = |name: &str| ObjectId { namespace: "ns".into(), name: name.into(), uid: format!("{name}-uid") };
     Plan {
         version: 1,
-        run: id("run"),
+        run: run.clone(),
         agent: id("agent"),
         agent_generation: 1,
         requested_by: None,
@@ -180,7 +185,7 @@ fn a_proposal_of_a_suspended_agent_is_journaled_undecided_and_decided_once_it_is
     state.apply(&Record { seq: state.seq + 1, at: 1, event: proposed[0].clone() }).unwrap();
     assert_eq!(decide_late(&state, &proposed, Standing::Suspended), []);
     let allowed = Event::CallDecided { call_id: "c1".into(), attempt: 1, verdict: Verdict::Allowed { digest } };
-    assert_eq!(decide_late(&state, &proposed, Standing::Running), [allowed.clone()]);
+    assert_eq!(decide_late(&state, &proposed, Standing::Running), std::slice::from_ref(&allowed));
     state.apply(&Record { seq: state.seq + 1, at: 1, event: allowed }).unwrap();
     assert_eq!(decide_late(&state, &proposed, Standing::Running), [], "a verdict is given once");
 }

@@ -1,1 +1,190 @@
-#![allow(clippy::unwrap_used)]
+//! What every store must do, whichever database lies behind it. Run against SQLite below.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use belay_protocol::chain::Head;
+use belay_protocol::event::Event;
+use belay_protocol::plan::ObjectId;
+
+use super::chain::open_rows;
+use super::sqlite::SqliteStore;
+use super::store::{Append, BatchKey, BatchSpan, Change, Outcome, RunHead, Store};
+
+/// A database that can be left and come back to.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("journal.db")
+    }
+
+    async fn open(&self) -> Arc<dyn Store> {
+        Arc::new(SqliteStore::open(&self.path(), format!("{:032x}", rand::random::<u128>())).await.unwrap())
+    }
+}
+
+fn run(name: &str) -> ObjectId {
+    ObjectId { namespace: "ns".into(), name: name.into(), uid: format!("{name}-uid") }
+}
+
+fn first(name: &str) -> RunHead {
+    RunHead {
+        run: run(name),
+        chain: Head::empty(),
+        epoch: 1,
+        batch: 0,
+        session: 0,
+        instance: None,
+        pod_name: Some(format!("belay-run-{name}")),
+        ended: false,
+    }
+}
+
+/// An append of `count` records behind `before`.
+fn behind(before: &RunHead, count: usize, batch: Option<BatchKey>) -> Append {
+    let mut chain = before.chain;
+    let mut records = Vec::new();
+    for at in 0..count {
+        let sealed = chain.seal(Event::CancelRequested {}, i64::try_from(at).unwrap()).unwrap();
+        chain = sealed.head();
+        records.push(sealed);
+    }
+    let held = batch.map_or(before.batch, |batch| batch.n);
+    Append { expected: before.chain, records, next: RunHead { chain, batch: held, ..before.clone() }, batch }
+}
+
+fn append_of(append: Append) -> Change {
+    Change::Append(Box::new(append))
+}
+
+async fn commit_one(store: &dyn Store, change: Change) -> Outcome {
+    store.commit(&[change]).await.unwrap().remove(0)
+}
+
+#[tokio::test]
+async fn what_was_committed_reads_back_and_survives_a_reopen() {
+    let place = Place::new();
+    let store = place.open().await;
+    let append = behind(&first("a"), 3, None);
+    assert_eq!(commit_one(&*store, append_of(append.clone())).await, Outcome::Done);
+    let (id, commits) = (store.id().to_owned(), store.commits().await.unwrap());
+    store.close().await;
+    let store = place.open().await;
+    assert_eq!((store.id(), store.commits().await.unwrap()), (id.as_str(), commits));
+    assert_eq!(store.head("a-uid").await.unwrap(), Some(append.next.clone()));
+    let rows = store.events("a-uid", 1, 3).await.unwrap();
+    assert_eq!(open_rows(Head::empty(), &rows).unwrap(), append.records);
+    assert_eq!(store.events("a-uid", 2, 2).await.unwrap(), rows[1..2]);
+}
+
+#[tokio::test]
+async fn an_append_behind_a_head_that_moved_changes_nothing_and_tells_the_head() {
+    let place = Place::new();
+    let store = place.open().await;
+    let start = first("a");
+    let (one, other) = (behind(&start, 1, None), behind(&start, 2, None));
+    // Both at once: the first of them wins within the same transaction.
+    let outcomes = store.commit(&[append_of(one.clone()), append_of(other)]).await.unwrap();
+    assert_eq!(outcomes, [Outcome::Done, Outcome::Refused(Some(Box::new(one.next.clone())))]);
+    let mut stale = behind(&one.next, 1, None);
+    stale.expected.hash = belay_protocol::Digest::of(b"a fork");
+    assert_eq!(commit_one(&*store, append_of(stale)).await, Outcome::Refused(Some(Box::new(one.next.clone()))));
+    assert_eq!(store.events("a-uid", 1, 9).await.unwrap().len(), 1);
+    let nowhere = behind(&RunHead { chain: one.next.chain, ..first("b") }, 1, None);
+    assert_eq!(commit_one(&*store, append_of(nowhere)).await, Outcome::Refused(None));
+}
+
+#[tokio::test]
+async fn one_refused_append_does_not_keep_others_of_the_group_out() {
+    let place = Place::new();
+    let store = place.open().await;
+    let taken = behind(&first("a"), 1, None);
+    let group = [taken.clone(), taken, behind(&first("b"), 1, None)].map(append_of);
+    let outcomes = store.commit(&group).await.unwrap();
+    assert!(matches!(outcomes[..], [Outcome::Done, Outcome::Refused(Some(_)), Outcome::Done]), "{outcomes:?}");
+    assert_eq!(store.commits().await.unwrap(), 1, "one transaction for all");
+}
+
+#[tokio::test]
+async fn a_batch_needs_the_newest_session_and_epoch() {
+    let place = Place::new();
+    let store = place.open().await;
+    let opened = behind(&first("a"), 1, None);
+    commit_one(&*store, append_of(opened.clone())).await;
+    let raise = || Change::RaiseSession { run: "a-uid".into(), epoch: 1 };
+    assert_eq!(commit_one(&*store, raise()).await, Outcome::Session(1));
+    assert_eq!(commit_one(&*store, raise()).await, Outcome::Session(2));
+    let batch = |epoch, session| Some(BatchKey { epoch, session, n: 1 });
+    for stale in [batch(1, 1), batch(2, 2)] {
+        let outcome = commit_one(&*store, append_of(behind(&opened.next, 2, stale))).await;
+        assert!(matches!(&outcome, Outcome::Refused(Some(head)) if head.session == 2), "{outcome:?}");
+    }
+    assert_eq!(store.batch("a-uid", 1, 1).await.unwrap(), None);
+    let outcome = commit_one(&*store, append_of(behind(&opened.next, 2, batch(1, 2)))).await;
+    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(store.batch("a-uid", 1, 1).await.unwrap(), Some(BatchSpan { first_seq: 2, last_seq: 3 }));
+    let head = store.head("a-uid").await.unwrap().unwrap();
+    assert_eq!((head.batch, head.session), (1, 2), "an append keeps the session");
+}
+
+#[tokio::test]
+async fn no_session_is_raised_for_another_epoch_or_without_a_pod() {
+    let place = Place::new();
+    let store = place.open().await;
+    let gone = RunHead { pod_name: None, ..first("a") };
+    commit_one(&*store, append_of(behind(&gone, 1, None))).await;
+    for epoch in [1, 2] {
+        let outcome = commit_one(&*store, Change::RaiseSession { run: "a-uid".into(), epoch }).await;
+        assert!(matches!(outcome, Outcome::Refused(Some(_))), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn open_heads_are_those_that_go_on_or_whose_pod_may_live() {
+    let place = Place::new();
+    let store = place.open().await;
+    for (name, ended, pod) in [("on", false, None), ("over", true, None), ("leaving", true, Some("pod"))] {
+        let head = RunHead { ended, pod_name: pod.map(str::to_owned), ..first(name) };
+        commit_one(&*store, append_of(behind(&head, 1, None))).await;
+    }
+    let open: Vec<String> = store.open_heads().await.unwrap().into_iter().map(|head| head.run.name).collect();
+    assert_eq!(open, ["on", "leaving"]);
+}
+
+#[tokio::test]
+async fn forgetting_a_run_leaves_nothing_of_it_and_all_of_the_others() {
+    let place = Place::new();
+    let store = place.open().await;
+    for name in ["a", "b"] {
+        let opened = behind(&first(name), 1, None);
+        commit_one(&*store, append_of(opened.clone())).await;
+        let batch = Some(BatchKey { epoch: 1, session: 0, n: 1 });
+        commit_one(&*store, append_of(behind(&opened.next, 1, batch))).await;
+    }
+    assert_eq!(commit_one(&*store, Change::Forget { run: "a-uid".into() }).await, Outcome::Done);
+    assert_eq!(store.head("a-uid").await.unwrap(), None);
+    assert_eq!(store.events("a-uid", 0, 9).await.unwrap(), []);
+    assert_eq!(store.batch("a-uid", 1, 1).await.unwrap(), None);
+    assert_eq!(store.events("b-uid", 0, 9).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_store_that_was_reopened_goes_on_with_all_that_was_acknowledged() {
+    let place = Place::new();
+    let store = place.open().await;
+    let opened = behind(&first("a"), 2, None);
+    commit_one(&*store, append_of(opened.clone())).await;
+    store.reopen().await.unwrap();
+    assert_eq!(store.head("a-uid").await.unwrap(), Some(opened.next.clone()));
+    assert_eq!(commit_one(&*store, append_of(behind(&opened.next, 1, None))).await, Outcome::Done);
+    assert_eq!(store.events("a-uid", 1, 9).await.unwrap().len(), 3);
+}

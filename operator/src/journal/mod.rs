@@ -89,7 +89,7 @@ impl Journal {
         for head in store.open_heads().await? {
             memory.note_pod(&head);
         }
-        let (queue, writes) = mpsc::channel(QUEUE);
+        let (queue, queued) = mpsc::channel(QUEUE);
         let (changes, _) = broadcast::channel(CHANGES);
         let healthy = Arc::new(AtomicBool::new(true));
         let closing = CancellationToken::new();
@@ -100,7 +100,7 @@ impl Journal {
             healthy: Arc::clone(&healthy),
         };
         // Ends with the last handle, or by `close`, which waits for it.
-        tokio::spawn(writer.run(writes, closing.clone()));
+        tokio::spawn(writer.run(queued, closing.clone()));
         Ok(Self { inner: Arc::new(Inner { store, memory, queue, changes, healthy, closing, clock }) })
     }
 
@@ -310,7 +310,7 @@ impl Journal {
     }
 
     async fn submit(&self, prepared: Prepared) -> Result<Outcome, JournalError> {
-        self.write(Change::Append(prepared.append), Some(prepared.folded)).await
+        self.write(Change::Append(Box::new(prepared.append)), Some(prepared.folded)).await
     }
 
     async fn write(&self, change: Change, folded: Option<Folded>) -> Result<Outcome, JournalError> {

@@ -311,6 +311,7 @@ fn stored(value: u64) -> i64 {
 }
 
 /// Primary result codes: <https://www.sqlite.org/rescode.html>.
+#[allow(clippy::needless_pass_by_value)] // for map_err
 fn failed(error: sqlx::Error) -> StoreError {
     const FULL: i64 = 13;
     match &error {

@@ -24,7 +24,7 @@ pub struct RunHead {
 /// One write. Several are committed together; each is taken or refused by itself.
 #[derive(Clone, Debug)]
 pub enum Change {
-    Append(Append),
+    Append(Box<Append>),
     /// A Hello: later batches must carry the raised number.
     RaiseSession {
         run: String,

@@ -124,14 +124,14 @@ async fn check_witness(journal: &Journal, run: &ObjectId, state: &RunState, hell
     );
     let end = journal_lost(run, hello.last_seq, state.seq);
     let words = end_words(&end);
-    let head = journal.state(&run.uid).await?.unwrap_or_default();
-    let unknown = head.calls_in_flight().map(|(call_id, attempt)| Event::CallUnknown {
+    let newest = journal.state(&run.uid).await?.unwrap_or_default();
+    let unknown = newest.calls_in_flight().map(|(call_id, attempt)| Event::CallUnknown {
         call_id: call_id.to_owned(),
         attempt,
         message: "the journal lost what became of this call".to_owned(),
     });
     let events = unknown.chain([Event::RunEnded { end }]).collect();
-    journal.append(run, head.seq, events).await?;
+    journal.append(run, newest.seq, events).await?;
     Err(Over::bye(words))
 }
 

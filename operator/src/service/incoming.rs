@@ -62,7 +62,7 @@ impl Connected for Connection {
 /// Accepts until `shutdown`; at most `connections_max` are open at one time.
 pub(super) fn accept(
     listener: TcpListener,
-    tls: Reloadable,
+    tls: &Reloadable,
     connections_max: usize,
     shutdown: CancellationToken,
     tasks: &TaskTracker,

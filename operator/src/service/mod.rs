@@ -115,7 +115,7 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let tasks = TaskTracker::new();
     let connections_max = service.options.streams_max * 2 + VOUCHING_MAX;
-    let incoming = incoming::accept(listener, tls, connections_max, shutdown.clone(), &tasks);
+    let incoming = incoming::accept(listener, &tls, connections_max, shutdown.clone(), &tasks);
     let contract = Served {
         streams: Arc::new(Semaphore::new(service.options.streams_max)),
         vouching: Arc::new(Semaphore::new(VOUCHING_MAX)),

@@ -17,7 +17,7 @@ use super::HELLO_TIMEOUT;
 use super::authenticate::Caller;
 
 /// The longest that a probe may take: its pod's deadline is shorter.
-const REPORT_TIMEOUT: Duration = Duration::from_secs(180);
+const REPORT_TIMEOUT: Duration = Duration::from_mins(3);
 /// The most operations of one report, and characters of one name and description.
 const OPERATIONS_MAX: usize = 1024;
 const NAME_CHARACTERS_MAX: usize = 256;
