@@ -1,6 +1,31 @@
 //! The operator: watches what people declare, runs it, and decides what runs may do.
 
+pub mod agent;
+pub mod agent_run;
+pub mod certificate;
+pub mod clock;
+pub mod config;
+pub mod controller;
+pub mod credential;
+#[cfg(test)]
+mod fixtures;
 pub mod gate;
+pub mod http;
 pub mod journal;
+pub mod metrics;
+pub mod model;
+pub mod namespaces;
+pub mod peers;
+pub mod pod_template;
+pub mod pod_view;
+pub mod probe_pod;
+pub mod process;
+pub mod readiness;
+pub mod references;
 pub mod service;
+pub mod suspension;
 pub mod tls;
+pub mod tool;
+pub mod watches;
+pub mod world;
+pub mod writes;

@@ -13,6 +13,7 @@ use belay_protocol::wire::operator_message::Body as FromOperator;
 use belay_protocol::wire::runner_message::Body as ToOperator;
 use belay_protocol::wire::{self, Ack, Batch, probe_message, probe_order};
 use belay_protocol::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION, Record, RunState};
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -258,6 +259,29 @@ async fn a_run_that_was_ended_meanwhile_says_bye_to_the_next_batch() {
     world.journal.append(&run, seq, vec![Event::RunEnded { end }]).await.unwrap();
     runner.send_batch(1, &[listed()]).await;
     assert_eq!(runner.bye().await, "Failed (DeadlineExceeded): too long");
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_is_cut_after_ten_seconds() {
+    let world = World::start().await;
+    let mut silent = tokio::net::TcpStream::connect(world.socket()).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    // From here on time passes by itself whenever everybody waits.
+    tokio::time::pause();
+    assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0, "closed by the service");
+    assert!(begun.elapsed() >= Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_stream_without_a_hello_and_its_connection_are_cut_after_ten_seconds() {
+    let world = World::start().await;
+    world.accept("a").await;
+    let mut mute = world.connect(&token("a")).await.unwrap();
+    tokio::time::pause();
+    // Either clock may be the first to notice: the stream's own or the connection's.
+    let code = mute.cut_with().await;
+    assert!(matches!(code, Code::DeadlineExceeded | Code::Unknown | Code::Unavailable), "{code:?}");
 }
 
 #[tokio::test]

@@ -22,7 +22,6 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::server::Connected;
 
 use super::HELLO_TIMEOUT;
-use crate::tls::Reloadable;
 
 /// Connections whose handshake is done and which the server has not taken yet.
 const READY: usize = 16;
@@ -62,13 +61,12 @@ impl Connected for Connection {
 /// Accepts until `shutdown`; at most `connections_max` are open at one time.
 pub(super) fn accept(
     listener: TcpListener,
-    tls: &Reloadable,
+    acceptor: TlsAcceptor,
     connections_max: usize,
     shutdown: CancellationToken,
     tasks: &TaskTracker,
 ) -> ReceiverStream<io::Result<Connection>> {
     let (ready, connections) = mpsc::channel(READY);
-    let acceptor = TlsAcceptor::from(Arc::new(tls.server_config()));
     let slots = Arc::new(Semaphore::new(connections_max));
     let handshakes = tasks.clone();
     tasks.spawn(async move {

@@ -20,6 +20,7 @@ use belay_protocol::wire::run_service_server::{RunService as Contract, RunServic
 use belay_protocol::wire::{OperatorMessage, ProbeMessage, ProbeOrder, RunnerMessage};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,7 +30,7 @@ use tonic::{Request, Response, Status, Streaming};
 pub use self::probes::Probes;
 pub use self::sessions::Sessions;
 use crate::journal::Journal;
-use crate::tls::Reloadable;
+use crate::tls::{Reloadable, TlsError};
 
 /// A connection that has not proved itself by then is cut.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -104,6 +105,8 @@ pub enum AddressCheck {
 pub enum ServeError {
     #[error("the gRPC server failed: {0}")]
     Serve(#[from] tonic::transport::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// Serves until `shutdown`, then says Drain on every stream and waits for them, up to ten seconds.
@@ -115,7 +118,8 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let tasks = TaskTracker::new();
     let connections_max = service.options.streams_max * 2 + VOUCHING_MAX;
-    let incoming = incoming::accept(listener, &tls, connections_max, shutdown.clone(), &tasks);
+    let acceptor = TlsAcceptor::from(Arc::new(tls.server_config()?));
+    let incoming = incoming::accept(listener, acceptor, connections_max, shutdown.clone(), &tasks);
     let contract = Served {
         streams: Arc::new(Semaphore::new(service.options.streams_max)),
         vouching: Arc::new(Semaphore::new(VOUCHING_MAX)),

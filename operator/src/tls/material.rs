@@ -13,6 +13,10 @@ const CERTIFICATE_DAYS: i64 = 90;
 /// A certificate is renewed when a third of its time is left, the authority a year before its end.
 const CERTIFICATE_LEFT_DAYS: i64 = 30;
 const AUTHORITY_LEFT_DAYS: i64 = 365;
+/// Pods that were made before the authority changed trust the old one alone: until the last of them is gone the
+/// old authority's certificate is served, as long as it holds.
+const HANDOVER_DAYS: i64 = 8;
+const CERTIFICATE_LAST_DAYS: i64 = 2;
 const DAY_SECONDS: i64 = 86_400;
 
 /// What the operator's Secret holds. All PEM.
@@ -54,13 +58,14 @@ impl Material {
     /// What is due. Material that cannot be read is due whole, as is a certificate without one of the names.
     #[must_use]
     pub fn due(&self, names: &[String], now: Timestamp) -> Renewal {
-        let (Ok(ca), Ok(leaf)) = (expires(&self.ca_cert_pem), expires(&self.cert_pem)) else {
+        let (Ok(ca), Ok(leaf)) = (days_left(&self.ca_cert_pem, now), days_left(&self.cert_pem, now)) else {
             return Renewal::Authority;
         };
-        let left = |until: i64| (until - now.as_second()) / DAY_SECONDS;
-        if left(ca) < AUTHORITY_LEFT_DAYS {
+        let handing_over = self.previous_ca_pem.is_some() && AUTHORITY_DAYS - ca < HANDOVER_DAYS;
+        let leaf_due = if handing_over { CERTIFICATE_LAST_DAYS } else { CERTIFICATE_LEFT_DAYS };
+        if ca < AUTHORITY_LEFT_DAYS {
             Renewal::Authority
-        } else if left(leaf) < CERTIFICATE_LEFT_DAYS || !covers(&self.cert_pem, names) {
+        } else if leaf < leaf_due || !covers(&self.cert_pem, names) {
             Renewal::Certificate
         } else {
             Renewal::None
@@ -77,8 +82,16 @@ impl Material {
                 Ok(Self { cert_pem, key_pem, ..self.clone() })
             }
             Renewal::Authority => {
-                let previous = expires(&self.ca_cert_pem).is_ok().then(|| self.ca_cert_pem.clone());
-                Ok(Self { previous_ca_pem: previous, ..Self::fresh(names, now)? })
+                let fresh = Self::fresh(names, now)?;
+                if days_left(&self.ca_cert_pem, now).is_err() {
+                    return Ok(fresh);
+                }
+                let previous_ca_pem = Some(self.ca_cert_pem.clone());
+                if days_left(&self.cert_pem, now).is_ok_and(|left| left >= CERTIFICATE_LAST_DAYS) {
+                    let (cert_pem, key_pem) = (self.cert_pem.clone(), self.key_pem.clone());
+                    return Ok(Self { previous_ca_pem, cert_pem, key_pem, ..fresh });
+                }
+                Ok(Self { previous_ca_pem, ..fresh })
             }
         }
     }
@@ -119,6 +132,10 @@ fn validity(params: &mut CertificateParams, now: Timestamp, length: Span) {
     };
     params.not_before = day(today.saturating_sub(1.day()));
     params.not_after = day(today.saturating_add(length));
+}
+
+fn days_left(pem: &str, now: Timestamp) -> Result<i64, TlsError> {
+    Ok((expires(pem)? - now.as_second()) / DAY_SECONDS)
 }
 
 /// Seconds since the Unix epoch at which the certificate ends.

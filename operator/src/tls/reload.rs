@@ -38,12 +38,14 @@ impl Reloadable {
         Ok(())
     }
 
-    /// What a TLS acceptor takes: TLS 1.3 and 1.2, HTTP/2.
-    #[must_use]
-    pub fn server_config(&self) -> ServerConfig {
-        let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(self.current.clone());
+    /// What a TLS acceptor takes: TLS 1.3, HTTP/2. Both ends are ours, so nothing older is needed.
+    pub fn server_config(&self) -> Result<ServerConfig, TlsError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder =
+            ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13])?;
+        let mut config = builder.with_no_client_auth().with_cert_resolver(self.current.clone());
         config.alpn_protocols = vec![b"h2".to_vec()];
-        config
+        Ok(config)
     }
 }
 

@@ -105,6 +105,11 @@ impl World {
         self.shutdown.cancel();
     }
 
+    /// Where the service listens, without the scheme.
+    pub fn socket(&self) -> &str {
+        self.address.trim_start_matches("https://")
+    }
+
     /// A run whose pod `belay-run-{name}` may say Hello.
     pub async fn accept(&self, name: &str) -> ObjectId {
         let plan = plan(name);

@@ -1,0 +1,56 @@
+//! Agent: Ready when its Model and Tools are, and every operation that it lists exists.
+
+mod verdict;
+
+pub use verdict::EVERY_OPERATION;
+
+use std::sync::Arc;
+
+use belay_crds::Agent;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+
+use crate::clock::Clock;
+use crate::controller::{Failure, Reconcile};
+use crate::metrics::Kind;
+use crate::namespaces::{Namespaces, Service};
+use crate::world::World;
+use crate::writes::Writes;
+
+/// What passes over Agents need.
+pub struct Agents {
+    pub world: World,
+    pub namespaces: Namespaces,
+    pub writes: Writes,
+    pub clock: Clock,
+}
+
+impl Reconcile for Agents {
+    type Kind = Agent;
+    const KIND: Kind = Kind::Agent;
+
+    /// 1. Look up what the Agent names. 2. Decide. 3. Write status if it changed. 4. Announce a flip.
+    /// That a suspension withholds permits does not wait for this: the watch has told the gate before.
+    async fn reconcile(&self, agent: Arc<Agent>) -> Result<Action, Failure> {
+        let namespace = agent.namespace().unwrap_or_default();
+        let service = self.namespaces.service(&namespace);
+        if service == Service::Starting {
+            return Ok(Action::await_change());
+        }
+        let found = verdict::Found {
+            model: self.world.model(&namespace, &agent.spec.model_ref.name),
+            tools: agent.spec.tools.iter().map(|tool| self.world.tool(&namespace, &tool.name)).collect(),
+        };
+        let verdict = verdict::judge(&agent, service, &found);
+
+        let mut status = agent.status.clone().unwrap_or_default();
+        let flip = verdict.write(&mut status.conditions, agent.metadata.generation, &Time(self.clock.now()));
+        status.observed_generation = agent.metadata.generation;
+        if agent.status.as_ref() != Some(&status) {
+            self.writes.apply_status(&*agent, &status).await?;
+        }
+        self.writes.announce(&*agent, flip, &verdict).await;
+        Ok(Action::await_change())
+    }
+}

@@ -1,0 +1,112 @@
+//! Runs whose AgentRun is gone: the pod goes, the journal records the end and forgets the run. A watch that
+//! says so is believed only after the API server agreed, by name and uid.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use belay_crds::AgentRun;
+use belay_protocol::event::{EndReason, EpochEnd, Outcome, RunEnd};
+use belay_protocol::plan::ObjectId;
+use kube::{Api, ResourceExt};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::AgentRuns;
+use super::plan::{Ending, closing_events};
+use crate::controller::Failure;
+
+const QUEUE_MAX: usize = 1024;
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Where sightings of deleted AgentRuns go. Cheap to clone.
+#[derive(Clone)]
+pub struct Orphans(mpsc::Sender<ObjectId>);
+
+impl Orphans {
+    #[must_use]
+    pub fn new() -> (Self, mpsc::Receiver<ObjectId>) {
+        let (report, reports) = mpsc::channel(QUEUE_MAX);
+        (Self(report), reports)
+    }
+
+    /// Full means that the watch waits. After the end nobody looks, and the next start looks at all.
+    pub async fn report(&self, run: ObjectId) {
+        let _ = self.0.send(run).await;
+    }
+}
+
+impl AgentRuns {
+    /// Closes runs whose AgentRun was deleted until `shutdown`; what fails is tried again.
+    pub async fn close_orphans(self: Arc<Self>, mut reports: mpsc::Receiver<ObjectId>, shutdown: CancellationToken) {
+        let mut failed: VecDeque<ObjectId> = VecDeque::new();
+        loop {
+            let next = tokio::select! {
+                () = shutdown.cancelled() => return,
+                report = reports.recv() => report,
+                () = tokio::time::sleep(AGAIN), if !failed.is_empty() => failed.pop_front(),
+            };
+            let Some(run) = next else { return };
+            if let Err(failure) = self.close_orphan(&run).await {
+                tracing::warn!(namespace = run.namespace, name = run.name, %failure, "deleted run not closed yet");
+                failed.push_back(run);
+            }
+        }
+    }
+
+    /// Runs of the journal that no AgentRun stands for any more: they were deleted while nobody watched.
+    pub async fn report_missing(&self, orphans: &Orphans) -> Result<(), Failure> {
+        let live = self.journal.live_runs().await.map_err(Failure::journal("listing runs"))?;
+        for run in live {
+            let there = self.world.run(&run.namespace, &run.name);
+            if there.and_then(|there| there.uid()).as_deref() != Some(run.uid.as_str()) {
+                orphans.report(run).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn close_orphan(&self, run: &ObjectId) -> Result<(), Failure> {
+        let api: Api<AgentRun> = Api::namespaced(self.writes.client(), &run.namespace);
+        let found = api.get_opt(&run.name).await.map_err(Failure::api("reading the AgentRun"))?;
+        if found.is_some_and(|found| found.uid().as_deref() == Some(run.uid.as_str())) {
+            return Ok(());
+        }
+        let reading = "reading the journal";
+        let state = self.journal.state(&run.uid).await.map_err(Failure::journal(reading))?;
+        if let Some(state) = state.filter(|state| state.end.is_none() || state.live_epoch().is_some()) {
+            let mut events = closing_events(Some(&state), ending());
+            if state.end.is_some() {
+                events.retain(|event| !matches!(event, belay_protocol::Event::RunEnded { .. }));
+            }
+            let appended = self.journal.append(run, state.seq, events).await;
+            appended.map_err(Failure::journal("writing the journal"))?;
+            self.sessions.bye(&run.uid, "the AgentRun was deleted");
+            tracing::info!(namespace = run.namespace, name = run.name, uid = run.uid, "deleted run closed");
+            self.delete_pods(run, &state).await?;
+            self.journal.forget(&run.uid).await.map_err(Failure::journal("forgetting a run"))?;
+        }
+        self.memories.forget(&run.uid);
+        self.leave_lobby(&run.uid).await;
+        Ok(())
+    }
+
+    /// The garbage collector would do so too, when it comes to it.
+    async fn delete_pods(&self, run: &ObjectId, state: &belay_protocol::RunState) -> Result<(), Failure> {
+        let Some(epoch) = &state.epoch else { return Ok(()) };
+        let pod = match self.namespaces.pod(&run.namespace, &epoch.pod_name) {
+            Some(pod) => Some((*pod).clone()),
+            None => self.fetch_pod(&run.namespace, &epoch.pod_name).await?,
+        };
+        match pod.filter(|pod| super::observe::is_ours(pod, &run.uid)) {
+            Some(pod) => self.delete_pod(&run.namespace, &pod).await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn ending() -> Ending {
+    let message = "the AgentRun was deleted".to_owned();
+    let end = RunEnd { outcome: Outcome::Cancelled, reason: EndReason::Cancelled, message };
+    Ending { limit: None, epoch: EpochEnd::Cancelled, end }
+}

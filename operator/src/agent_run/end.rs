@@ -1,0 +1,154 @@
+//! The end of a run: journaled first, then shown, then tidied up.
+
+use std::time::Duration;
+
+use belay_crds::AgentRun;
+use belay_protocol::event::{EndReason, EpochEnd, Event, Outcome};
+use belay_protocol::fold::RunState;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+
+use super::AgentRuns;
+use super::observe::Sight;
+use super::plan::{Ending, LEAVING_MAX, closing_events};
+use super::status::{Stand, reason_of};
+use crate::controller::Failure;
+use crate::pod_view::{PodView, view};
+use crate::world::has_ended;
+use crate::writes::Target;
+
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+impl AgentRuns {
+    /// 1. Journal the end. 2. Tell the runner. 3. Go on as with every run that is over.
+    pub(super) async fn end(&self, run: &AgentRun, sight: &Sight, ending: Ending) -> Result<Action, Failure> {
+        let words = ending.end.message.clone();
+        tracing::info!(
+            namespace = sight.id.namespace,
+            name = sight.id.name,
+            reason = reason_of(ending.end.reason).as_str(),
+            "run ends"
+        );
+        self.append(sight, closing_events(sight.state.as_deref(), ending)).await?;
+        self.sessions.bye(&sight.id.uid, &words);
+        let sight = self.observe(run).await?;
+        self.finish(run, &sight).await
+    }
+
+    /// 1. Status says how it ended, once. 2. Its slot goes to the next. 3. Its pod goes. 4. In time, so does
+    /// the AgentRun.
+    pub(super) async fn finish(&self, run: &AgentRun, sight: &Sight) -> Result<Action, Failure> {
+        if let Some(state) = sight.state.as_deref().filter(|_| !has_ended(run)) {
+            self.conclude(run, sight, state).await?;
+        }
+        self.leave_lobby(&sight.id.uid).await;
+        if self.clear_pods(sight).await? == Cleared::No {
+            return Ok(Action::requeue(LOOK_AGAIN));
+        }
+        self.memories.forget(&sight.id.uid);
+        self.expire(run).await
+    }
+
+    async fn conclude(&self, run: &AgentRun, sight: &Sight, state: &RunState) -> Result<(), Failure> {
+        let Some(end) = &state.end else { return Ok(()) };
+        self.publish(run, sight, &Stand::ended(end)).await?;
+        let priced = state.plan.as_ref().is_some_and(|plan| plan.model.prices.is_some());
+        self.metrics.run_ended(end.outcome, reason_of(end.reason), priced.then(|| state.cost.micro_usd()));
+        self.doubt(sight, state, end.reason, end.outcome).await;
+        Ok(())
+    }
+
+    /// A run that found a Credential or a server otherwise than status says: a probe looks again.
+    async fn doubt(&self, sight: &Sight, state: &RunState, reason: EndReason, outcome: Outcome) {
+        let Some(plan) = &state.plan else { return };
+        let namespace = &sight.id.namespace;
+        if outcome == Outcome::Failed && reason == EndReason::CredentialUnavailable {
+            for credential in &plan.credentials {
+                self.probes.again(&credential.uid);
+                self.queues.credentials.push(namespace, &credential.name).await;
+            }
+        }
+        for tool in &plan.tools {
+            let listed = state.listings.get(&tool.name);
+            let offered = |operation: &belay_protocol::plan::PlanOperation| {
+                listed.is_none_or(|all| {
+                    all.iter().any(|o| o.name == operation.name && o.definition == operation.definition)
+                })
+            };
+            let unavailable = reason == EndReason::ToolUnavailable && listed.is_none();
+            if unavailable || !tool.operations.iter().all(offered) {
+                self.probes.again(&tool.uid);
+                self.queues.tools.push(namespace, &tool.name).await;
+            }
+        }
+    }
+
+    /// A pod whose run is over gets a moment to end by itself, so that its log has its last lines.
+    async fn clear_pods(&self, sight: &Sight) -> Result<Cleared, Failure> {
+        let state = sight.state.as_deref();
+        let since_end = state.map_or(i64::MAX, |state| self.clock.milliseconds().saturating_sub(state.updated_at));
+        let patient = state.is_some_and(|state| state.live_epoch().is_some())
+            && since_end < i64::try_from(LEAVING_MAX.as_millis()).unwrap_or(i64::MAX);
+        let mut cleared = Cleared::Yes;
+        for pod in self.namespaces.pods_of(&sight.id.namespace, &sight.id.uid) {
+            let leaving = match view(&pod) {
+                PodView::Ended(_) => pod.metadata.deletion_timestamp.is_none().then_some(()),
+                PodView::Leaving => None,
+                PodView::Unseen
+                | PodView::Absent
+                | PodView::Foreign
+                | PodView::Blocked { .. }
+                | PodView::Starting
+                | PodView::Running { .. } => (!patient).then_some(()),
+            };
+            if leaving.is_some() {
+                self.delete_pod(&sight.id.namespace, &pod).await?;
+            }
+            cleared = Cleared::No;
+        }
+        if let Some(epoch) = state.and_then(RunState::live_epoch).filter(|_| cleared == Cleared::Yes || !patient) {
+            let cause = if epoch.claim.is_some() { EpochEnd::Completed } else { EpochEnd::PodLost };
+            self.append(sight, vec![Event::EpochEnded { epoch: epoch.number, cause }]).await?;
+        }
+        Ok(cleared)
+    }
+
+    pub(super) async fn delete_pod(&self, namespace: &str, pod: &Pod) -> Result<(), Failure> {
+        let target = Target {
+            namespace: namespace.to_owned(),
+            name: pod.name_any(),
+            uid: pod.uid().unwrap_or_default(),
+            resource_version: None,
+        };
+        self.writes.delete::<Pod>(&target).await
+    }
+
+    /// Deletes the AgentRun once its `ttlSecondsAfterFinished` has passed.
+    async fn expire(&self, run: &AgentRun) -> Result<Action, Failure> {
+        let ended = run.status.as_ref().and_then(|status| status.completion_time.as_ref());
+        let (Some(ended), Some(ttl)) = (ended, run.spec.ttl_seconds_after_finished) else {
+            return Ok(Action::await_change());
+        };
+        let gone = self.clock.now().as_second().saturating_sub(ended.0.as_second());
+        let left = i64::from(ttl).saturating_sub(gone);
+        if left > 0 {
+            return Ok(Action::requeue(Duration::from_secs(left.unsigned_abs())));
+        }
+        let target = Target {
+            namespace: run.namespace().unwrap_or_default(),
+            name: run.name_any(),
+            uid: run.uid().unwrap_or_default(),
+            // The ttl may have been changed since it was read.
+            resource_version: run.resource_version(),
+        };
+        self.writes.delete::<AgentRun>(&target).await?;
+        Ok(Action::await_change())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cleared {
+    Yes,
+    No,
+}

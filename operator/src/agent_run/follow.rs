@@ -1,0 +1,116 @@
+//! Runs that wait or go on: what status says of them, and when to look again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use belay_crds::AgentRun;
+use belay_protocol::event::Event;
+use belay_protocol::fold::RunState;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::runtime::controller::Action;
+use tokio::time::Instant;
+
+use super::AgentRuns;
+use super::observe::Sight;
+use super::plan::{CANCEL_GRACE, Follow, LAST_WORDS_MAX, SILENT_MAX, Wait, created_at};
+use super::status::{Facts, Stand, Witness, fold, is_news};
+use crate::controller::Failure;
+use crate::pod_view::PodView;
+
+/// Looks that nothing else asks for.
+const LOOK_AGAIN: Duration = Duration::from_mins(10);
+
+impl AgentRuns {
+    /// It holds no slot while it cannot start.
+    pub(super) async fn wait(&self, run: &AgentRun, sight: &Sight, wait: Wait) -> Result<Action, Failure> {
+        if sight.state.is_none() {
+            self.leave_lobby(&sight.id.uid).await;
+        }
+        self.publish(run, sight, &Stand::pending(wait)).await?;
+        Ok(Action::requeue(self.wait_left(run, sight).min(LOOK_AGAIN)))
+    }
+
+    /// 1. A runner that said Hello makes place for the next pod. 2. Status, if it has news or progress is due.
+    /// 3. Come back at the next deadline.
+    pub(super) async fn follow(&self, run: &AgentRun, sight: &Sight, follow: Follow) -> Result<Action, Failure> {
+        let Some(state) = sight.state.as_deref() else { return Ok(Action::await_change()) };
+        let claimed = state.live_epoch().and_then(|epoch| epoch.claim.as_ref()).map(|claim| claim.at);
+        if claimed.is_some() && self.lobby.started(&sight.id.uid) {
+            self.wake_next().await;
+        }
+        let cancelling = follow == Follow::Cancelling;
+        let stand = Stand::following(follow, state);
+        self.publish(run, sight, &stand).await?;
+
+        let mut next = match claimed {
+            Some(at) => self.until(at, u64::from(sight.limits.active_seconds)).min(self.refresh_left(&sight.id.uid)),
+            None => self.wait_left(run, sight).min(SILENT_MAX),
+        };
+        if cancelling {
+            next = next.min(
+                CANCEL_GRACE.saturating_sub(sight.memory.cancelling_since.map_or(Duration::ZERO, |at| at.elapsed())),
+            );
+        }
+        if matches!(sight.pod, PodView::Ended(_)) {
+            next = next.min(LAST_WORDS_MAX);
+        }
+        Ok(Action::requeue(next.clamp(Duration::from_millis(200), LOOK_AGAIN)))
+    }
+
+    /// From now on nothing more is permitted; what is in flight has the grace time.
+    pub(super) async fn request_cancel(&self, run: &AgentRun, sight: &Sight) -> Result<Action, Failure> {
+        self.append(sight, vec![Event::CancelRequested {}]).await?;
+        let told = self.sessions.cancel(&sight.id.uid, CANCEL_GRACE);
+        tracing::info!(namespace = sight.id.namespace, name = sight.id.name, told, "cancel requested");
+        let sight = self.observe(run).await?;
+        self.follow(run, &sight, Follow::Cancelling).await
+    }
+
+    /// Writes status if it says anything new, or if progress is due and moved.
+    pub(super) async fn publish(&self, run: &AgentRun, sight: &Sight, stand: &Stand) -> Result<(), Failure> {
+        let state = sight.state.as_deref();
+        let head = if state.is_some() { self.journal_head(&sight.id.uid).await? } else { None };
+        let facts = Facts {
+            run,
+            state,
+            witness: head.map(|head| Witness { journal_id: self.journal.id(), head }),
+            pod_uid: sight.memory.pod.as_ref().map(|pod| pod.uid.clone()),
+            stand,
+            now: Time(self.clock.now()),
+        };
+        let (status, flip) = fold(&facts);
+        let before = run.status.clone().unwrap_or_default();
+        let now = Instant::now();
+        let due = self.memories.change(&sight.id.uid, |memory| memory.refresh_due(now) <= now);
+        if due {
+            self.memories.change(&sight.id.uid, |memory| memory.refreshed(now));
+        }
+        if !is_news(&before, &status) && !(due && before.usage != status.usage) {
+            return Ok(());
+        }
+        self.writes.apply_status(run, &status).await?;
+        self.writes.announce(run, flip, &stand.verdict()).await;
+        Ok(())
+    }
+
+    /// Appends behind the head that was looked at; one that moved meanwhile is a lost race.
+    pub(super) async fn append(&self, sight: &Sight, events: Vec<Event>) -> Result<Arc<RunState>, Failure> {
+        let seq = sight.state.as_ref().map_or(0, |state| state.seq);
+        self.journal.append(&sight.id, seq, events).await.map_err(Failure::journal("writing the journal"))
+    }
+
+    fn wait_left(&self, run: &AgentRun, sight: &Sight) -> Duration {
+        self.until(created_at(run), u64::from(sight.limits.wait_seconds))
+    }
+
+    /// What is left of `seconds` that began at `since` (milliseconds since the Unix epoch), and a moment.
+    fn until(&self, since: i64, seconds: u64) -> Duration {
+        let gone = u64::try_from(self.clock.milliseconds().saturating_sub(since)).unwrap_or_default();
+        Duration::from_millis(seconds.saturating_mul(1000).saturating_sub(gone)) + Duration::from_millis(50)
+    }
+
+    fn refresh_left(&self, uid: &str) -> Duration {
+        let now = Instant::now();
+        self.memories.change(uid, |memory| memory.refresh_due(now)).saturating_duration_since(now)
+    }
+}

@@ -1,0 +1,89 @@
+//! What this process remembers of a run besides journal and API server. All of it may be lost: a restart only
+//! waits a little longer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// Progress is refreshed after 10 s, then at doubling intervals up to 5 min.
+const REFRESH_FIRST: Duration = Duration::from_secs(10);
+const REFRESH_MOST: Duration = Duration::from_mins(5);
+
+/// One run's memory.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Memory {
+    pub pod: Option<MadePod>,
+    pub cancelling_since: Option<Instant>,
+    pub pod_ended_since: Option<Instant>,
+    refresh: Option<Refresh>,
+}
+
+/// The pod that this process created or found under the journaled name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MadePod {
+    pub uid: String,
+    pub at: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Refresh {
+    due: Instant,
+    interval: Duration,
+}
+
+impl Memory {
+    /// When the progress columns are due; the first time counts from now.
+    pub fn refresh_due(&mut self, now: Instant) -> Instant {
+        self.refresh.get_or_insert(Refresh { due: now + REFRESH_FIRST, interval: REFRESH_FIRST }).due
+    }
+
+    /// They were looked at: the next time is twice as far.
+    pub fn refreshed(&mut self, now: Instant) {
+        let interval = self.refresh.map_or(REFRESH_FIRST, |refresh| refresh.interval.saturating_mul(2));
+        let interval = interval.min(REFRESH_MOST);
+        self.refresh = Some(Refresh { due: now + interval, interval });
+    }
+}
+
+/// Memories by run uid. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Memories(Arc<Mutex<HashMap<String, Memory>>>);
+
+impl Memories {
+    #[must_use]
+    pub fn get(&self, uid: &str) -> Memory {
+        self.0.lock().get(uid).cloned().unwrap_or_default()
+    }
+
+    /// Changes the run's memory and answers what `change` does.
+    pub fn change<T>(&self, uid: &str, change: impl FnOnce(&mut Memory) -> T) -> T {
+        change(self.0.lock().entry(uid.to_owned()).or_default())
+    }
+
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().remove(uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn progress_is_refreshed_after_ten_seconds_then_at_doubling_intervals_up_to_five_minutes() {
+        let mut memory = Memory::default();
+        let start = Instant::now();
+        let mut waits = Vec::new();
+        let mut now = start;
+        for _ in 0..7 {
+            let due = memory.refresh_due(now);
+            waits.push(due.duration_since(now).as_secs());
+            now = due;
+            memory.refreshed(now);
+        }
+        assert_eq!(waits, [10, 20, 40, 80, 160, 300, 300]);
+    }
+}

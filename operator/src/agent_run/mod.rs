@@ -1,0 +1,135 @@
+//! AgentRun: from a request to a pod to an end. The journal is the truth about what a run did; this folder is
+//! what Kubernetes sees of it.
+
+mod deletion;
+mod end;
+mod follow;
+mod memory;
+mod observe;
+pub mod plan;
+pub mod pod;
+pub mod queue;
+pub mod resolve;
+mod start;
+pub mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use belay_crds::AgentRun;
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+use tokio::time::Instant;
+
+pub use self::deletion::Orphans;
+pub use self::memory::Memories;
+use self::plan::Decision;
+use self::queue::{Lobby, Ticket};
+use crate::clock::Clock;
+use crate::controller::{Failure, Reconcile};
+use crate::journal::Journal;
+use crate::metrics::{Kind, Metrics};
+use crate::namespaces::{Namespaces, Service};
+use crate::pod_template::SharedSettings;
+use crate::probe_pod::ProbePods;
+use crate::service::Sessions;
+use crate::world::{Queues, World, has_ended};
+use crate::writes::Writes;
+
+/// What passes over AgentRuns need.
+pub struct AgentRuns {
+    pub world: World,
+    pub namespaces: Namespaces,
+    pub queues: Queues,
+    pub journal: Journal,
+    pub sessions: Sessions,
+    pub probes: ProbePods,
+    pub lobby: Lobby,
+    pub writes: Writes,
+    pub settings: SharedSettings,
+    pub metrics: Metrics,
+    pub clock: Clock,
+    pub memories: Memories,
+}
+
+impl Reconcile for AgentRuns {
+    type Kind = AgentRun;
+    const KIND: Kind = Kind::AgentRun;
+
+    /// 1. Look: journal, Agent, namespace, pod, stream. 2. Decide, purely. 3. Do that one thing and write
+    /// status if it has news. Whatever it was is journaled first and re-derived after a restart.
+    async fn reconcile(&self, run: Arc<AgentRun>) -> Result<Action, Failure> {
+        let sight = self.observe(&run).await?;
+        let decision = sight.observed(&run, self.journal.id(), self.clock.milliseconds()).decide();
+        tracing::debug!(namespace = run.namespace(), name = run.name_any(), ?decision, "decided");
+        match decision {
+            Decision::Hold => Ok(Action::requeue(Duration::from_secs(30))),
+            Decision::Wait(wait) => self.wait(&run, &sight, wait).await,
+            Decision::Start => self.start(&run, &sight).await,
+            Decision::Launch => self.launch(&run, &sight).await,
+            Decision::RequestCancel => self.request_cancel(&run, &sight).await,
+            Decision::Follow(follow) => self.follow(&run, &sight, follow).await,
+            Decision::End(ending) => self.end(&run, &sight, ending).await,
+            Decision::Finish => self.finish(&run, &sight).await,
+        }
+    }
+}
+
+impl AgentRuns {
+    /// Runs that could start if there were room.
+    fn waiting(&self) -> Vec<Ticket> {
+        let could = |run: &AgentRun| {
+            let accepted = run.status.as_ref().is_some_and(|status| status.journal.is_some());
+            let leaving = run.spec.cancel == Some(true) || run.metadata.deletion_timestamp.is_some();
+            let namespace = run.metadata.namespace.as_deref().unwrap_or_default();
+            !has_ended(run)
+                && !accepted
+                && !leaving
+                && self.namespaces.service(namespace) == Service::Enabled
+                && self.agent_view(run) == plan::AgentView::Ready
+        };
+        let waiting: Vec<Ticket> = self.world.runs.state_filter(could).iter().map(|run| self.ticket(run)).collect();
+        self.metrics.runs_waiting.set(i64::try_from(waiting.len()).unwrap_or(i64::MAX));
+        waiting
+    }
+
+    fn ticket(&self, run: &AgentRun) -> Ticket {
+        let namespace = run.namespace().unwrap_or_default();
+        let agent = self.world.agent(&namespace, &run.spec.agent_ref.name);
+        let limit = agent.and_then(|agent| agent.spec.max_concurrent_runs);
+        Ticket {
+            created: run.metadata.creation_timestamp.as_ref().map_or(jiff::Timestamp::MAX, |time| time.0),
+            name: run.name_any(),
+            uid: run.uid().unwrap_or_default(),
+            agent: run.spec.agent_ref.name.clone(),
+            agent_limit: limit.and_then(|limit| usize::try_from(limit).ok()),
+            namespace,
+        }
+    }
+
+    /// A slot or a place to start became free: whoever is next takes it.
+    async fn wake_next(&self) {
+        self.metrics.runs_active.set(i64::try_from(self.lobby.len()).unwrap_or(i64::MAX));
+        for ticket in self.lobby.next(self.waiting(), Instant::now()) {
+            self.queues.runs.push(&ticket.namespace, &ticket.name).await;
+        }
+    }
+
+    async fn leave_lobby(&self, uid: &str) {
+        if self.lobby.leave(uid) {
+            self.wake_next().await;
+        }
+    }
+}
+
+/// Runs of the journal that have not ended hold their slots from the start.
+pub async fn resume_slots(journal: &Journal, lobby: &Lobby) -> Result<(), crate::journal::JournalError> {
+    for run in journal.live_runs().await? {
+        let state = journal.state(&run.uid).await?;
+        let plan = state.and_then(|state| state.plan.clone());
+        if let Some(plan) = plan {
+            lobby.resume(&run.uid, &run.namespace, &plan.agent.name);
+        }
+    }
+    Ok(())
+}

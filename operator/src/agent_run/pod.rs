@@ -1,0 +1,181 @@
+//! The runner pod of a run: whole, from the frozen plan and what the Agent says of its pod. Pure.
+
+use std::collections::BTreeMap;
+
+use belay_crds::{AGENT_LABEL, Agent, AgentRun, RUN_LABEL, RUN_UID_LABEL};
+use belay_protocol::plan::Plan;
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
+
+use crate::pod_template::{Mode, Mount, PodSettings, PodShape, base_labels, build_pod, label_value, resources};
+use crate::writes::owner_of;
+
+/// What the pod lives longer than the run may be active: the operator ends the run first.
+const DEADLINE_MARGIN_SECONDS: i64 = 60;
+const REQUEST_CPU: &str = "10m";
+const REQUEST_MEMORY: &str = "24Mi";
+const LIMIT_MEMORY: &str = "128Mi";
+
+/// The pod of this epoch, under the name that the journal holds.
+#[must_use]
+pub fn build(run: &AgentRun, plan: &Plan, agent: Option<&Agent>, name: &str, settings: &PodSettings) -> Pod {
+    let mut labels = base_labels("runner");
+    labels.insert(RUN_UID_LABEL.to_owned(), plan.run.uid.clone());
+    labels.insert(RUN_LABEL.to_owned(), label_value(&plan.run.name));
+    labels.insert(AGENT_LABEL.to_owned(), label_value(&plan.agent.name));
+    let shape = PodShape {
+        namespace: plan.run.namespace.clone(),
+        name: name.to_owned(),
+        mode: Mode::Run,
+        labels,
+        owner: owner_of(run),
+        credentials: plan.credentials.iter().map(Mount::from).collect(),
+        resources: runner_resources(agent),
+        active_deadline_seconds: i64::from(plan.limits.active_seconds) + DEADLINE_MARGIN_SECONDS,
+    };
+    build_pod(shape, settings)
+}
+
+/// A default request never exceeds the limit that the Agent sets.
+fn runner_resources(agent: Option<&Agent>) -> ResourceRequirements {
+    let chosen = agent.and_then(|agent| agent.spec.pod.as_ref()).and_then(|pod| pod.resources.clone());
+    let chosen = chosen.unwrap_or_default();
+    let mut limits = chosen.limits;
+    let mut requests = chosen.requests;
+    for (name, default) in [("cpu", REQUEST_CPU), ("memory", REQUEST_MEMORY)] {
+        if !requests.contains_key(name) {
+            // Where only a limit is set the API server makes it the request: what Kubernetes users expect.
+            let given = limits.get(name).cloned();
+            requests.insert(name.to_owned(), given.unwrap_or_else(|| default.to_owned()));
+        }
+    }
+    if !limits.contains_key("memory") {
+        let request = requests.get("memory").filter(|memory| *memory != REQUEST_MEMORY).cloned();
+        limits.insert("memory".to_owned(), request.unwrap_or_else(|| LIMIT_MEMORY.to_owned()));
+    }
+    resources(&requests, &limits)
+}
+
+/// Resources of a probe pod: those of a runner whose Agent says nothing.
+#[must_use]
+pub fn default_resources() -> ResourceRequirements {
+    let of = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    resources(&of(&[("cpu", REQUEST_CPU), ("memory", REQUEST_MEMORY)]), &of(&[("memory", LIMIT_MEMORY)]))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::agent_run::resolve::{Parts, freeze};
+    use crate::fixtures::{agent, credential, model, run};
+
+    fn settings() -> PodSettings {
+        PodSettings {
+            image: "localhost/belay-runner:dev".to_owned(),
+            pull_policy: "IfNotPresent",
+            operator_address: "https://belay-operator.belay-system.svc:8443".to_owned(),
+            ca_pem: "CA".to_owned(),
+            tolerations: vec![],
+            node_selector: BTreeMap::from([("pool".to_owned(), "agents".to_owned())]),
+        }
+    }
+
+    #[test]
+    fn the_whole_pod_is_locked_down_and_holds_no_value() {
+        let (run, agent) = (run("nightly", "triage"), agent("triage", "writer", &[]));
+        let parts = Parts {
+            agent: Arc::new(agent.clone()),
+            model: Arc::new(model("writer", Some("k"))),
+            tools: vec![],
+            credentials: vec![Arc::new(credential("k"))],
+        };
+        let plan = freeze(&run, &parts).unwrap();
+        let pod = build(&run, &plan, Some(&agent), "belay-run-abcd2345", &settings());
+        let expected: Value = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "namespace": "triage",
+                "name": "belay-run-abcd2345",
+                "labels": {
+                    "app.kubernetes.io/name": "belay-runner",
+                    "app.kubernetes.io/component": "runner",
+                    "app.kubernetes.io/part-of": "belay",
+                    "app.kubernetes.io/managed-by": "belay-operator",
+                    "belay.dev/run-uid": "uid-nightly",
+                    "belay.dev/run": "nightly",
+                    "belay.dev/agent": "triage",
+                },
+                "annotations": {"linkerd.io/inject": "disabled", "sidecar.istio.io/inject": "false"},
+                "ownerReferences": [{
+                    "apiVersion": "belay.dev/v1alpha1", "kind": "AgentRun", "name": "nightly", "uid": "uid-nightly",
+                    "controller": true, "blockOwnerDeletion": false,
+                }],
+            },
+            "spec": {
+                "restartPolicy": "Never",
+                "serviceAccountName": "default",
+                "automountServiceAccountToken": false,
+                "enableServiceLinks": false,
+                "activeDeadlineSeconds": 1860,
+                "terminationGracePeriodSeconds": 30,
+                "nodeSelector": {"pool": "agents"},
+                "securityContext": {
+                    "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
+                "volumes": [
+                    {"name": "token", "projected": {"sources": [{"serviceAccountToken": {
+                        "audience": "belay-operator", "expirationSeconds": 600, "path": "token"}}]}},
+                    {"name": "credential-0", "secret": {
+                        "secretName": "k-secret", "optional": true, "defaultMode": 0o440,
+                        "items": [{"key": "token", "path": "value"}]}},
+                ],
+                "containers": [{
+                    "name": "runner",
+                    "image": "localhost/belay-runner:dev",
+                    "imagePullPolicy": "IfNotPresent",
+                    "env": [
+                        {"name": "BELAY_MODE", "value": "run"},
+                        {"name": "BELAY_OPERATOR_ADDR", "value": "https://belay-operator.belay-system.svc:8443"},
+                        {"name": "BELAY_OPERATOR_CA_PEM", "value": "CA"},
+                    ],
+                    "resources": {
+                        "requests": {"cpu": "10m", "memory": "24Mi"}, "limits": {"memory": "128Mi"},
+                    },
+                    "securityContext": {
+                        "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                    "volumeMounts": [
+                        {"name": "token", "mountPath": "/var/run/belay/token", "readOnly": true},
+                        {"name": "credential-0", "mountPath": "/var/run/belay/credentials/k", "readOnly": true},
+                    ],
+                }],
+            },
+        });
+        assert_eq!(serde_json::to_value(pod).unwrap(), expected);
+    }
+
+    #[test]
+    fn an_agents_limit_is_never_below_the_request() {
+        let mut small = agent("triage", "writer", &[]);
+        small.spec.pod = serde_json::from_value(json!({"resources": {"limits": {"memory": "16Mi"}}})).unwrap();
+        assert_eq!(
+            serde_json::to_value(runner_resources(Some(&small))).unwrap(),
+            json!({"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "16Mi"}})
+        );
+        let mut large = agent("triage", "writer", &[]);
+        large.spec.pod = serde_json::from_value(json!({"resources": {"requests": {"memory": "1Gi"}}})).unwrap();
+        assert_eq!(
+            serde_json::to_value(runner_resources(Some(&large))).unwrap(),
+            json!({"requests": {"cpu": "10m", "memory": "1Gi"}, "limits": {"memory": "1Gi"}})
+        );
+    }
+}

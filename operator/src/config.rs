@@ -1,0 +1,161 @@
+//! What the installation decides: flags and environment variables, parsed once at the border.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{ArgAction, Parser, ValueEnum};
+use k8s_openapi::api::core::v1::Toleration;
+use serde::de::DeserializeOwned;
+
+/// Governs AI agents on Kubernetes: turns every AgentRun into an isolated pod and decides what it may do.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "belay-operator", version)]
+pub struct Config {
+    /// The operator's own namespace
+    #[arg(long, env = "BELAY_NAMESPACE", default_value = "belay-system")]
+    pub namespace: String,
+
+    /// Where runners connect
+    #[arg(long, env = "BELAY_GRPC_ADDRESS", default_value = "0.0.0.0:8443")]
+    pub grpc_address: SocketAddr,
+
+    /// Where health and metrics are served
+    #[arg(long, env = "BELAY_HTTP_ADDRESS", default_value = "0.0.0.0:8080")]
+    pub http_address: SocketAddr,
+
+    /// How runners reach the operator [default: https://belay-operator.NAMESPACE.svc:8443]
+    #[arg(long, env = "BELAY_RUNNER_OPERATOR_ADDRESS")]
+    pub runner_operator_address: Option<String>,
+
+    /// Further names or addresses that the operator's certificate shall hold
+    #[arg(long, env = "BELAY_CERTIFICATE_NAMES", value_delimiter = ',')]
+    pub certificate_names: Vec<String>,
+
+    /// Image of runner and probe pods
+    #[arg(long, env = "BELAY_RUNNER_IMAGE")]
+    pub runner_image: String,
+
+    /// When nodes pull that image
+    #[arg(long, env = "BELAY_RUNNER_IMAGE_PULL_POLICY", value_enum, default_value_t = PullPolicy::IfNotPresent)]
+    pub runner_image_pull_policy: PullPolicy,
+
+    /// Where the journal is kept
+    #[arg(long, env = "BELAY_DATA_DIR", default_value = "/var/lib/belay")]
+    pub data_dir: PathBuf,
+
+    /// Runs at one time in the whole installation; the rest wait in order
+    #[arg(long, env = "BELAY_MAX_RUNS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_runs: u32,
+
+    /// Runs at one time in one namespace
+    #[arg(long, env = "BELAY_MAX_RUNS_PER_NAMESPACE", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_runs_per_namespace: u32,
+
+    /// Pods that may be starting at one time, so that many runs at once do not storm nodes
+    #[arg(long, env = "BELAY_MAX_STARTING_PODS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_starting_pods: u32,
+
+    /// Whether a runner's address must be its pod's; false where the network masquerades
+    #[arg(long, env = "BELAY_VERIFY_PEER_ADDRESS", default_value_t = true, action = ArgAction::Set)]
+    pub verify_peer_address: bool,
+
+    /// Tolerations of runner and probe pods, a JSON list
+    #[arg(long, env = "BELAY_POD_TOLERATIONS", default_value = "[]")]
+    pub pod_tolerations: Json<Vec<Toleration>>,
+
+    /// Node selector of runner and probe pods, a JSON object
+    #[arg(long, env = "BELAY_POD_NODE_SELECTOR", default_value = "{}")]
+    pub pod_node_selector: Json<BTreeMap<String, String>>,
+
+    /// How log lines are written
+    #[arg(long, env = "BELAY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+impl PullPolicy {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Never => "Never",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+/// A setting that is written as JSON.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned> FromStr for Json<T> {
+    type Err = serde_json::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        serde_json::from_str(text).map(Self)
+    }
+}
+
+impl Config {
+    /// The address that pods are given.
+    #[must_use]
+    pub fn operator_address(&self) -> String {
+        let default = || format!("https://belay-operator.{}.svc:8443", self.namespace);
+        self.runner_operator_address.clone().unwrap_or_else(default)
+    }
+
+    /// The names that the operator's certificate vouches for.
+    #[must_use]
+    pub fn certificate_names(&self) -> Vec<String> {
+        let service = format!("belay-operator.{}.svc", self.namespace);
+        let names = [format!("{service}.cluster.local"), service, format!("belay-operator.{}", self.namespace)];
+        names.into_iter().chain(self.certificate_names.iter().cloned()).collect()
+    }
+
+    #[must_use]
+    pub fn journal_path(&self) -> PathBuf {
+        self.data_dir.join("journal.sqlite")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn parse(extra: &[&str]) -> Result<Config, clap::Error> {
+        Config::try_parse_from(["belay-operator", "--runner-image", "runner:1"].iter().chain(extra))
+    }
+
+    #[test]
+    fn an_installation_needs_to_name_only_the_runner_image() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.operator_address(), "https://belay-operator.belay-system.svc:8443");
+        assert!(config.verify_peer_address);
+        assert_eq!((config.max_runs, config.max_runs_per_namespace), (100, 50));
+        assert!(config.certificate_names().contains(&"belay-operator.belay-system.svc".to_owned()));
+    }
+
+    #[test]
+    fn placement_is_json_and_nothing_else() {
+        let config = parse(&["--pod-tolerations", r#"[{"key":"gpu","operator":"Exists"}]"#]).unwrap();
+        assert_eq!(config.pod_tolerations.0.first().and_then(|t| t.key.as_deref()), Some("gpu"));
+        assert!(parse(&["--pod-tolerations", "gpu"]).is_err());
+        assert!(parse(&["--max-runs", "0"]).is_err());
+    }
+}

@@ -1,0 +1,283 @@
+//! What runner and probe pods have in common: identity, isolation, mounts. Pure; knows neither runs nor probes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use belay_protocol::plan::PlanCredential;
+use belay_protocol::{CREDENTIALS_DIR, TOKEN_AUDIENCE, TOKEN_FILE};
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, EnvVar, KeyToPath, Pod, PodSecurityContext, PodSpec, ProjectedVolumeSource,
+    ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, ServiceAccountTokenProjection,
+    Toleration, Volume, VolumeMount, VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use parking_lot::RwLock;
+use rand::Rng;
+use rand::distr::{Distribution, Uniform};
+
+/// Value of `app.kubernetes.io/managed-by` on everything that the operator creates.
+pub const MANAGED_BY: &str = "belay-operator";
+/// Name of the one container.
+pub const CONTAINER: &str = "runner";
+/// The nonroot user of the runner image.
+const USER: i64 = 65532;
+const TOKEN_SECONDS: i64 = 600;
+const GRACE_SECONDS: i64 = 30;
+const TOKEN_VOLUME: &str = "token";
+/// A Kubernetes label's value holds no more.
+const LABEL_MAX: usize = 63;
+
+/// What the installation decides about every pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodSettings {
+    pub image: String,
+    pub pull_policy: &'static str,
+    pub operator_address: String,
+    /// Authorities that may vouch for the operator.
+    pub ca_pem: String,
+    pub tolerations: Vec<Toleration>,
+    pub node_selector: BTreeMap<String, String>,
+}
+
+/// The settings that count now: the authorities change when the operator's certificate is renewed. Cheap to clone.
+#[derive(Clone)]
+pub struct SharedSettings(Arc<RwLock<PodSettings>>);
+
+impl SharedSettings {
+    #[must_use]
+    pub fn new(settings: PodSettings) -> Self {
+        Self(Arc::new(RwLock::new(settings)))
+    }
+
+    #[must_use]
+    pub fn current(&self) -> PodSettings {
+        self.0.read().clone()
+    }
+
+    /// Pods from now on trust these authorities.
+    pub fn trust(&self, ca_pem: String) {
+        self.0.write().ca_pem = ca_pem;
+    }
+}
+
+/// What the process in the pod is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Run,
+    Probe,
+}
+
+/// What one pod is.
+#[derive(Clone, Debug)]
+pub struct PodShape {
+    pub namespace: String,
+    pub name: String,
+    pub mode: Mode,
+    pub labels: BTreeMap<String, String>,
+    pub owner: OwnerReference,
+    pub credentials: Vec<Mount>,
+    pub resources: ResourceRequirements,
+    pub active_deadline_seconds: i64,
+}
+
+/// A Secret's key that the kubelet puts where the runner looks for a credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    pub credential: String,
+    pub secret_name: String,
+    pub secret_key: String,
+}
+
+impl From<&PlanCredential> for Mount {
+    fn from(credential: &PlanCredential) -> Self {
+        Self {
+            credential: credential.name.clone(),
+            secret_name: credential.secret_name.clone(),
+            secret_key: credential.secret_key.clone(),
+        }
+    }
+}
+
+/// The whole pod, as the `restricted` Pod Security Standard takes it.
+#[must_use]
+pub fn build_pod(shape: PodShape, settings: &PodSettings) -> Pod {
+    let metadata = ObjectMeta {
+        namespace: Some(shape.namespace.clone()),
+        name: Some(shape.name.clone()),
+        labels: Some(shape.labels.clone()),
+        // No proxy of a mesh in between: the operator checks that the peer's address is the pod's.
+        annotations: Some(strings([("linkerd.io/inject", "disabled"), ("sidecar.istio.io/inject", "false")])),
+        owner_references: Some(vec![shape.owner.clone()]),
+        ..ObjectMeta::default()
+    };
+    let spec = PodSpec {
+        restart_policy: Some("Never".to_owned()),
+        service_account_name: Some("default".to_owned()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        active_deadline_seconds: Some(shape.active_deadline_seconds),
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        security_context: Some(pod_security()),
+        volumes: Some(volumes(&shape.credentials)),
+        containers: vec![container(shape, settings)],
+        tolerations: (!settings.tolerations.is_empty()).then(|| settings.tolerations.clone()),
+        node_selector: (!settings.node_selector.is_empty()).then(|| settings.node_selector.clone()),
+        ..PodSpec::default()
+    };
+    Pod { metadata, spec: Some(spec), status: None }
+}
+
+fn container(shape: PodShape, settings: &PodSettings) -> Container {
+    let mode = match shape.mode {
+        Mode::Run => "run",
+        Mode::Probe => "probe",
+    };
+    Container {
+        name: CONTAINER.to_owned(),
+        image: Some(settings.image.clone()),
+        image_pull_policy: Some(settings.pull_policy.to_owned()),
+        env: Some(vec![
+            variable("BELAY_MODE", mode),
+            variable("BELAY_OPERATOR_ADDR", &settings.operator_address),
+            variable("BELAY_OPERATOR_CA_PEM", &settings.ca_pem),
+        ]),
+        resources: Some(shape.resources),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(mounts(&shape.credentials)),
+        ..Container::default()
+    }
+}
+
+fn pod_security() -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(USER),
+        run_as_group: Some(USER),
+        fs_group: Some(USER),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+        ..PodSecurityContext::default()
+    }
+}
+
+fn volumes(credentials: &[Mount]) -> Vec<Volume> {
+    let token = ServiceAccountTokenProjection {
+        audience: Some(TOKEN_AUDIENCE.to_owned()),
+        expiration_seconds: Some(TOKEN_SECONDS),
+        path: file_of(TOKEN_FILE).to_owned(),
+    };
+    let projected = ProjectedVolumeSource {
+        sources: Some(vec![VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() }]),
+        ..ProjectedVolumeSource::default()
+    };
+    let token = Volume { name: TOKEN_VOLUME.to_owned(), projected: Some(projected), ..Volume::default() };
+    let secrets = credentials.iter().enumerate().map(|(index, mount)| Volume {
+        name: volume_name(index),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(mount.secret_name.clone()),
+            // What is missing is reported by the runner, in words, instead of a pod that never starts.
+            optional: Some(true),
+            default_mode: Some(0o440),
+            items: Some(vec![KeyToPath { key: mount.secret_key.clone(), path: "value".to_owned(), mode: None }]),
+        }),
+        ..Volume::default()
+    });
+    std::iter::once(token).chain(secrets).collect()
+}
+
+fn mounts(credentials: &[Mount]) -> Vec<VolumeMount> {
+    let mount = |name: String, path: String| VolumeMount {
+        name,
+        mount_path: path,
+        read_only: Some(true),
+        ..VolumeMount::default()
+    };
+    let token = mount(TOKEN_VOLUME.to_owned(), folder_of(TOKEN_FILE).to_owned());
+    let secrets = credentials
+        .iter()
+        .enumerate()
+        .map(|(index, credential)| mount(volume_name(index), format!("{CREDENTIALS_DIR}/{}", credential.credential)));
+    std::iter::once(token).chain(secrets).collect()
+}
+
+/// Names of credentials may be longer than a volume's and hold dots.
+fn volume_name(index: usize) -> String {
+    format!("credential-{index}")
+}
+
+fn folder_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+fn file_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or(path, |(_, file)| file)
+}
+
+fn variable(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }
+}
+
+/// `requests` and `limits` of cpu and memory, as the API server writes them.
+#[must_use]
+pub fn resources(requests: &BTreeMap<String, String>, limits: &BTreeMap<String, String>) -> ResourceRequirements {
+    let quantities = |of: &BTreeMap<String, String>| -> Option<BTreeMap<String, Quantity>> {
+        (!of.is_empty()).then(|| of.iter().map(|(name, value)| (name.clone(), Quantity(value.clone()))).collect())
+    };
+    ResourceRequirements { requests: quantities(requests), limits: quantities(limits), claims: None }
+}
+
+/// The recommended labels of a pod of ours.
+#[must_use]
+pub fn base_labels(component: &str) -> BTreeMap<String, String> {
+    strings([
+        ("app.kubernetes.io/name", "belay-runner"),
+        ("app.kubernetes.io/component", component),
+        ("app.kubernetes.io/part-of", "belay"),
+        ("app.kubernetes.io/managed-by", MANAGED_BY),
+    ])
+}
+
+/// A name as a label's value: cut where a label ends, and never ending in what a label may not end in.
+#[must_use]
+pub fn label_value(name: &str) -> String {
+    let cut: String = name.chars().take(LABEL_MAX).collect();
+    cut.trim_end_matches(['-', '.', '_']).to_owned()
+}
+
+/// `length` random characters of those that a pod's name may hold.
+pub fn random_suffix(random: &mut impl Rng, length: usize) -> String {
+    const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let Ok(index) = Uniform::new(0, ALPHABET.len()) else { return String::new() };
+    (0..length).filter_map(|_| ALPHABET.get(index.sample(random)).map(|byte| char::from(*byte))).collect()
+}
+
+fn strings<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_label_never_ends_in_what_labels_may_not_end_in() {
+        assert_eq!(label_value("triage"), "triage");
+        let long = format!("{}-.b", "a".repeat(61));
+        assert_eq!(label_value(&long), "a".repeat(61));
+    }
+
+    #[test]
+    fn suffixes_have_the_length_asked_for_and_differ() {
+        let mut random = rand::rng();
+        let (one, two) = (random_suffix(&mut random, 8), random_suffix(&mut random, 8));
+        assert_eq!((one.len(), two.len()), (8, 8));
+        assert_ne!(one, two);
+        assert!(one.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()));
+    }
+}

@@ -1,0 +1,185 @@
+//! What probes found, and when to ask again. Pure: time comes in.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use belay_protocol::Digest;
+use belay_protocol::probe::ProbeReport;
+use tokio::time::Instant;
+
+use super::Report;
+
+/// While the answer is not a good one: again after 5 s, then at doubling intervals up to 10 min.
+const AGAIN_FIRST: Duration = Duration::from_secs(5);
+const AGAIN_MOST: Duration = Duration::from_mins(10);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Reported(ProbeReport),
+    /// No report; why, in words.
+    Failed(String),
+}
+
+/// What to do about an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A probe starts.
+    Start,
+    /// One is under way and will wake the object.
+    Wait,
+    /// Its status holds a good answer.
+    Rest,
+    /// This is known; ask again after the time, if any.
+    Use { report: Report, again: Option<Duration> },
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    fingerprint: Digest,
+    state: State,
+    /// Answers in a row that were not good.
+    failures: u32,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Running,
+    Done { outcome: Outcome, at: Instant },
+    Doubted,
+}
+
+/// By uid of the object.
+#[derive(Default)]
+pub struct Memory(HashMap<String, Entry>);
+
+impl Memory {
+    pub fn step(&self, uid: &str, fingerprint: Digest, is_ready: bool, now: Instant) -> Step {
+        let Some(entry) = self.0.get(uid) else {
+            return if is_ready { Step::Rest } else { Step::Start };
+        };
+        if entry.fingerprint != fingerprint {
+            return Step::Start;
+        }
+        match &entry.state {
+            State::Running => Step::Wait,
+            State::Doubted => Step::Start,
+            State::Done { outcome, .. } if is_good(outcome) => Step::Use { report: report(outcome), again: None },
+            State::Done { outcome, at } => {
+                let due = *at + pause(entry.failures);
+                match due.checked_duration_since(now) {
+                    Some(left) if !left.is_zero() => Step::Use { report: report(outcome), again: Some(left) },
+                    Some(_) | None => Step::Start,
+                }
+            }
+        }
+    }
+
+    pub fn start(&mut self, uid: &str, fingerprint: Digest) {
+        let failures = self.0.get(uid).filter(|e| e.fingerprint == fingerprint).map_or(0, |entry| entry.failures);
+        self.0.insert(uid.to_owned(), Entry { fingerprint, state: State::Running, failures });
+    }
+
+    /// Takes an answer, unless the question has changed since it was asked.
+    pub fn finish(&mut self, uid: &str, fingerprint: Digest, outcome: Outcome, now: Instant) {
+        let Some(entry) = self.0.get_mut(uid).filter(|entry| entry.fingerprint == fingerprint) else { return };
+        entry.failures = if is_good(&outcome) { 0 } else { entry.failures.saturating_add(1) };
+        entry.state = State::Done { outcome, at: now };
+    }
+
+    pub fn doubt(&mut self, uid: &str) {
+        match self.0.get_mut(uid) {
+            Some(Entry { state: State::Running, .. }) => {}
+            Some(entry) => entry.state = State::Doubted,
+            None => {
+                let entry = Entry { fingerprint: Digest::zero(), state: State::Doubted, failures: 0 };
+                self.0.insert(uid.to_owned(), entry);
+            }
+        }
+    }
+}
+
+fn pause(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    AGAIN_FIRST.saturating_mul(1 << doublings).min(AGAIN_MOST)
+}
+
+fn report(outcome: &Outcome) -> Report {
+    match outcome {
+        Outcome::Reported(report) => Ok(report.clone()),
+        Outcome::Failed(why) => Err(why.clone()),
+    }
+}
+
+fn is_good(outcome: &Outcome) -> bool {
+    use belay_protocol::probe::Presence;
+    match outcome {
+        Outcome::Reported(ProbeReport::Credential(presence)) => *presence == Presence::Present,
+        Outcome::Reported(ProbeReport::Tool(listing)) => listing.is_ok(),
+        Outcome::Failed(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use belay_protocol::probe::Presence;
+
+    const UID: &str = "uid";
+
+    fn print(text: &str) -> Digest {
+        Digest::of(text.as_bytes())
+    }
+
+    fn found(presence: Presence) -> Outcome {
+        Outcome::Reported(ProbeReport::Credential(presence))
+    }
+
+    #[test]
+    fn what_is_ready_rests_and_what_is_not_is_asked_for_once() {
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        assert_eq!(memory.step(UID, print("a"), true, now), Step::Rest);
+        assert_eq!(memory.step(UID, print("a"), false, now), Step::Start);
+        memory.start(UID, print("a"));
+        assert_eq!(memory.step(UID, print("a"), false, now), Step::Wait);
+    }
+
+    #[test]
+    fn an_answer_that_is_not_good_is_asked_for_again_at_doubling_intervals() {
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        for seconds in [5, 10, 20, 40, 80, 160, 320, 600, 600] {
+            memory.start(UID, print("a"));
+            memory.finish(UID, print("a"), found(Presence::Missing), now);
+            let again = Some(Duration::from_secs(seconds));
+            let report = Ok(ProbeReport::Credential(Presence::Missing));
+            assert_eq!(memory.step(UID, print("a"), false, now), Step::Use { report, again });
+            assert_eq!(memory.step(UID, print("a"), false, now + Duration::from_secs(seconds)), Step::Start);
+        }
+    }
+
+    #[test]
+    fn a_good_answer_holds_until_the_question_changes_or_a_run_doubts_it() {
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        memory.start(UID, print("a"));
+        memory.finish(UID, print("a"), found(Presence::Present), now);
+        let report = Ok(ProbeReport::Credential(Presence::Present));
+        let later = now + Duration::from_hours(24);
+        assert_eq!(memory.step(UID, print("a"), false, later), Step::Use { report, again: None });
+        assert_eq!(memory.step(UID, print("b"), false, now), Step::Start);
+        memory.doubt(UID);
+        assert_eq!(memory.step(UID, print("a"), true, now), Step::Start);
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_question_is_dropped() {
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        memory.start(UID, print("a"));
+        memory.start(UID, print("b"));
+        memory.finish(UID, print("a"), found(Presence::Present), now);
+        assert_eq!(memory.step(UID, print("b"), false, now), Step::Wait);
+    }
+}

@@ -1,0 +1,253 @@
+//! Probe pods: short-lived pods of the runner's image that look at one thing and report. The operator itself
+//! opens no address and reads no Secret that a tenant names.
+
+mod memory;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use belay_crds::{POD_PREFIX, PROBE_LABEL};
+use belay_protocol::Digest;
+use belay_protocol::digest::digest_of;
+use belay_protocol::probe::{ProbeReport, ProbeTask};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::PostParams;
+use kube::{Api, Client, ResourceExt};
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::memory::Step;
+use self::memory::{Memory, Outcome};
+use crate::agent_run::pod::default_resources;
+use crate::metrics::Metrics;
+use crate::namespaces::Namespaces;
+use crate::pod_template::{Mode, Mount, PodSettings, PodShape, SharedSettings, base_labels, build_pod, random_suffix};
+use crate::pod_view::{PodView, view};
+use crate::service::Probes;
+use crate::world::Queues;
+use crate::writes::{Target, Writes};
+
+/// How long a probe may take from its pod's creation to its report. The pod's own deadline is the same.
+const PROBE_SECONDS: u32 = 120;
+/// Probe pods at one time.
+const PROBES_MAX: usize = 8;
+const SUFFIX_LENGTH: usize = 8;
+
+/// Starts probes and remembers what they found. Cheap to clone.
+#[derive(Clone)]
+pub struct ProbePods(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    writes: Writes,
+    namespaces: Namespaces,
+    probes: Probes,
+    queues: Queues,
+    settings: SharedSettings,
+    metrics: Metrics,
+    memory: Mutex<Memory>,
+    /// Names of pods that a probe of this process waits for.
+    awaited: Mutex<HashSet<String>>,
+    places: Semaphore,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+/// Which kind of object is probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    Credential,
+    Tool,
+}
+
+/// What is to be probed, and for whom.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub subject: Subject,
+    pub namespace: String,
+    pub owner: OwnerReference,
+    pub task: ProbeTask,
+    pub mounts: Vec<Mount>,
+    /// What else a report depends on: another value asks anew.
+    pub version: String,
+}
+
+/// What a [`ProbePods`] works with.
+pub struct Parts {
+    pub client: Client,
+    pub writes: Writes,
+    pub namespaces: Namespaces,
+    pub probes: Probes,
+    pub queues: Queues,
+    pub settings: SharedSettings,
+    pub metrics: Metrics,
+    pub shutdown: CancellationToken,
+}
+
+impl ProbePods {
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(Inner {
+            client: parts.client,
+            writes: parts.writes,
+            namespaces: parts.namespaces,
+            probes: parts.probes,
+            queues: parts.queues,
+            settings: parts.settings,
+            metrics: parts.metrics,
+            memory: Mutex::default(),
+            awaited: Mutex::default(),
+            places: Semaphore::new(PROBES_MAX),
+            tasks: TaskTracker::new(),
+            shutdown: parts.shutdown,
+        }))
+    }
+
+    /// What to do about the question now; starts a probe where one is due. `is_ready` says that the object's
+    /// status already holds a good answer to this very question.
+    pub fn consult(&self, question: &Question, is_ready: bool) -> Step {
+        let fingerprint = question.fingerprint();
+        let mut memory = self.0.memory.lock();
+        let step = memory.step(&question.owner.uid, fingerprint, is_ready, Instant::now());
+        if step == Step::Start {
+            memory.start(&question.owner.uid, fingerprint);
+            let (probes, question) = (self.clone(), question.clone());
+            self.0.tasks.spawn(async move { probes.run(question, fingerprint).await });
+        }
+        step
+    }
+
+    /// Makes the next look at the object ask anew, whatever is known: a run found otherwise.
+    pub fn again(&self, uid: &str) {
+        self.0.memory.lock().doubt(uid);
+    }
+
+    /// Deletes probe pods of the object that no probe of this process waits for: an earlier operator's.
+    pub async fn sweep(&self, namespace: &str, owner_uid: &str) {
+        for pod in self.0.namespaces.pods_of(namespace, owner_uid) {
+            let awaited = self.0.awaited.lock().contains(&pod.name_any());
+            if !awaited {
+                self.delete(namespace, &pod.name_any(), &pod.uid().unwrap_or_default()).await;
+            }
+        }
+    }
+
+    /// Waits until no probe is under way any more.
+    pub async fn stopped(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    async fn run(&self, question: Question, fingerprint: Digest) {
+        let outcome = tokio::select! {
+            outcome = self.probe(&question) => outcome,
+            () = self.0.shutdown.cancelled() => return,
+        };
+        self.0.memory.lock().finish(&question.owner.uid, fingerprint, outcome, Instant::now());
+        let (namespace, name) = (&question.namespace, &question.owner.name);
+        match question.subject {
+            Subject::Credential => self.0.queues.credentials.push(namespace, name).await,
+            Subject::Tool => self.0.queues.tools.push(namespace, name).await,
+        }
+    }
+
+    async fn probe(&self, question: &Question) -> Outcome {
+        let Ok(_place) = self.0.places.acquire().await else {
+            return Outcome::Failed("the operator is stopping".to_owned());
+        };
+        let suffix = random_suffix(&mut rand::rng(), SUFFIX_LENGTH);
+        let name = format!("{POD_PREFIX}probe-{suffix}");
+        self.0.awaited.lock().insert(name.clone());
+        let report = self.0.probes.expect(&question.namespace, &name, question.task.clone());
+        let outcome = match self.create(question, &name).await {
+            Err(error) => Outcome::Failed(format!("the probe pod could not be created: {error}")),
+            Ok(uid) => {
+                self.0.metrics.probes_started.inc();
+                let limit = Duration::from_secs(u64::from(PROBE_SECONDS));
+                let outcome = match tokio::time::timeout(limit, report).await {
+                    Ok(Ok(report)) => Outcome::Reported(report),
+                    Ok(Err(_)) | Err(_) => {
+                        self.0.metrics.probes_unanswered.inc();
+                        Outcome::Failed(self.why_silent(&question.namespace, &name))
+                    }
+                };
+                self.delete(&question.namespace, &name, &uid).await;
+                outcome
+            }
+        };
+        self.0.probes.forget(&question.namespace, &name);
+        self.0.awaited.lock().remove(&name);
+        outcome
+    }
+
+    /// Creates, never applies: an apply would adopt a pod that someone made beforehand.
+    async fn create(&self, question: &Question, name: &str) -> Result<String, kube::Error> {
+        let pods: Api<Pod> = Api::namespaced(self.0.client.clone(), &question.namespace);
+        let pod = build(question, name, &self.0.settings.current());
+        let created = pods.create(&PostParams::default(), &pod).await?;
+        Ok(created.uid().unwrap_or_default())
+    }
+
+    /// What the pod's status says of a probe that never reported.
+    fn why_silent(&self, namespace: &str, name: &str) -> String {
+        let seen = self.0.namespaces.pod(namespace, name).map(|pod| view(&pod));
+        match seen {
+            Some(PodView::Blocked { why }) => format!("the probe pod cannot start: {why}"),
+            Some(PodView::Ended(exit)) => format!("the probe pod ended without a report: {exit:?}"),
+            Some(PodView::Starting) => format!("the probe pod did not start within {PROBE_SECONDS} s"),
+            Some(PodView::Running { .. } | PodView::Leaving | PodView::Foreign | PodView::Unseen | PodView::Absent)
+            | None => format!("the probe pod reported nothing within {PROBE_SECONDS} s"),
+        }
+    }
+
+    async fn delete(&self, namespace: &str, name: &str, uid: &str) {
+        let target = Target {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            resource_version: None,
+        };
+        if let Err(error) = self.0.writes.delete::<Pod>(&target).await {
+            // Its own deadline ends it, and the next sweep deletes it.
+            tracing::warn!(namespace, pod = name, %error, "probe pod not deleted");
+        }
+    }
+}
+
+impl Question {
+    fn fingerprint(&self) -> Digest {
+        let mounts: Vec<_> = self.mounts.iter().map(|m| [&m.credential, &m.secret_name, &m.secret_key]).collect();
+        let whole = json!({"task": self.task, "mounts": mounts, "version": self.version});
+        // A question that has no canonical form would be asked once and never again: its bytes always have one.
+        digest_of(&whole).unwrap_or_else(|_| Digest::of(whole.to_string().as_bytes()))
+    }
+}
+
+fn build(question: &Question, name: &str, settings: &PodSettings) -> Pod {
+    let mut labels = base_labels("probe");
+    let subject = match question.subject {
+        Subject::Credential => "credential",
+        Subject::Tool => "tool",
+    };
+    labels.insert(PROBE_LABEL.to_owned(), subject.to_owned());
+    let shape = PodShape {
+        namespace: question.namespace.clone(),
+        name: name.to_owned(),
+        mode: Mode::Probe,
+        labels,
+        owner: question.owner.clone(),
+        credentials: question.mounts.clone(),
+        resources: default_resources(),
+        active_deadline_seconds: i64::from(PROBE_SECONDS),
+    };
+    build_pod(shape, settings)
+}
+
+/// A report of one kind, or why there is none.
+pub type Report = Result<ProbeReport, String>;

@@ -1,0 +1,160 @@
+//! Whether a Tool is ready, what it offers, and in which words it is not ready. Pure.
+
+use belay_crds::reason::ToolReason;
+use belay_crds::{Tool, ToolOperation};
+use belay_protocol::event::{Failure, FailureReason};
+use belay_protocol::probe::{OperationDefinition, ProbeReport};
+use kube::ResourceExt;
+
+use crate::namespaces::Service;
+use crate::probe_pod::Step;
+use crate::readiness::Verdict;
+use crate::references::CredentialState;
+use crate::writes::cut;
+
+/// What status holds of an operation; the schema takes no more.
+const OPERATION_NAME_MAX: usize = 128;
+const DESCRIPTION_BYTES_MAX: usize = 256;
+const OPERATIONS_MAX: usize = 1024;
+
+/// What a pass found before it judged.
+pub enum Found {
+    NotServed(Service),
+    /// The Credential that the Tool names is missing or not ready.
+    Credential(CredentialState),
+    Probe(Step),
+}
+
+/// The verdict, and the operations where the server listed them.
+pub fn judge(tool: &Tool, found: Found) -> (Verdict<ToolReason>, Option<Vec<ToolOperation>>) {
+    let subject = format!("Tool {}: spec.mcp.url", tool.name_any());
+    let verdict = match found {
+        Found::NotServed(service) => {
+            let complaint = service.complaint(&tool.namespace().unwrap_or_default()).unwrap_or_default();
+            Verdict::stalled(ToolReason::NamespaceNotEnabled, complaint)
+        }
+        Found::Credential(CredentialState::Missing(message)) => {
+            Verdict::waiting(ToolReason::CredentialMissing, message)
+        }
+        Found::Credential(CredentialState::NotReady(message)) => {
+            Verdict::waiting(ToolReason::CredentialNotReady, message)
+        }
+        Found::Credential(CredentialState::None | CredentialState::Ready)
+        | Found::Probe(Step::Start | Step::Wait | Step::Rest) => {
+            let message = format!("a probe pod is asking {} for its operations", tool.spec.mcp.url);
+            Verdict::unknown(ToolReason::NotProbed, message)
+        }
+        Found::Probe(Step::Use { report: Err(why), .. }) => {
+            Verdict::waiting(ToolReason::ProbeFailed, format!("{subject} is not known: {why}"))
+        }
+        Found::Probe(Step::Use { report: Ok(ProbeReport::Credential(_)), .. }) => {
+            Verdict::waiting(ToolReason::ProbeFailed, "the probe pod answered another question")
+        }
+        Found::Probe(Step::Use { report: Ok(ProbeReport::Tool(Err(failure))), .. }) => {
+            Verdict::waiting(reason(&failure), failure.message)
+        }
+        Found::Probe(Step::Use { report: Ok(ProbeReport::Tool(Ok(listed))), .. }) => {
+            let operations = operations(listed);
+            let message = format!("the server offers {} operations", operations.len());
+            return (Verdict::ready(ToolReason::Ready, message), Some(operations));
+        }
+    };
+    (verdict, None)
+}
+
+fn reason(failure: &Failure) -> ToolReason {
+    match failure.reason {
+        FailureReason::Unreachable | FailureReason::TimedOut => ToolReason::Unreachable,
+        FailureReason::Unauthorized => ToolReason::Unauthorized,
+        FailureReason::CredentialMissing
+        | FailureReason::CredentialEmpty
+        | FailureReason::CredentialTooLarge
+        | FailureReason::HostNotAllowed => ToolReason::CredentialNotReady,
+        FailureReason::RateLimited
+        | FailureReason::ServerError
+        | FailureReason::BadRequest
+        | FailureReason::Truncated
+        | FailureReason::Malformed
+        | FailureReason::TooLarge
+        | FailureReason::ScriptExhausted
+        | FailureReason::Scripted
+        | FailureReason::ContextExceeded => ToolReason::ServerFailed,
+    }
+}
+
+/// What a server says is bounded before it reaches status. A name that no Agent could list is left out.
+fn operations(listed: Vec<OperationDefinition>) -> Vec<ToolOperation> {
+    let mut operations: Vec<ToolOperation> = listed
+        .into_iter()
+        .filter(|operation| !operation.name.is_empty() && operation.name.chars().count() <= OPERATION_NAME_MAX)
+        .map(|operation| ToolOperation {
+            name: operation.name,
+            digest: operation.digest.to_string(),
+            description: cut(&operation.description, DESCRIPTION_BYTES_MAX).to_owned(),
+        })
+        .collect();
+    // A list-map: sorted, so that a server's order changes nothing, and each name once.
+    operations.sort_by(|a, b| a.name.cmp(&b.name));
+    operations.dedup_by(|a, b| a.name == b.name);
+    operations.truncate(OPERATIONS_MAX);
+    operations
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use belay_protocol::Digest;
+
+    use super::*;
+    use crate::fixtures::tool;
+    use crate::readiness::Standing;
+
+    fn listed(names: &[&str]) -> Found {
+        let definition = |name: &&str| OperationDefinition {
+            name: (*name).to_owned(),
+            digest: Digest::of(name.as_bytes()),
+            description: "é".repeat(1000),
+        };
+        let report = Ok(ProbeReport::Tool(Ok(names.iter().map(definition).collect())));
+        Found::Probe(Step::Use { report, again: None })
+    }
+
+    fn failed(reason: FailureReason) -> Found {
+        let failure = Failure { reason, message: "Tool t: http://x/mcp".into(), retrying: false };
+        Found::Probe(Step::Use { report: Ok(ProbeReport::Tool(Err(failure))), again: None })
+    }
+
+    #[test]
+    fn what_the_server_lists_is_sorted_bounded_and_each_name_once() {
+        let long = "x".repeat(129);
+        let (verdict, operations) = judge(&tool("t", &[]), listed(&["b", "a", "b", &long, ""]));
+        let operations = operations.unwrap();
+        assert_eq!(operations.iter().map(|o| o.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert!(operations.iter().all(|o| o.description.len() <= DESCRIPTION_BYTES_MAX));
+        assert_eq!((verdict.standing, verdict.reason), (Standing::Ready, ToolReason::Ready));
+    }
+
+    #[test]
+    fn each_failure_has_a_reason_and_keeps_the_runners_words() {
+        let table = [
+            (failed(FailureReason::Unreachable), ToolReason::Unreachable),
+            (failed(FailureReason::TimedOut), ToolReason::Unreachable),
+            (failed(FailureReason::Unauthorized), ToolReason::Unauthorized),
+            (failed(FailureReason::HostNotAllowed), ToolReason::CredentialNotReady),
+            (failed(FailureReason::Malformed), ToolReason::ServerFailed),
+        ];
+        for (found, reason) in table {
+            let (verdict, operations) = judge(&tool("t", &[]), found);
+            assert_eq!((verdict.standing, verdict.reason), (Standing::Waiting, reason));
+            assert_eq!(verdict.message, "Tool t: http://x/mcp");
+            assert!(operations.is_none());
+        }
+    }
+
+    #[test]
+    fn a_credential_that_is_missing_is_not_probed_with() {
+        let found = Found::Credential(CredentialState::Missing("names Credential \"k\"".into()));
+        let (verdict, _) = judge(&tool("t", &[]), found);
+        assert_eq!(verdict.reason, ToolReason::CredentialMissing);
+    }
+}
