@@ -274,7 +274,7 @@ async fn a_connection_that_says_nothing_is_cut_after_ten_seconds() {
 }
 
 #[tokio::test]
-async fn a_stream_without_a_hello_and_its_connection_are_cut_after_ten_seconds() {
+async fn a_stream_without_a_hello_is_cut() {
     let world = World::start().await;
     world.accept("a").await;
     let mut mute = world.connect(&token("a")).await.unwrap();

@@ -54,6 +54,7 @@ impl Sessions {
     }
 
     /// Tells the run's runner to exit. Whether there is a stream to tell it on.
+    #[must_use]
     pub fn bye(&self, uid: &str, reason: &str) -> bool {
         self.tell(uid, Order::Bye { reason: reason.to_owned() })
     }

@@ -89,7 +89,7 @@ impl Material {
                 let previous_ca_pem = Some(self.ca_cert_pem.clone());
                 if days_left(&self.cert_pem, now).is_ok_and(|left| left >= CERTIFICATE_LAST_DAYS) {
                     let (cert_pem, key_pem) = (self.cert_pem.clone(), self.key_pem.clone());
-                    return Ok(Self { previous_ca_pem, cert_pem, key_pem, ..fresh });
+                    return Ok(Self { cert_pem, key_pem, previous_ca_pem, ..fresh });
                 }
                 Ok(Self { previous_ca_pem, ..fresh })
             }
