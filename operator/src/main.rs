@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use belay_operator::config::{Config, LogFormat};
-use belay_operator::process;
+use belay_operator::operator;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -41,14 +41,21 @@ fn start(config: Config) -> anyhow::Result<()> {
         let mut terminated = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
         let mut interrupted = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
         let asked = shutdown.clone();
+        // The first signal drains, the second gives up.
         tokio::spawn(async move {
-            tokio::select! {
-                _ = terminated.recv() => {}
-                _ = interrupted.recv() => {}
+            for calls in 1..=2 {
+                tokio::select! {
+                    _ = terminated.recv() => {}
+                    _ = interrupted.recv() => {}
+                }
+                tracing::info!(calls, "shutting down");
+                if calls == 2 {
+                    std::process::exit(1);
+                }
+                asked.cancel();
             }
-            tracing::info!("shutting down");
-            asked.cancel();
         });
-        process::run(config, shutdown).await
+        let client = kube::Client::try_default().await.context("no way to the API server")?;
+        Ok(operator::run(config, client, shutdown).await?)
     })
 }

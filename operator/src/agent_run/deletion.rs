@@ -81,7 +81,8 @@ impl AgentRuns {
             }
             let appended = self.journal.append(run, state.seq, events).await;
             appended.map_err(Failure::journal("writing the journal"))?;
-            self.sessions.bye(&run.uid, "the AgentRun was deleted");
+            // Without a stream there is nobody to tell.
+            let _ = self.sessions.bye(&run.uid, "the AgentRun was deleted");
             tracing::info!(namespace = run.namespace, name = run.name, uid = run.uid, "deleted run closed");
             self.delete_pods(run, &state).await?;
             self.journal.forget(&run.uid).await.map_err(Failure::journal("forgetting a run"))?;

@@ -19,6 +19,8 @@ use crate::world::has_ended;
 use crate::writes::Target;
 
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// An ended pod stays so long that whoever follows its log reads the last lines.
+const LOG_LINGER: Duration = Duration::from_secs(3);
 
 impl AgentRuns {
     /// 1. Journal the end. 2. Tell the runner. 3. Go on as with every run that is over.
@@ -31,7 +33,8 @@ impl AgentRuns {
             "run ends"
         );
         self.append(sight, closing_events(sight.state.as_deref(), ending)).await?;
-        self.sessions.bye(&sight.id.uid, &words);
+        // Without a stream there is nobody to tell: the pod is deleted in any case.
+        let _ = self.sessions.bye(&sight.id.uid, &words);
         let sight = self.observe(run).await?;
         self.finish(run, &sight).await
     }
@@ -90,10 +93,11 @@ impl AgentRuns {
         let since_end = state.map_or(i64::MAX, |state| self.clock.milliseconds().saturating_sub(state.updated_at));
         let patient = state.is_some_and(|state| state.live_epoch().is_some())
             && since_end < i64::try_from(LEAVING_MAX.as_millis()).unwrap_or(i64::MAX);
+        let lingering = since_end < i64::try_from(LOG_LINGER.as_millis()).unwrap_or(i64::MAX);
         let mut cleared = Cleared::Yes;
         for pod in self.namespaces.pods_of(&sight.id.namespace, &sight.id.uid) {
             let leaving = match view(&pod) {
-                PodView::Ended(_) => pod.metadata.deletion_timestamp.is_none().then_some(()),
+                PodView::Ended(_) => (pod.metadata.deletion_timestamp.is_none() && !lingering).then_some(()),
                 PodView::Leaving => None,
                 PodView::Unseen
                 | PodView::Absent
@@ -125,7 +129,7 @@ impl AgentRuns {
     }
 
     /// Deletes the AgentRun once its `ttlSecondsAfterFinished` has passed.
-    async fn expire(&self, run: &AgentRun) -> Result<Action, Failure> {
+    pub(super) async fn expire(&self, run: &AgentRun) -> Result<Action, Failure> {
         let ended = run.status.as_ref().and_then(|status| status.completion_time.as_ref());
         let (Some(ended), Some(ttl)) = (ended, run.spec.ttl_seconds_after_finished) else {
             return Ok(Action::await_change());

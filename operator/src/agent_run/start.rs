@@ -28,8 +28,8 @@ const SUFFIX_LENGTH: usize = 8;
 const QUIET: Duration = Duration::from_secs(5);
 /// When to try again to create a pod that was refused: quota and the like change without telling.
 const REFUSED_AGAIN: Duration = Duration::from_secs(15);
-/// When to look again without being told.
-const QUEUED_AGAIN: Duration = Duration::from_secs(60);
+/// When to look again without being told: a pod that is stuck makes place by time alone.
+const QUEUED_AGAIN: Duration = Duration::from_secs(20);
 
 impl AgentRuns {
     /// 1. Take a slot, or queue. 2. Freeze the plan. 3. Journal that the run is accepted. 4. Launch.
@@ -139,7 +139,7 @@ impl AgentRuns {
         };
         let message = format!("{limit} {whose} are under way; runs start in the order in which they were created");
         let wait = Wait { on: WaitingOn::new("queue", &scope), reason: RunReason::Queued, message };
-        let seconds_left = self.wait(run, sight, wait).await;
-        seconds_left.map(|_| Action::requeue(QUEUED_AGAIN))
+        self.wait(run, sight, wait).await?;
+        Ok(Action::requeue(QUEUED_AGAIN))
     }
 }

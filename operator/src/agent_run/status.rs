@@ -34,14 +34,13 @@ impl Stand {
     #[must_use]
     pub fn following(follow: Follow, state: &RunState) -> Self {
         let claimed = state.live_epoch().is_some_and(|epoch| epoch.claim.is_some());
-        let pod = state.epoch.as_ref().map_or("", |epoch| epoch.pod_name.as_str());
         let (phase, waiting_on, reason, message) = match follow {
-            Follow::Starting => (Phase::Pending, None, RunReason::PodStarting, format!("pod {pod} starts")),
+            Follow::Starting => (Phase::Pending, None, RunReason::PodStarting, "its pod starts".to_owned()),
             Follow::Waiting(wait) => {
                 let phase = if claimed { Phase::Waiting } else { Phase::Pending };
                 (phase, Some(wait.on), wait.reason, wait.message)
             }
-            Follow::Running => (Phase::Running, None, RunReason::Running, format!("pod {pod} runs it")),
+            Follow::Running => (Phase::Running, None, RunReason::Running, "its runner is at work".to_owned()),
             Follow::Cancelling => {
                 (Phase::Running, None, RunReason::Cancelling, "spec.cancel is true: calls in flight end".to_owned())
             }
@@ -160,9 +159,22 @@ fn conditions(status: &mut AgentRunStatus, facts: &Facts<'_>) -> Flip {
     let finished = if stand.phase.is_terminal() { Truth::True } else { Truth::False };
     // Reason and message of an open end are those of the way there; the status is what tools wait for.
     let message = if finished == Truth::True { stand.message.as_str() } else { "" };
-    let say = Statement { type_: FINISHED, truth: finished, reason: stand.reason.as_str(), message };
+    // `kubectl wait` asks for the outcome; why it came to that is Ready's reason.
+    let reason = if finished == Truth::True { outcome_word(stand.phase) } else { stand.reason.as_str() };
+    let say = Statement { type_: FINISHED, truth: finished, reason, message };
     let finished = set_condition(&mut status.conditions, &say, generation, facts.now.clone());
     Flip::of(ready == Flip::Flipped || finished)
+}
+
+fn outcome_word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Pending => "Pending",
+        Phase::Running => "Running",
+        Phase::Waiting => "Waiting",
+        Phase::Succeeded => "Succeeded",
+        Phase::Failed => "Failed",
+        Phase::Cancelled => "Cancelled",
+    }
 }
 
 /// Whether a status says anything new, beyond figures that are refreshed by time alone.

@@ -1,0 +1,325 @@
+//! Puts the operator together: caches, controllers, the run service, and the order in which they start and
+//! stop.
+
+mod feeds;
+
+use std::sync::Arc;
+
+use belay_crds::{Agent, AgentRun, Credential, Model, Tool};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Client;
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::store::Writer;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::Receiver;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::feeds::Feeds;
+use crate::agent::Agents;
+use crate::agent_run::queue::{Lobby, QueueLimits};
+use crate::agent_run::{AgentRuns, Orphans, resume_slots};
+use crate::certificate::{Certificate, CertificateError};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::controller;
+use crate::credential::Credentials;
+use crate::http::{self, Started};
+use crate::journal::{Journal, JournalError};
+use crate::metrics::Metrics;
+use crate::model::Models;
+use crate::namespaces::Namespaces;
+use crate::peers::TokenPeers;
+use crate::pod_template::{PodSettings, SharedSettings};
+use crate::probe_pod::{self, ProbePods};
+use crate::service::{self, AddressCheck, Options, Probes, RunService, ServeError, Sessions};
+use crate::suspension::Suspensions;
+use crate::tls::{Reloadable, TlsError, trust_bundle};
+use crate::tool::Tools;
+use crate::watches::Pulses;
+use crate::world::{Queue, Queues, Relations, World};
+use crate::writes::Writes;
+
+/// Streams beyond the runs that may be under way: probes, and reconnects that overlap.
+const STREAMS_SPARE: usize = 32;
+
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    #[error("listening on {address}: {source}")]
+    Listen { address: std::net::SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("serving health and metrics: {0}")]
+    Http(std::io::Error),
+    #[error("a watch ended before it had listed anything")]
+    WatchEnded,
+}
+
+/// Runs the operator until `shutdown`, then drains: streams are told to come again, passes under way end, and
+/// the journal is closed last.
+pub async fn run(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), OperatorError> {
+    let metrics = Metrics::default();
+    let (pulses, started) = (Pulses::default(), Started::default());
+    let http = listen(config.http_address).await?;
+    let page = http::serve(http, pulses.clone(), started.clone(), metrics.registry(), shutdown.clone());
+    let page = tokio::spawn(page);
+
+    let certificate = Certificate::new(client.clone(), config.namespace.clone(), config.certificate_names());
+    let material = certificate.ensure(Clock.now()).await?;
+    let settings = SharedSettings::new(pod_settings(&config, trust_bundle(&material)));
+    let tls = Reloadable::new(&material)?;
+    let journal = Journal::open(&config.journal_path()).await?;
+    tracing::info!(journal = journal.id(), "journal open");
+
+    let core = Core { config, client, journal: journal.clone(), metrics, pulses, settings, shutdown: shutdown.clone() };
+    let renewal = certificate.keep(tls.clone(), core.settings.clone(), material, shutdown.clone());
+    let renewal = tokio::spawn(renewal);
+    let result = core.serve(tls, started).await;
+    // Also where serving failed: nothing may go on without it.
+    shutdown.cancel();
+    journal.close().await;
+    let _ = renewal.await;
+    match page.await {
+        Ok(page) => result.and(page.map_err(OperatorError::Http)),
+        Err(_) => result,
+    }
+}
+
+/// What everything else is made of.
+struct Core {
+    config: Config,
+    client: Client,
+    journal: Journal,
+    metrics: Metrics,
+    pulses: Pulses,
+    settings: SharedSettings,
+    shutdown: CancellationToken,
+}
+
+/// The receiving ends of the queues.
+struct Pulls {
+    models: Receiver<ObjectRef<Model>>,
+    credentials: Receiver<ObjectRef<Credential>>,
+    tools: Receiver<ObjectRef<Tool>>,
+    agents: Receiver<ObjectRef<Agent>>,
+    runs: Receiver<ObjectRef<AgentRun>>,
+}
+
+/// The writing ends of the caches.
+struct Writers {
+    models: Writer<Model>,
+    credentials: Writer<Credential>,
+    tools: Writer<Tool>,
+    agents: Writer<Agent>,
+    runs: Writer<AgentRun>,
+    namespaces: Writer<Namespace>,
+}
+
+impl Core {
+    /// 1. Caches. 2. Everything that works with them. 3. Watches, until all have listed. 4. The run service.
+    /// 5. Controllers. 6. Until the end: drain in the opposite order.
+    async fn serve(self, tls: Reloadable, started: Started) -> Result<(), OperatorError> {
+        let (writers, world) = caches();
+        let (queues, pulls) = queues();
+        let relations = Relations { world: world.clone(), queues: queues.clone() };
+        let namespaces = Namespaces::new(
+            self.client.clone(),
+            relations.clone(),
+            self.pulses.clone(),
+            self.metrics.clone(),
+            self.shutdown.clone(),
+        );
+        let (sessions, probes, suspensions) = (Sessions::new(), Probes::default(), Suspensions::default());
+        let writes = Writes::new(self.client.clone());
+        let probe_pods = self.probe_pods(&writes, &namespaces, &probes, &queues);
+        let lobby = Lobby::new(self.queue_limits());
+        resume_slots(&self.journal, &lobby).await?;
+        let runs = Arc::new(AgentRuns {
+            world: world.clone(),
+            namespaces: namespaces.clone(),
+            queues: queues.clone(),
+            journal: self.journal.clone(),
+            sessions: sessions.clone(),
+            probes: probe_pods.clone(),
+            lobby,
+            writes: writes.clone(),
+            settings: self.settings.clone(),
+            metrics: self.metrics.clone(),
+            clock: Clock,
+            memories: crate::agent_run::Memories::default(),
+        });
+
+        let tasks = TaskTracker::new();
+        let (orphans, reports) = Orphans::new();
+        let feeds = Feeds {
+            client: self.client.clone(),
+            relations: relations.clone(),
+            namespaces: namespaces.clone(),
+            suspensions: suspensions.clone(),
+            runs: Arc::clone(&runs),
+            orphans,
+            pulses: self.pulses.clone(),
+            metrics: self.metrics.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        feeds.watch(writers, &tasks).await?;
+        feeds.listen(&sessions, &self.journal, &tasks);
+        tasks.spawn(Arc::clone(&runs).close_orphans(reports, self.shutdown.clone()));
+
+        let listener = listen(self.config.grpc_address).await?;
+        let service = self.run_service(&namespaces, sessions, probes, suspensions);
+        let grpc = service::serve(listener, tls, service, self.shutdown.clone());
+        started.set();
+        tracing::info!(grpc = %self.config.grpc_address, "serving runners");
+        self.control(
+            &tasks,
+            world,
+            pulls,
+            &Controllers { runs, namespaces: namespaces.clone(), probe_pods: probe_pods.clone(), writes },
+        );
+
+        let served = grpc.await;
+        self.shutdown.cancel();
+        tasks.close();
+        tasks.wait().await;
+        probe_pods.stopped().await;
+        namespaces.stopped().await;
+        tracing::info!("stopped");
+        Ok(served?)
+    }
+
+    fn probe_pods(&self, writes: &Writes, namespaces: &Namespaces, probes: &Probes, queues: &Queues) -> ProbePods {
+        ProbePods::new(probe_pod::Parts {
+            client: self.client.clone(),
+            writes: writes.clone(),
+            namespaces: namespaces.clone(),
+            probes: probes.clone(),
+            queues: queues.clone(),
+            settings: self.settings.clone(),
+            metrics: self.metrics.clone(),
+            shutdown: self.shutdown.clone(),
+        })
+    }
+
+    fn queue_limits(&self) -> QueueLimits {
+        let count = |limit: u32| usize::try_from(limit).unwrap_or(usize::MAX);
+        QueueLimits {
+            installation: count(self.config.max_runs),
+            namespace: count(self.config.max_runs_per_namespace),
+            starting: count(self.config.max_starting_pods),
+        }
+    }
+
+    fn run_service(
+        &self,
+        namespaces: &Namespaces,
+        sessions: Sessions,
+        probes: Probes,
+        suspensions: Suspensions,
+    ) -> RunService {
+        let peers =
+            TokenPeers { client: self.client.clone(), namespaces: namespaces.clone(), metrics: self.metrics.clone() };
+        let address_check = if self.config.verify_peer_address { AddressCheck::Required } else { AddressCheck::Off };
+        let streams_max = self.queue_limits().installation.saturating_add(STREAMS_SPARE);
+        RunService {
+            journal: self.journal.clone(),
+            sessions,
+            probes,
+            peers: Arc::new(peers),
+            suspended: Arc::new(move |agent| suspensions.is_suspended(&agent.namespace, &agent.name)),
+            options: Options { address_check, streams_max },
+        }
+    }
+
+    fn control(&self, tasks: &TaskTracker, world: World, pulls: Pulls, with: &Controllers) {
+        let (namespaces, probes, writes) = (&with.namespaces, &with.probe_pods, &with.writes);
+        let models =
+            Models { world: world.clone(), namespaces: namespaces.clone(), writes: writes.clone(), clock: Clock };
+        let credentials = Credentials {
+            namespaces: namespaces.clone(),
+            probes: probes.clone(),
+            writes: writes.clone(),
+            clock: Clock,
+        };
+        let tools = Tools {
+            world: world.clone(),
+            namespaces: namespaces.clone(),
+            probes: probes.clone(),
+            writes: writes.clone(),
+            clock: Clock,
+        };
+        let agents =
+            Agents { world: world.clone(), namespaces: namespaces.clone(), writes: writes.clone(), clock: Clock };
+        let (metrics, stop) = (|| self.metrics.clone(), || self.shutdown.clone());
+        tasks.spawn(controller::run(Arc::new(models), world.models, pulls.models, metrics(), stop()));
+        tasks.spawn(controller::run(Arc::new(credentials), world.credentials, pulls.credentials, metrics(), stop()));
+        tasks.spawn(controller::run(Arc::new(tools), world.tools, pulls.tools, metrics(), stop()));
+        tasks.spawn(controller::run(Arc::new(agents), world.agents, pulls.agents, metrics(), stop()));
+        tasks.spawn(controller::run(Arc::clone(&with.runs), world.runs, pulls.runs, metrics(), stop()));
+    }
+}
+
+/// What controllers share.
+struct Controllers {
+    runs: Arc<AgentRuns>,
+    namespaces: Namespaces,
+    probe_pods: ProbePods,
+    writes: Writes,
+}
+
+async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, OperatorError> {
+    TcpListener::bind(address).await.map_err(|source| OperatorError::Listen { address, source })
+}
+
+fn pod_settings(config: &Config, ca_pem: String) -> PodSettings {
+    PodSettings {
+        image: config.runner_image.clone(),
+        pull_policy: config.runner_image_pull_policy.as_str(),
+        operator_address: config.operator_address(),
+        ca_pem,
+        tolerations: config.pod_tolerations.0.clone(),
+        node_selector: config.pod_node_selector.0.clone(),
+    }
+}
+
+fn caches() -> (Writers, World) {
+    let writers = Writers {
+        models: Writer::new(()),
+        credentials: Writer::new(()),
+        tools: Writer::new(()),
+        agents: Writer::new(()),
+        runs: Writer::new(()),
+        namespaces: Writer::new(()),
+    };
+    let world = World {
+        models: writers.models.as_reader(),
+        credentials: writers.credentials.as_reader(),
+        tools: writers.tools.as_reader(),
+        agents: writers.agents.as_reader(),
+        runs: writers.runs.as_reader(),
+        namespaces: writers.namespaces.as_reader(),
+    };
+    (writers, world)
+}
+
+fn queues() -> (Queues, Pulls) {
+    let (models, pull_models) = Queue::new();
+    let (credentials, pull_credentials) = Queue::new();
+    let (tools, pull_tools) = Queue::new();
+    let (agents, pull_agents) = Queue::new();
+    let (runs, pull_runs) = Queue::new();
+    let pulls = Pulls {
+        models: pull_models,
+        credentials: pull_credentials,
+        tools: pull_tools,
+        agents: pull_agents,
+        runs: pull_runs,
+    };
+    (Queues { models, credentials, tools, agents, runs }, pulls)
+}
