@@ -195,7 +195,7 @@ fn limits_end_a_run_with_a_reason_that_names_them() {
     start(&namespace, "steps", "steps");
     let run = namespace.run_to_the_end("steps", A_MINUTE).unwrap();
     assert_ended(&run, "Failed", "StepsExceeded");
-    assert!(message(&run).contains("limits.steps of 2"), "{}", message(&run));
+    assert!(message(&run).contains("spec.limits.steps is 2"), "{}", message(&run));
 }
 
 #[test]
