@@ -13,7 +13,7 @@ use_cluster() {
   fi
 }
 
-cluster_version() { (cd e2e/cluster && . lib/common.sh && echo "$KUBERNETES"); }
+cluster_version() { (CLUSTER_DIR=$PWD/e2e/cluster && . e2e/cluster/lib/common.sh && echo "$KUBERNETES"); }
 
 # Seconds since the epoch with fractions, for what the demo says it took.
 now() { date +%s.%N; }

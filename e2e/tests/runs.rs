@@ -70,6 +70,10 @@ fn the_quickstart_succeeds_with_a_real_mcp_server_and_a_denied_call() {
     ])
     .unwrap();
     assert!(output.success, "{}{}", output.stdout, output.stderr);
+    for line in ["everything/get-sum", "everything/echo", "denied", "Succeeded"] {
+        assert!(output.stdout.contains(line), "no step says {line}: {}", output.stdout);
+    }
+    assert!(!output.stdout.contains("message"), "steps show no arguments: {}", output.stdout);
     let run = namespace.run_to_the_end("q", A_MINUTE).unwrap();
     assert_ended(&run, "Succeeded", "Completed");
     let status = &run["status"];

@@ -1,6 +1,7 @@
 //! Who a token belongs to: TokenReview, then the pod that the token is bound to, as the API server has it now.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use belay_protocol::TOKEN_AUDIENCE;
@@ -15,6 +16,8 @@ use crate::service::{PeerError, PeerPod, Peers};
 
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
+const ADDRESS_LOOKS: u32 = 100;
+const ADDRESS_LOOK_EVERY: Duration = Duration::from_millis(20);
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
 /// Vouches for pods by the API server's word.
@@ -29,7 +32,7 @@ impl Peers for TokenPeers {
     async fn vouch(&self, token: &str) -> Result<PeerPod, PeerError> {
         self.metrics.token_reviews.inc();
         let bound = bound_pod(self.review(token).await?)?;
-        let pod = self.pod(&bound).await?;
+        let pod = self.pod_with_address(&bound).await?;
         if pod.uid().as_deref() != Some(bound.uid.as_str()) {
             return Err(PeerError::Refused(format!("the token is bound to an earlier pod {}", bound.name)));
         }
@@ -53,6 +56,18 @@ impl TokenPeers {
                 Err(PeerError::Refused(why))
             }
         }
+    }
+
+    /// A runner says Hello within milliseconds; the kubelet reports its pod's address up to a second later.
+    async fn pod_with_address(&self, bound: &PeerPod) -> Result<Pod, PeerError> {
+        for _ in 0..ADDRESS_LOOKS {
+            let cached = self.namespaces.pod(&bound.namespace, &bound.name);
+            if let Some(pod) = cached.filter(|pod| address(pod).is_some()) {
+                return Ok((*pod).clone());
+            }
+            tokio::time::sleep(ADDRESS_LOOK_EVERY).await;
+        }
+        self.pod(bound).await
     }
 
     /// From the cache where it knows pod and address; a pod that just started may be newer than the cache.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use belay_protocol::call::CallBinding;
 use belay_protocol::digest::DigestError;
 use belay_protocol::event::{NotSentReason, ProposedCall};
+use belay_protocol::plan::PlanTool;
 use belay_protocol::{Digest, Event};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -150,22 +151,32 @@ impl Agent {
                 piece(&name, NAME_BYTES_SHOWN)
             ),
         };
-        let (tool, operation) = self.plan.by_model_name(&name).ok_or_else(unknown)?;
+        let (tool, operation, accepted) = self.meant(&name).ok_or_else(unknown)?;
         let arguments = self.read_arguments(&arguments, was_cut)?;
         // What is not listed any more has no definition to bind: the accepted one lets the gate say no.
         let listed = self.progress.state().listings.get(&tool.name).into_iter().flatten();
-        let listed = listed.into_iter().find(|listed| listed.name == operation.name);
-        let definition = listed.map_or(operation.definition, |listed| listed.definition);
+        let listed = listed.into_iter().find(|listed| listed.name == operation);
+        let definition = listed.map_or(accepted, |listed| listed.definition);
         let args = Value::Object(arguments);
-        let digest = CallBinding::new(&self.plan, tool, definition, &operation.name, &args).digest();
+        let digest = CallBinding::new(&self.plan, tool, definition, &operation, &args).digest();
         let digest = digest.map_err(|error| inexact(&error))?;
         let Value::Object(arguments) = args else { return Err(unknown()) };
         Ok(Bound {
             tool: tool.name.clone(),
-            call: Call { operation: operation.name.clone(), arguments, definition },
+            call: Call { operation, arguments, definition },
             digest,
             timeout: Duration::from_secs(u64::from(tool.call_timeout_seconds)),
         })
+    }
+
+    /// The tool and operation that the model means, with the definition that was accepted. An operation that
+    /// the Agent does not list is proposed as well: that it is denied belongs into the journal.
+    fn meant(&self, name: &str) -> Option<(&PlanTool, String, Digest)> {
+        if let Some((tool, operation)) = self.plan.by_model_name(name) {
+            return Some((tool, operation.name.clone(), operation.definition));
+        }
+        let (tool, operation) = name.split_once("__")?;
+        Some((self.plan.tool(tool)?, operation.to_owned(), Digest::zero()))
     }
 
     fn read_arguments(&self, arguments: &str, was_cut: bool) -> Result<Map<String, Value>, NotSent> {
@@ -193,9 +204,9 @@ impl Agent {
         message: String,
     ) -> Result<(), Halt> {
         let name = self.progress.requested(call_id).map_or_else(String::new, |requested| requested.name);
-        match self.plan.by_model_name(&name) {
-            Some((tool, operation)) => {
-                let (tool, operation) = (tool.name.clone(), operation.name.clone());
+        match self.meant(&name) {
+            Some((tool, operation, _)) => {
+                let tool = tool.name.clone();
                 self.log_call(&tool, &operation, CallOutcome::NotSent(reason), 0);
             }
             None => self.log_call("?", &name, CallOutcome::NotSent(reason), 0),

@@ -146,7 +146,9 @@ async fn a_permit_for_other_bytes_sends_nothing() {
 #[tokio::test]
 async fn unknown_tools_and_malformed_arguments_go_back_to_the_model() {
     let server = FakeMcp::start(Era::Sessions, &["echo", "other"]).await;
-    let turns = vec![calls(&[("nowhere", json!({})), ("echo", json!([1])), ("echo", json!("x"))]), says("done")];
+    let mut turn = calls(&[("nowhere", json!({})), ("echo", json!([1])), ("echo", json!("x"))]);
+    turn.tool_calls[0].tool = "elsewhere".into();
+    let turns = vec![turn, says("done")];
     let journal = run_script(&server, &["echo"], turns, Script::default()).await;
     let malformed = NotSentReason::MalformedArguments;
     assert_eq!(not_sent(&journal), [NotSentReason::UnknownTool, malformed, malformed]);
@@ -156,10 +158,24 @@ async fn unknown_tools_and_malformed_arguments_go_back_to_the_model() {
 }
 
 #[tokio::test]
+async fn an_operation_that_the_agent_does_not_list_is_proposed_denied_and_never_sent() {
+    let server = FakeMcp::start(Era::Sessions, &["echo", "other"]).await;
+    let turns = vec![calls(&[("other", json!({}))]), says("done")];
+    let script = Script { denied_operations: BTreeSet::from(["other".into()]), ..Script::default() };
+    let journal = run_script(&server, &["echo"], turns, script).await;
+    let proposed =
+        journal.events().any(|event| matches!(event, Event::CallProposed { call, .. } if call.operation == "other"));
+    assert!(proposed, "{:?}", journal.names());
+    assert_eq!(server.called_operations(), Vec::<String>::new());
+    assert_eq!(journal.end().outcome, Outcome::Succeeded);
+}
+
+#[tokio::test]
 async fn calls_beyond_the_bound_are_dropped_with_a_note() {
     let server = FakeMcp::start(Era::Sessions, &["echo"]).await;
-    let many = vec![("nowhere", json!({})); 70];
-    let journal = run_script(&server, &["echo"], vec![calls(&many), says("done")], Script::default()).await;
+    let mut many = calls(&vec![("nowhere", json!({})); 70]);
+    many.tool_calls.iter_mut().for_each(|call| call.tool = "elsewhere".into());
+    let journal = run_script(&server, &["echo"], vec![many, says("done")], Script::default()).await;
     assert_eq!(journal.state.calls_total, 64);
     let note = journal.events().find_map(|event| match event {
         Event::ModelResponded { response, .. } => Some(format!("{:?}", response.items.last().unwrap())),
