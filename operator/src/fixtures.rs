@@ -1,13 +1,22 @@
 //! Objects for unit tests, in namespace `triage`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::sync::Arc;
+
 use belay_crds::conditions::{READY, Statement, Truth, set_condition};
 use belay_crds::{Agent, AgentRun, AgentStatus, Credential, CredentialStatus, Model, ModelStatus, Tool, ToolStatus};
+use belay_protocol::cost::Usage;
+use belay_protocol::event::{Event, Finish, Item, ModelResponse, ProposedCall, Verdict};
+use belay_protocol::{Digest, Plan, Record, RunState};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::Resource;
 use serde_json::{Value, json};
 
+use crate::agent_run::resolve::{Parts, freeze};
+
 pub const NAMESPACE: &str = "triage";
+/// 2026-11-23T10:00:00Z in milliseconds: when every object was created.
+pub const CREATED_AT: i64 = 1_795_428_000_000;
 
 fn object<K: serde::de::DeserializeOwned>(kind: &str, name: &str, spec: &Value) -> K {
     serde_json::from_value(json!({
@@ -62,6 +71,77 @@ pub fn agent(name: &str, model: &str, tools: &[(&str, &[&str])]) -> Agent {
 
 pub fn run(name: &str, agent: &str) -> AgentRun {
     object("AgentRun", name, &json!({"agentRef": {"name": agent}, "input": "Label what came in today."}))
+}
+
+/// The plan of run `nightly` of Agent `triage`, which may call `github/list_issues`.
+pub fn plan() -> Plan {
+    let parts = Parts {
+        agent: Arc::new(agent("triage", "writer", &[("github", &["list_issues"])])),
+        model: Arc::new(model("writer", None)),
+        tools: vec![Arc::new(tool("github", &["list_issues"]))],
+        credentials: vec![],
+    };
+    freeze(&run("nightly", "triage"), &parts).unwrap()
+}
+
+/// A run's state after `events`, one a second from 10:00:01 on the day of every fixture.
+pub fn state(events: Vec<Event>) -> RunState {
+    let plan = plan();
+    let first = Event::RunAccepted { plan_digest: plan.digest().unwrap(), plan: Box::new(plan) };
+    let mut state = RunState::default();
+    for (seq, event) in (1_u64..).zip(std::iter::once(first).chain(events)) {
+        let at = CREATED_AT + i64::try_from(seq).unwrap() * 1000;
+        state.apply(&Record { seq, at, event }).unwrap();
+    }
+    state
+}
+
+pub fn opened() -> Event {
+    Event::EpochOpened { epoch: 1, pod_name: "belay-run-a".to_owned() }
+}
+
+pub fn claimed() -> Event {
+    Event::InstanceClaimed { epoch: 1, instance: "i".to_owned(), pod_uid: "uid-pod".to_owned() }
+}
+
+/// Asks the model and gets `items`.
+pub fn answered(step: u32, items: Vec<Item>, usage: Usage) -> Vec<Event> {
+    let response = ModelResponse {
+        items,
+        finish: Finish::Stop,
+        usage,
+        response_id: None,
+        model: None,
+        milliseconds: 1,
+    };
+    vec![
+        Event::ModelRequested { step, attempt: 1, request: Digest::of(b"r"), reserved_tokens: 0 },
+        Event::ModelResponded { step, attempt: 1, response },
+    ]
+}
+
+/// A run whose call `c1` has a permit out.
+pub fn in_flight() -> RunState {
+    let call = Item::ToolCall {
+        call_id: "c1".to_owned(),
+        provider_id: "p".to_owned(),
+        name: "github__list_issues".to_owned(),
+        arguments: "{}".to_owned(),
+    };
+    let digest = Digest::of(b"call");
+    let proposed = ProposedCall {
+        tool: "github".to_owned(),
+        operation: "list_issues".to_owned(),
+        args: json!({}),
+        definition: Digest::of(b"list_issues"),
+        digest,
+    };
+    let mut events = vec![opened(), claimed()];
+    events.extend(answered(1, vec![call], Usage::default()));
+    events.push(Event::CallProposed { call_id: "c1".to_owned(), attempt: 1, call: proposed });
+    let verdict = Verdict::Allowed { digest };
+    events.push(Event::CallDecided { call_id: "c1".to_owned(), attempt: 1, verdict });
+    state(events)
 }
 
 /// Kinds whose status holds conditions.

@@ -26,7 +26,7 @@ fn log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
-        LogFormat::Json => lines.json().init(),
+        LogFormat::Json => lines.json().with_current_span(false).with_span_list(false).init(),
         LogFormat::Text => lines.init(),
     }
 }

@@ -84,7 +84,7 @@ impl AgentRuns {
             // Without a stream there is nobody to tell.
             let _ = self.sessions.bye(&run.uid, "the AgentRun was deleted");
             tracing::info!(namespace = run.namespace, name = run.name, uid = run.uid, "deleted run closed");
-            self.delete_pods(run, &state).await?;
+            self.delete_pod_of(run, &state).await;
             self.journal.forget(&run.uid).await.map_err(Failure::journal("forgetting a run"))?;
         }
         self.memories.forget(&run.uid);
@@ -92,16 +92,14 @@ impl AgentRuns {
         Ok(())
     }
 
-    /// The garbage collector would do so too, when it comes to it.
-    async fn delete_pods(&self, run: &ObjectId, state: &belay_protocol::RunState) -> Result<(), Failure> {
-        let Some(epoch) = &state.epoch else { return Ok(()) };
-        let pod = match self.namespaces.pod(&run.namespace, &epoch.pod_name) {
-            Some(pod) => Some((*pod).clone()),
-            None => self.fetch_pod(&run.namespace, &epoch.pod_name).await?,
-        };
-        match pod.filter(|pod| super::observe::is_ours(pod, &run.uid)) {
-            Some(pod) => self.delete_pod(&run.namespace, &pod).await,
-            None => Ok(()),
+    /// The garbage collector would do so too, when it comes to it; so failing is no reason to keep rows. In a
+    /// namespace that went, or is served no more, it is the only one who may.
+    async fn delete_pod_of(&self, run: &ObjectId, state: &belay_protocol::RunState) {
+        let Some(epoch) = &state.epoch else { return };
+        let pod = self.namespaces.pod(&run.namespace, &epoch.pod_name);
+        let Some(pod) = pod.filter(|pod| super::observe::is_ours(pod, &run.uid)) else { return };
+        if let Err(failure) = self.delete_pod(&run.namespace, &pod).await {
+            tracing::debug!(namespace = run.namespace, pod = epoch.pod_name, %failure, "left to the garbage collector");
         }
     }
 }

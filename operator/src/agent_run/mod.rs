@@ -7,11 +7,15 @@ mod follow;
 mod memory;
 mod observe;
 pub mod plan;
+#[cfg(test)]
+mod plan_tests;
 pub mod pod;
 pub mod queue;
 pub mod resolve;
 mod start;
 pub mod status;
+#[cfg(test)]
+mod status_tests;
 
 use std::sync::Arc;
 use std::time::Duration;

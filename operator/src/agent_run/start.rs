@@ -40,6 +40,7 @@ impl AgentRuns {
         if let Turn::Queued(full) = self.lobby.take_turn(&me, waiting, Instant::now()) {
             return self.queue(run, sight, full).await;
         }
+        self.metrics.runs_active.set(i64::try_from(self.lobby.len()).unwrap_or(i64::MAX));
         let plan = sight.agent.clone().map(|agent| Parts::gather(&self.world, agent)).transpose();
         let plan = plan.and_then(|parts| parts.map(|parts| freeze(run, &parts)).transpose());
         let plan = match plan {

@@ -28,13 +28,15 @@ use crate::agent_run::pod::default_resources;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
 use crate::pod_template::{Mode, Mount, PodSettings, PodShape, SharedSettings, base_labels, build_pod, random_suffix};
-use crate::pod_view::{PodView, view};
+use crate::pod_view::{Exit, PodView, view};
 use crate::service::Probes;
 use crate::world::Queues;
 use crate::writes::{Target, Writes};
 
 /// How long a probe may take from its pod's creation to its report. The pod's own deadline is the same.
 const PROBE_SECONDS: u32 = 120;
+/// How often a pod is looked at whose report is awaited.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Probe pods at one time.
 const PROBES_MAX: usize = 8;
 const SUFFIX_LENGTH: usize = 8;
@@ -169,14 +171,14 @@ impl ProbePods {
             Err(error) => Outcome::Failed(format!("the probe pod could not be created: {error}")),
             Ok(uid) => {
                 self.0.metrics.probes_started.inc();
-                let limit = Duration::from_secs(u64::from(PROBE_SECONDS));
-                let outcome = match tokio::time::timeout(limit, report).await {
-                    Ok(Ok(report)) => Outcome::Reported(report),
-                    Ok(Err(_)) | Err(_) => {
-                        self.0.metrics.probes_unanswered.inc();
-                        Outcome::Failed(self.why_silent(&question.namespace, &name))
-                    }
+                let reported = tokio::select! {
+                    report = report => report.ok(),
+                    () = self.given_up(&question.namespace, &name) => None,
                 };
+                let outcome = reported.map(Outcome::Reported).unwrap_or_else(|| {
+                    self.0.metrics.probes_unanswered.inc();
+                    Outcome::Failed(self.why_silent(&question.namespace, &name))
+                });
                 self.delete(&question.namespace, &name, &uid).await;
                 outcome
             }
@@ -194,12 +196,29 @@ impl ProbePods {
         Ok(created.uid().unwrap_or_default())
     }
 
+    /// Ends when no report is to be expected any more: the time is up, or the pod ended a moment ago.
+    async fn given_up(&self, namespace: &str, name: &str) {
+        let deadline = Instant::now() + Duration::from_secs(u64::from(PROBE_SECONDS));
+        let mut ended = false;
+        while Instant::now() < deadline && !ended {
+            // A report that was sent before the container ended is on its way for less than this.
+            tokio::time::sleep(LAST_WORDS).await;
+            ended = self.0.namespaces.pod(namespace, name).is_some_and(|pod| matches!(view(&pod), PodView::Ended(_)));
+        }
+        if ended {
+            tokio::time::sleep(LAST_WORDS).await;
+        }
+    }
+
     /// What the pod's status says of a probe that never reported.
     fn why_silent(&self, namespace: &str, name: &str) -> String {
         let seen = self.0.namespaces.pod(namespace, name).map(|pod| view(&pod));
         match seen {
             Some(PodView::Blocked { why }) => format!("the probe pod cannot start: {why}"),
-            Some(PodView::Ended(exit)) => format!("the probe pod ended without a report: {exit:?}"),
+            Some(PodView::Ended(Exit::Clean)) => "the probe pod ended without a report: see its log".to_owned(),
+            Some(PodView::Ended(Exit::Crashed { why } | Exit::Evicted { why })) => {
+                format!("the probe pod ended without a report: {why}")
+            }
             Some(PodView::Starting) => format!("the probe pod did not start within {PROBE_SECONDS} s"),
             Some(PodView::Running { .. } | PodView::Leaving | PodView::Foreign | PodView::Unseen | PodView::Absent)
             | None => format!("the probe pod reported nothing within {PROBE_SECONDS} s"),
