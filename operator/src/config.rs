@@ -25,7 +25,7 @@ pub struct Config {
     #[arg(long, env = "BELAY_HTTP_ADDRESS", default_value = "0.0.0.0:8080")]
     pub http_address: SocketAddr,
 
-    /// How runners reach the operator [default: https://belay-operator.NAMESPACE.svc:8443]
+    /// How runners reach the operator [default: the Service `belay-operator` of its namespace]
     #[arg(long, env = "BELAY_RUNNER_OPERATOR_ADDRESS")]
     pub runner_operator_address: Option<String>,
 

@@ -23,7 +23,7 @@ use crate::metrics::{Kind, Metrics, ReconcileResult};
 /// Passes of one kind at the same time.
 const CONCURRENCY: u16 = 16;
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
-const BACKOFF_MAX: Duration = Duration::from_secs(300);
+const BACKOFF_MAX: Duration = Duration::from_mins(5);
 /// After a lost race the watch tells what won; this is for when it does not.
 const AFTER_CONFLICT: Duration = Duration::from_secs(1);
 

@@ -125,7 +125,7 @@ impl Core {
     /// 1. Caches. 2. Everything that works with them. 3. Watches, until all have listed. 4. The run service.
     /// 5. Controllers. 6. Until the end: drain in the opposite order.
     async fn serve(self, tls: Reloadable, started: Started) -> Result<(), OperatorError> {
-        let (writers, world) = caches();
+        let (caches, world) = caches();
         let (queues, pulls) = queues();
         let relations = Relations { world: world.clone(), queues: queues.clone() };
         let namespaces = Namespaces::new(
@@ -168,7 +168,7 @@ impl Core {
             metrics: self.metrics.clone(),
             shutdown: self.shutdown.clone(),
         };
-        feeds.watch(writers, &tasks).await?;
+        feeds.watch(caches, &tasks).await?;
         feeds.listen(&sessions, &self.journal, &tasks);
         tasks.spawn(Arc::clone(&runs).close_orphans(reports, self.shutdown.clone()));
 

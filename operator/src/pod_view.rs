@@ -118,11 +118,11 @@ mod tests {
 
     use super::*;
 
-    fn pod(status: Value) -> Pod {
+    fn pod(status: &Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "belay-run-x"}, "status": status})).unwrap()
     }
 
-    fn container(state: Value) -> Value {
+    fn container(state: &Value) -> Value {
         json!({"phase": "Pending", "containerStatuses": [{
             "name": "runner", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state}]})
     }
@@ -131,9 +131,9 @@ mod tests {
     fn each_state_of_a_pod_has_one_reading() {
         let table = [
             (json!({"phase": "Pending"}), PodView::Starting),
-            (container(json!({"waiting": {"reason": "ContainerCreating"}})), PodView::Starting),
+            (container(&json!({"waiting": {"reason": "ContainerCreating"}})), PodView::Starting),
             (
-                container(json!({"waiting": {"reason": "ErrImageNeverPull", "message": "no image"}})),
+                container(&json!({"waiting": {"reason": "ErrImageNeverPull", "message": "no image"}})),
                 PodView::Blocked { why: "ErrImageNeverPull: no image".to_owned() },
             ),
             (
@@ -142,30 +142,30 @@ mod tests {
                 PodView::Blocked { why: "Unschedulable: 0/1 nodes: Insufficient memory.".to_owned() },
             ),
             (
-                container(json!({"running": {"startedAt": "1970-01-01T00:00:05Z"}})),
+                container(&json!({"running": {"startedAt": "1970-01-01T00:00:05Z"}})),
                 PodView::Running { since: Timestamp::from_second(5).unwrap() },
             ),
             (
-                container(json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}})),
+                container(&json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}})),
                 PodView::Ended(Exit::Crashed { why: "OOMKilled, exit code 137".to_owned() }),
             ),
-            (container(json!({"terminated": {"exitCode": 0}})), PodView::Ended(Exit::Clean)),
+            (container(&json!({"terminated": {"exitCode": 0}})), PodView::Ended(Exit::Clean)),
             (
                 json!({"phase": "Failed", "reason": "Evicted", "message": "low on memory"}),
                 PodView::Ended(Exit::Evicted { why: "Evicted: low on memory".to_owned() }),
             ),
         ];
         for (status, expected) in table {
-            assert_eq!(view(&pod(status)), expected);
+            assert_eq!(view(&pod(&status)), expected);
         }
     }
 
     #[test]
     fn a_deleted_pod_is_leaving_until_its_container_has_ended() {
-        let mut leaving = pod(container(json!({"running": {}})));
+        let mut leaving = pod(&container(&json!({"running": {}})));
         leaving.metadata.deletion_timestamp = serde_json::from_value(json!("2026-11-23T10:00:00Z")).unwrap();
         assert_eq!(view(&leaving), PodView::Leaving);
-        leaving.status = serde_json::from_value(container(json!({"terminated": {"exitCode": 143}}))).unwrap();
+        leaving.status = serde_json::from_value(container(&json!({"terminated": {"exitCode": 143}}))).unwrap();
         assert_eq!(view(&leaving), PodView::Ended(Exit::Crashed { why: "Error, exit code 143".to_owned() }));
     }
 }

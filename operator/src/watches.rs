@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::Metrics;
 
 /// A watch that fails for so long makes the process not live: a restart gets new connections and caches.
-const FAILING_FOR_MAX: Duration = Duration::from_secs(300);
+const FAILING_FOR_MAX: Duration = Duration::from_mins(5);
 
 /// How every watch fares. Cheap to clone.
 #[derive(Clone, Default)]
@@ -195,8 +195,8 @@ fn is_forbidden(failure: &watcher::Error) -> bool {
     match failure {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code == 403,
-        watcher::Error::WatchError(status) => status.code == 403,
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => status.code == 403,
         watcher::Error::InitialListFailed(_)
         | watcher::Error::WatchStartFailed(_)
         | watcher::Error::WatchFailed(_)

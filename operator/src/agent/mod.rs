@@ -31,6 +31,7 @@ impl Reconcile for Agents {
     const KIND: Kind = Kind::Agent;
 
     /// 1. Look up what the Agent names. 2. Decide. 3. Write status if it changed. 4. Announce a flip.
+    ///
     /// That a suspension withholds permits does not wait for this: the watch has told the gate before.
     async fn reconcile(&self, agent: Arc<Agent>) -> Result<Action, Failure> {
         let namespace = agent.namespace().unwrap_or_default();

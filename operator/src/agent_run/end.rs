@@ -39,8 +39,7 @@ impl AgentRuns {
         self.finish(run, &sight).await
     }
 
-    /// 1. Status says how it ended, once. 2. Its slot goes to the next. 3. Its pod goes. 4. In time, so does
-    /// the AgentRun.
+    /// 1. Status says how it ended, once. 2. Its slot goes to the next. 3. Its pod goes. 4. In time it goes too.
     pub(super) async fn finish(&self, run: &AgentRun, sight: &Sight) -> Result<Action, Failure> {
         if let Some(state) = sight.state.as_deref().filter(|_| !has_ended(run)) {
             self.conclude(run, sight, state).await?;

@@ -85,7 +85,8 @@ impl AgentRuns {
         if due {
             self.memories.change(&sight.id.uid, |memory| memory.refreshed(now));
         }
-        if !is_news(&before, &status) && !(due && before.usage != status.usage) {
+        let progressed = due && before.usage != status.usage;
+        if !is_news(&before, &status) && !progressed {
             return Ok(());
         }
         self.writes.apply_status(run, &status).await?;

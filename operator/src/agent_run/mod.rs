@@ -60,8 +60,9 @@ impl Reconcile for AgentRuns {
     type Kind = AgentRun;
     const KIND: Kind = Kind::AgentRun;
 
-    /// 1. Look: journal, Agent, namespace, pod, stream. 2. Decide, purely. 3. Do that one thing and write
-    /// status if it has news. Whatever it was is journaled first and re-derived after a restart.
+    /// 1. Look: journal, Agent, namespace, pod, stream. 2. Decide, purely. 3. Do that one thing, status included.
+    ///
+    /// Whatever it was is journaled first and re-derived after a restart.
     async fn reconcile(&self, run: Arc<AgentRun>) -> Result<Action, Failure> {
         if self.is_tidy(&run) {
             return self.expire(&run).await;

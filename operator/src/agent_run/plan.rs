@@ -14,7 +14,7 @@ use crate::namespaces::Service;
 use crate::pod_view::{Exit, PodView};
 
 /// A pod that runs for so long without Hello is given up.
-pub const SILENT_MAX: Duration = Duration::from_secs(300);
+pub const SILENT_MAX: Duration = Duration::from_mins(5);
 /// What calls in flight get when a run is cancelled.
 pub const CANCEL_GRACE: Duration = Duration::from_secs(10);
 /// How long a pod may take to leave after its run has ended.
@@ -131,9 +131,7 @@ impl Observed<'_> {
     fn lost(&self) -> Option<Decision> {
         let witness = self.run.status.as_ref()?.journal.as_ref()?;
         let seq = u64::try_from(witness.seq).unwrap_or_default();
-        let what = if witness.id != self.journal_id {
-            format!("status.journal names journal {}, this one is {}", witness.id, self.journal_id)
-        } else {
+        let what = if witness.id == self.journal_id {
             match &self.head {
                 None => format!("status.journal stands at record {seq}, the journal has none"),
                 Some(head) if head.seq < seq => {
@@ -144,12 +142,14 @@ impl Observed<'_> {
                 }
                 Some(_) => return None,
             }
+        } else {
+            format!("status.journal names journal {}, this one is {}", witness.id, self.journal_id)
         };
         let message = format!(
             "the journal was lost or rolled back: {what}; what this run did is not known; look at its effects before \
              you create another AgentRun"
         );
-        Some(self.end(EndReason::JournalLost, EpochEnd::PodLost, message))
+        Some(end(EndReason::JournalLost, EpochEnd::PodLost, message))
     }
 
     fn deleted(&self) -> Option<Decision> {
@@ -166,7 +166,7 @@ impl Observed<'_> {
         }
         let state = self.state.filter(|state| state.live_epoch().is_some_and(|epoch| epoch.claim.is_some()));
         let Some(state) = state else {
-            return Some(self.end_cancelled());
+            return Some(end_cancelled());
         };
         if !requested {
             return Some(Decision::RequestCancel);
@@ -181,14 +181,9 @@ impl Observed<'_> {
             | PodView::Leaving => false,
         };
         if idle || gone || self.cancelling_for >= CANCEL_GRACE {
-            return Some(self.end_cancelled());
+            return Some(end_cancelled());
         }
         Some(Decision::Follow(Follow::Cancelling))
-    }
-
-    fn end_cancelled(&self) -> Decision {
-        let message = "spec.cancel is true".to_owned();
-        Decision::End(Ending { limit: None, epoch: EpochEnd::Cancelled, end: cancelled(message) })
     }
 
     fn out_of_time(&self) -> Option<Decision> {
@@ -277,9 +272,9 @@ impl Observed<'_> {
     fn unclaimed(&self, epoch: &Epoch) -> Decision {
         match &self.pod {
             PodView::Unseen => Decision::Hold,
-            PodView::Absent if self.pod_was_there => self.pod_lost(epoch, "was deleted before its runner said Hello"),
+            PodView::Absent if self.pod_was_there => pod_lost(epoch, "was deleted before its runner said Hello"),
             PodView::Absent => self.unlaunched(),
-            PodView::Foreign => self.pod_lost(epoch, "is another pod, that the operator did not create"),
+            PodView::Foreign => pod_lost(epoch, "is another pod, that the operator did not create"),
             PodView::Blocked { why } => Decision::Follow(Follow::Waiting(Wait {
                 on: WaitingOn::new("pod", &epoch.pod_name),
                 reason: RunReason::PodBlocked,
@@ -296,31 +291,31 @@ impl Observed<'_> {
                     epoch.pod_name,
                     SILENT_MAX.as_secs()
                 );
-                self.end(EndReason::RunnerSilent, EpochEnd::NoHello, message)
+                end(EndReason::RunnerSilent, EpochEnd::NoHello, message)
             }
             PodView::Ended(exit) => {
                 let (reason, cause, how) = read_exit(exit);
                 let message = format!("pod {} {how} before its runner said Hello: see its log", epoch.pod_name);
-                self.end(reason, cause, message)
+                end(reason, cause, message)
             }
         }
     }
 
     fn claimed(&self, epoch: &Epoch, state: &RunState) -> Decision {
         match &self.pod {
-            PodView::Absent => self.with_unknowns(
+            PodView::Absent => with_unknowns(
                 state,
                 EndReason::PodLost,
                 EpochEnd::PodLost,
                 &format!("pod {} was deleted while the run went on", epoch.pod_name),
             ),
-            PodView::Foreign => self.pod_lost(epoch, "is another pod, that the operator did not create"),
+            PodView::Foreign => pod_lost(epoch, "is another pod, that the operator did not create"),
             PodView::Ended(_) if self.stream == Stream::Live && self.ended_for < LAST_WORDS_MAX => {
                 Decision::Follow(Follow::Running)
             }
             PodView::Ended(exit) => {
                 let (reason, cause, how) = read_exit(exit);
-                self.with_unknowns(state, reason, cause, &format!("pod {} {how} while the run went on", epoch.pod_name))
+                with_unknowns(state, reason, cause, &format!("pod {} {how} while the run went on", epoch.pod_name))
             }
             PodView::Unseen
             | PodView::Blocked { .. }
@@ -340,19 +335,24 @@ impl Observed<'_> {
             AgentView::Missing | AgentView::NotReady(_) | AgentView::Ready => Follow::Running,
         }
     }
+}
 
-    fn pod_lost(&self, epoch: &Epoch, how: &str) -> Decision {
-        self.end(EndReason::PodLost, EpochEnd::PodLost, format!("pod {} {how}", epoch.pod_name))
-    }
+fn end_cancelled() -> Decision {
+    let message = "spec.cancel is true".to_owned();
+    Decision::End(Ending { limit: None, epoch: EpochEnd::Cancelled, end: cancelled(message) })
+}
 
-    fn with_unknowns(&self, state: &RunState, reason: EndReason, epoch: EpochEnd, what: &str) -> Decision {
-        let message = format!("{what}; {}", unknowns(state));
-        self.end(reason, epoch, message)
-    }
+fn pod_lost(epoch: &Epoch, how: &str) -> Decision {
+    end(EndReason::PodLost, EpochEnd::PodLost, format!("pod {} {how}", epoch.pod_name))
+}
 
-    fn end(&self, reason: EndReason, epoch: EpochEnd, message: String) -> Decision {
-        Decision::End(Ending { limit: None, epoch, end: failed(reason, message) })
-    }
+fn with_unknowns(state: &RunState, reason: EndReason, epoch: EpochEnd, what: &str) -> Decision {
+    let message = format!("{what}; {}", unknowns(state));
+    end(reason, epoch, message)
+}
+
+fn end(reason: EndReason, epoch: EpochEnd, message: String) -> Decision {
+    Decision::End(Ending { limit: None, epoch, end: failed(reason, message) })
 }
 
 /// The events that carry out an ending: calls in flight become Unknown, the epoch ends, the run ends.

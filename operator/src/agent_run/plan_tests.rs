@@ -99,7 +99,11 @@ fn a_run_starts_only_when_namespace_and_agent_are_ready() {
         (Look { service: Service::NotEnabled, ..Look::new(None) }, RunReason::NamespaceNotEnabled, "namespace/triage"),
         (Look { agent: AgentView::Missing, ..Look::new(None) }, RunReason::AgentMissing, "agent/triage"),
         (Look { agent: AgentView::Suspended, ..Look::new(None) }, RunReason::Suspended, "agent/triage"),
-        (Look { agent: AgentView::NotReady("why".into()), ..Look::new(None) }, RunReason::AgentNotReady, "agent/triage"),
+        (
+            Look { agent: AgentView::NotReady("why".into()), ..Look::new(None) },
+            RunReason::AgentNotReady,
+            "agent/triage",
+        ),
     ];
     for (look, reason, on) in table {
         assert_eq!(wait_of(look.decide()), (reason, on.to_owned()));

@@ -71,6 +71,7 @@ impl Lobby {
 
     /// Takes a slot for `me`, unless someone of `waiting` comes first or a limit is reached. Who has a slot
     /// keeps it.
+    #[must_use]
     pub fn take_turn(&self, me: &Ticket, waiting: Vec<Ticket>, now: Instant) -> Turn {
         let mut active = self.active.lock();
         if active.contains_key(&me.uid) {
@@ -170,7 +171,7 @@ fn is_starting(slot: &Active, now: Instant) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     const ROOMY: QueueLimits = QueueLimits { installation: 100, namespace: 50, starting: 10 };

@@ -36,7 +36,8 @@ fn ended(outcome: Outcome, reason: EndReason, output: &str) -> RunState {
 #[test]
 fn an_accepted_run_names_its_journal_and_plan_before_it_has_a_pod() {
     let accepted = state(vec![]);
-    let (status, flip) = folded(&run("nightly", "triage"), Some(&accepted), &Stand::following(Follow::Starting, &accepted));
+    let (status, flip) =
+        folded(&run("nightly", "triage"), Some(&accepted), &Stand::following(Follow::Starting, &accepted));
     assert_eq!((status.phase, flip), (Some(Phase::Pending), Flip::Flipped));
     let journal = status.journal.unwrap();
     assert_eq!((journal.id.as_str(), journal.seq), ("journal-1", 1));
@@ -61,9 +62,8 @@ fn conditions_are_what_kstatus_and_kubectl_wait_expect() {
     for (stand, phase, truths) in table {
         let (status, _) = folded(&run("nightly", "triage"), Some(&running), &stand);
         assert_eq!(status.phase, Some(phase));
-        let found = ["Ready", "Reconciling", "Stalled", "Finished"].map(|type_| {
-            find(&status.conditions, type_).unwrap().status.clone()
-        });
+        let found = ["Ready", "Reconciling", "Stalled", "Finished"]
+            .map(|type_| find(&status.conditions, type_).unwrap().status.clone());
         assert_eq!(found, truths, "{phase:?}");
     }
     let (status, _) = folded(&run("nightly", "triage"), Some(&running), &of(Outcome::Failed, EndReason::PodLost));

@@ -61,18 +61,18 @@ mod tests {
     use crate::fixtures::credential;
     use crate::readiness::Standing;
 
-    fn used(presence: Presence) -> Result<Step, Service> {
-        Ok(Step::Use { report: Ok(ProbeReport::Credential(presence)), again: None })
+    fn used(presence: Presence) -> Step {
+        Step::Use { report: Ok(ProbeReport::Credential(presence)), again: None }
     }
 
     #[test]
     fn each_presence_has_a_reason_of_its_own() {
         let table = [
-            (used(Presence::Present), Standing::Ready, CredentialReason::Ready),
-            (used(Presence::Missing), Standing::Waiting, CredentialReason::KeyMissing),
-            (used(Presence::Empty), Standing::Waiting, CredentialReason::Empty),
-            (used(Presence::TrailingNewline), Standing::Waiting, CredentialReason::TrailingNewline),
-            (used(Presence::TooLarge), Standing::Waiting, CredentialReason::TooLarge),
+            (Ok(used(Presence::Present)), Standing::Ready, CredentialReason::Ready),
+            (Ok(used(Presence::Missing)), Standing::Waiting, CredentialReason::KeyMissing),
+            (Ok(used(Presence::Empty)), Standing::Waiting, CredentialReason::Empty),
+            (Ok(used(Presence::TrailingNewline)), Standing::Waiting, CredentialReason::TrailingNewline),
+            (Ok(used(Presence::TooLarge)), Standing::Waiting, CredentialReason::TooLarge),
             (Ok(Step::Wait), Standing::Unknown, CredentialReason::NotProbed),
             (Err(Service::NotEnabled), Standing::Stalled, CredentialReason::NamespaceNotEnabled),
             (
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_missing_key_names_the_field_the_secret_and_the_key() {
-        let message = judge(&credential("key"), used(Presence::Missing)).message;
+        let message = judge(&credential("key"), Ok(used(Presence::Missing))).message;
         assert_eq!(
             message,
             "Credential key: spec.secretKeyRef: Secret key-secret is absent or has no key token: create it"

@@ -117,9 +117,9 @@ impl Namespaces {
                 let enabled = namespace.labels().get(ENABLED_LABEL).is_some_and(|value| value == "true");
                 let going = namespace.meta().deletion_timestamp.is_some();
                 if enabled && !going {
-                    self.serve(&namespace.name_any())
+                    self.serve(&namespace.name_any());
                 } else {
-                    self.leave(&namespace.name_any()).await
+                    self.leave(&namespace.name_any()).await;
                 }
             }
             Seen::Gone(namespace) => self.leave(&namespace.name_any()).await,

@@ -113,6 +113,7 @@ impl ProbePods {
 
     /// What to do about the question now; starts a probe where one is due. `is_ready` says that the object's
     /// status already holds a good answer to this very question.
+    #[must_use]
     pub fn consult(&self, question: &Question, is_ready: bool) -> Step {
         let fingerprint = question.fingerprint();
         let mut memory = self.0.memory.lock();
@@ -175,10 +176,13 @@ impl ProbePods {
                     report = report => report.ok(),
                     () = self.given_up(&question.namespace, &name) => None,
                 };
-                let outcome = reported.map(Outcome::Reported).unwrap_or_else(|| {
-                    self.0.metrics.probes_unanswered.inc();
-                    Outcome::Failed(self.why_silent(&question.namespace, &name))
-                });
+                let outcome = reported.map_or_else(
+                    || {
+                        self.0.metrics.probes_unanswered.inc();
+                        Outcome::Failed(self.why_silent(&question.namespace, &name))
+                    },
+                    Outcome::Reported,
+                );
                 self.delete(&question.namespace, &name, &uid).await;
                 outcome
             }

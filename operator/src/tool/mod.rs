@@ -41,8 +41,8 @@ impl Reconcile for Tools {
     type Kind = Tool;
     const KIND: Kind = Kind::Tool;
 
-    /// 1. Look up the Credential. 2. Ask a probe pod, where one is due. 3. Decide. 4. Write status if it
-    /// changed. 5. Announce a flip.
+    /// 1. Look up the Credential. 2. Ask a probe pod, where one is due. 3. Decide. 4. Write status, if it has
+    ///    changed. 5. Announce a flip.
     async fn reconcile(&self, tool: Arc<Tool>) -> Result<Action, Failure> {
         let namespace = tool.namespace().unwrap_or_default();
         let service = self.namespaces.service(&namespace);
