@@ -274,8 +274,14 @@ pub fn requested(step: u32) -> Event {
 }
 
 pub fn responded(step: u32, items: Vec<Item>, finish: Finish) -> Event {
-    let response =
-        ModelResponse { items, finish, usage: Default::default(), response_id: None, model: None, milliseconds: 1 };
+    let response = ModelResponse {
+        items,
+        finish,
+        usage: belay_protocol::cost::Usage::default(),
+        response_id: None,
+        model: None,
+        milliseconds: 1,
+    };
     Event::ModelResponded { step, attempt: 1, response }
 }
 
