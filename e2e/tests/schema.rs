@@ -141,14 +141,17 @@ fn the_columns_of_a_run_print_what_is_known_and_nothing_else() {
         let text = namespace.kubectl.run(&[&["get", "ar", "r"][..], wide].concat()).unwrap();
         text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect::<Vec<Vec<String>>>()
     };
+    namespace.wait_ready("agentrun", "r", "False", "NamespaceNotEnabled").unwrap();
     let fresh = table(&[]);
     assert_eq!(fresh[0].join(" "), "NAME AGENT PHASE REASON WAITING-ON STEPS TOKENS COST-USD AGE");
-    assert_eq!(fresh[1][..2], ["r", "a"]);
-    assert_eq!(fresh[1].len(), 3, "name, agent and age alone: {:?}", fresh[1]);
+    let waiting_on = format!("namespace/{}", namespace.name);
+    assert_eq!(fresh[1][..5], ["r", "a", "Pending", "NamespaceNotEnabled", &waiting_on]);
+    assert_eq!(fresh[1].len(), 6, "of the rest only the age is known: {:?}", fresh[1]);
 
-    let status = r#"{"status":{"phase":"Waiting","model":"m","waitingOn":{"kind":"pod","name":"p","display":"pod/p"},
+    // A run that is over is left alone by the operator, whoever wrote its end.
+    let status = r#"{"status":{"phase":"Failed","model":"m","waitingOn":null,
         "podRef":{"name":"p"},"usage":{"steps":3,"totalTokens":9214,"costUSD":"0.041"},
-        "conditions":[{"type":"Ready","status":"False","reason":"PodBlocked","message":"no room",
+        "conditions":[{"type":"Ready","status":"False","reason":"PodLost","message":"gone",
         "lastTransitionTime":"2026-01-01T00:00:00Z"}]}}"#;
     namespace.kubectl.run(&["patch", "ar", "r", "--subresource=status", "--type=merge", "-p", status]).unwrap();
     let wide = table(&["-o", "wide"]);
@@ -156,8 +159,8 @@ fn the_columns_of_a_run_print_what_is_known_and_nothing_else() {
         wide[0].join(" "),
         "NAME AGENT PHASE REASON WAITING-ON STEPS TOKENS COST-USD AGE MODEL POD REQUESTED-BY"
     );
-    assert_eq!(wide[1][..8], ["r", "a", "Waiting", "PodBlocked", "pod/p", "3", "9214", "0.041"]);
-    assert_eq!(wide[1][9..], ["m", "p"]);
+    assert_eq!(wide[1][..7], ["r", "a", "Failed", "PodLost", "3", "9214", "0.041"]);
+    assert_eq!(wide[1][8..], ["m", "p"]);
 }
 
 #[test]
