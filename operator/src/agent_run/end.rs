@@ -19,6 +19,7 @@ use crate::world::has_ended;
 use crate::writes::Target;
 
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+const DELETING_AGAIN: Duration = Duration::from_secs(30);
 /// An ended pod stays so long that whoever follows its log reads the last lines.
 const LOG_LINGER: Duration = Duration::from_secs(3);
 
@@ -45,8 +46,11 @@ impl AgentRuns {
             self.conclude(run, sight, state).await?;
         }
         self.leave_lobby(&sight.id.uid).await;
-        if self.clear_pods(sight).await? == Cleared::No {
-            return Ok(Action::requeue(LOOK_AGAIN));
+        match self.clear_pods(sight).await? {
+            Cleared::Yes => {}
+            // The append announces itself; what is left is done in that pass.
+            Cleared::Soon | Cleared::Closed => return Ok(Action::requeue(LOOK_AGAIN)),
+            Cleared::Deleting => return Ok(Action::requeue(DELETING_AGAIN)),
         }
         self.memories.forget(&sight.id.uid);
         self.expire(run).await
@@ -108,11 +112,14 @@ impl AgentRuns {
             if leaving.is_some() {
                 self.delete_pod(&sight.id.namespace, &pod).await?;
             }
-            cleared = Cleared::No;
+            cleared = if patient { Cleared::Soon } else { Cleared::Deleting };
         }
         if let Some(epoch) = state.and_then(RunState::live_epoch).filter(|_| cleared == Cleared::Yes || !patient) {
             let cause = if epoch.claim.is_some() { EpochEnd::Completed } else { EpochEnd::PodLost };
             self.append(sight, vec![Event::EpochEnded { epoch: epoch.number, cause }]).await?;
+            if cleared == Cleared::Yes {
+                cleared = Cleared::Closed;
+            }
         }
         Ok(cleared)
     }
@@ -153,5 +160,10 @@ impl AgentRuns {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cleared {
     Yes,
-    No,
+    /// No pod is left, and the journal was told just now.
+    Closed,
+    /// A pod is about to end by itself.
+    Soon,
+    /// Its deletion is under way; the watch tells.
+    Deleting,
 }

@@ -55,7 +55,11 @@ impl Stand {
             Outcome::Failed => Phase::Failed,
             Outcome::Cancelled => Phase::Cancelled,
         };
-        Self { phase, waiting_on: None, reason: reason_of(end.reason), message: end.message.clone() }
+        let message = match end.message.as_str() {
+            "" => "the model has given its last answer".to_owned(),
+            words => words.to_owned(),
+        };
+        Self { phase, waiting_on: None, reason: reason_of(end.reason), message }
     }
 
     /// As one verdict, for the Event.

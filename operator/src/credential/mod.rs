@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use belay_crds::Credential;
 use belay_crds::conditions;
+use belay_crds::reason::CredentialReason;
 use belay_protocol::probe::ProbeTask;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
@@ -16,7 +17,7 @@ use crate::controller::{Failure, Reconcile};
 use crate::metrics::Kind;
 use crate::namespaces::{Namespaces, Service};
 use crate::pod_template::Mount;
-use crate::probe_pod::{ProbePods, Question, Step, Subject};
+use crate::probe_pod::{ProbePods, Question, Step, Subject, still_tells};
 use crate::writes::{Writes, owner_of};
 
 /// What passes over Credentials need.
@@ -45,6 +46,7 @@ impl Reconcile for Credentials {
         let again = match &step {
             Ok(Step::Use { again, .. }) => *again,
             Ok(Step::Rest) => return Ok(Action::await_change()),
+            Ok(Step::Start | Step::Wait) if tells(&credential) => return Ok(Action::await_change()),
             Ok(Step::Start | Step::Wait) | Err(_) => None,
         };
         let verdict = verdict::judge(&credential, step);
@@ -58,6 +60,12 @@ impl Reconcile for Credentials {
         self.writes.announce(&*credential, flip, &verdict).await;
         Ok(again.map_or_else(Action::await_change, Action::requeue))
     }
+}
+
+fn tells(credential: &Credential) -> bool {
+    let status = credential.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let not_found = [CredentialReason::NotProbed, CredentialReason::NamespaceNotEnabled].map(CredentialReason::as_str);
+    still_tells(status, credential.metadata.generation, &not_found)
 }
 
 fn is_ready(credential: &Credential) -> bool {

@@ -7,12 +7,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use belay_crds::{POD_PREFIX, PROBE_LABEL};
+use belay_crds::{POD_PREFIX, PROBE_LABEL, conditions};
 use belay_protocol::Digest;
 use belay_protocol::digest::digest_of;
 use belay_protocol::probe::{ProbeReport, ProbeTask};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
 use parking_lot::Mutex;
@@ -270,6 +270,14 @@ fn build(question: &Question, name: &str, settings: &PodSettings) -> Pod {
         active_deadline_seconds: i64::from(PROBE_SECONDS),
     };
     build_pod(shape, settings)
+}
+
+/// Whether status may stay as it is while a probe looks again: it tells what an earlier probe found of this
+/// generation. `not_found` are the reasons that no probe found.
+#[must_use]
+pub fn still_tells(conditions: &[Condition], generation: Option<i64>, not_found: &[&str]) -> bool {
+    conditions::find(conditions, conditions::READY)
+        .is_some_and(|ready| ready.observed_generation == generation && !not_found.contains(&ready.reason.as_str()))
 }
 
 /// A report of one kind, or why there is none.

@@ -5,6 +5,7 @@ mod verdict;
 use std::sync::Arc;
 
 use belay_crds::conditions;
+use belay_crds::reason::ToolReason;
 use belay_crds::{Credential, Tool};
 use belay_protocol::plan::Timeouts;
 use belay_protocol::probe::ProbeTask;
@@ -19,7 +20,7 @@ use crate::controller::{Failure, Reconcile};
 use crate::metrics::Kind;
 use crate::namespaces::{Namespaces, Service};
 use crate::pod_template::Mount;
-use crate::probe_pod::{ProbePods, Question, Step, Subject};
+use crate::probe_pod::{ProbePods, Question, Step, Subject, still_tells};
 use crate::references::{CredentialState, credential_state};
 use crate::world::World;
 use crate::writes::{Writes, owner_of};
@@ -52,6 +53,7 @@ impl Reconcile for Tools {
         let found = self.find(&tool, &namespace, service).await;
         let again = match &found {
             Found::Probe(Step::Rest) => return Ok(Action::await_change()),
+            Found::Probe(Step::Start | Step::Wait) if tells(&tool) => return Ok(Action::await_change()),
             Found::Probe(Step::Use { again, .. }) => *again,
             Found::Probe(Step::Start | Step::Wait) | Found::NotServed(_) | Found::Credential(_) => None,
         };
@@ -87,6 +89,17 @@ impl Tools {
         self.probes.sweep(namespace, &tool.uid().unwrap_or_default()).await;
         Found::Probe(self.probes.consult(&question(tool, namespace, credential.as_deref()), is_ready(tool)))
     }
+}
+
+fn tells(tool: &Tool) -> bool {
+    let status = tool.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let not_found = [
+        ToolReason::NotProbed,
+        ToolReason::NamespaceNotEnabled,
+        ToolReason::CredentialMissing,
+        ToolReason::CredentialNotReady,
+    ];
+    still_tells(status, tool.metadata.generation, &not_found.map(ToolReason::as_str))
 }
 
 fn is_ready(tool: &Tool) -> bool {
