@@ -46,4 +46,4 @@ images: ## Release images as tars in target/images, for a registry or an air-gap
 	e2e/images release
 
 bench: ## Print the numbers of docs/bench.md on this machine
-	e2e/bench
+	e2e/bench/run
