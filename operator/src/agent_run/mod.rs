@@ -11,6 +11,8 @@ pub mod plan;
 mod plan_tests;
 pub mod pod;
 pub mod queue;
+#[cfg(test)]
+mod reconcile_tests;
 pub mod resolve;
 mod start;
 pub mod status;

@@ -1,0 +1,349 @@
+//! Passes over a run against a scripted API server and a real journal: which writes, in which order, and what a
+//! crash or a lost race in between leaves behind.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use belay_crds::{Agent, AgentRun};
+use belay_protocol::event::{EndReason, Event};
+use http::{Method, Request, Response};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Client;
+use kube::client::Body;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::watcher;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tower::service_fn;
+
+use super::queue::{Lobby, QueueLimits};
+use super::{AgentRuns, Memories};
+use crate::clock::Clock;
+use crate::controller::{Failure, Reconcile};
+use crate::fixtures::{agent, model, ready, run};
+use crate::journal::Journal;
+use crate::metrics::Metrics;
+use crate::namespaces::{Namespaces, Service};
+use crate::pod_template::{PodSettings, SharedSettings};
+use crate::probe_pod::{Parts, ProbePods};
+use crate::service::{Probes, Sessions};
+use crate::watches::{Pulses, Seen};
+use crate::world::{Queue, Queues, Relations, World};
+use crate::writes::Writes;
+
+/// What the API server answers to one kind of write, next; after that everything goes well.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    StatusConflict,
+    PodQuota,
+    PodExists,
+}
+
+/// Keeps what was written, and the pods and the status as they are now.
+#[derive(Default)]
+struct Server {
+    writes: Vec<String>,
+    refusals: Vec<Refusal>,
+    pods: Vec<Value>,
+    status: Option<Value>,
+}
+
+impl Server {
+    fn refuses(&mut self, refusal: Refusal) -> bool {
+        let at = self.refusals.iter().position(|next| *next == refusal);
+        at.map(|at| self.refusals.remove(at)).is_some()
+    }
+
+    fn answer(&mut self, method: &Method, path: &str, body: &Value) -> (u16, Value) {
+        let last = path.rsplit('/').next().unwrap_or_default();
+        match (method.as_str(), last) {
+            ("GET", "pods") => (200, json!({"metadata": {"resourceVersion": "1"}, "items": self.pods})),
+            ("GET", name) => match self.pods.iter().find(|pod| pod["metadata"]["name"] == name) {
+                Some(pod) => (200, pod.clone()),
+                None => refusal(404, "NotFound", "no such pod"),
+            },
+            ("POST", "pods") => self.create_pod(body),
+            ("PATCH", "status") => {
+                if self.refuses(Refusal::StatusConflict) {
+                    self.writes.push("status refused".to_owned());
+                    return refusal(409, "Conflict", "the object has been modified");
+                }
+                let ready = body["status"]["conditions"][0]["reason"].as_str().unwrap_or_default();
+                self.writes.push(format!("status {ready}"));
+                self.status = Some(body["status"].clone());
+                let mut object = serde_json::to_value(run("nightly", "triage")).unwrap();
+                object["status"] = body["status"].clone();
+                (200, object)
+            }
+            ("POST", "events") => (201, body.clone()),
+            ("DELETE", name) => {
+                self.writes.push("pod deleted".to_owned());
+                self.pods.retain(|pod| pod["metadata"]["name"] != name);
+                (200, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))
+            }
+            (method, _) => panic!("unexpected {method} {path}"),
+        }
+    }
+
+    fn create_pod(&mut self, body: &Value) -> (u16, Value) {
+        let mut pod = body.clone();
+        pod["metadata"]["uid"] = json!("uid-pod");
+        if self.refuses(Refusal::PodQuota) {
+            self.writes.push("pod refused".to_owned());
+            return refusal(403, "Forbidden", "exceeded quota: q");
+        }
+        if self.refuses(Refusal::PodExists) {
+            self.writes.push("pod refused".to_owned());
+            pod["metadata"]["labels"] = json!({"made-by": "someone else"});
+            self.pods.push(pod);
+            return refusal(409, "AlreadyExists", "pods already exists");
+        }
+        self.writes.push("pod created".to_owned());
+        self.pods.push(pod.clone());
+        (201, pod)
+    }
+}
+
+fn refusal(code: u16, reason: &str, message: &str) -> (u16, Value) {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "code": code, "reason": reason, "message": message,
+    });
+    (code, status)
+}
+
+fn client(server: &Arc<Mutex<Server>>) -> Client {
+    let server = Arc::clone(server);
+    let service = service_fn(move |request: Request<Body>| {
+        let server = Arc::clone(&server);
+        async move {
+            let (parts, body) = request.into_parts();
+            if parts.uri.query().is_some_and(|query| query.contains("watch=true")) {
+                return std::future::pending().await;
+            }
+            let bytes = body.collect_bytes().await?;
+            let body = serde_json::from_slice(&bytes).unwrap_or_default();
+            let (code, answer) = server.lock().answer(&parts.method, parts.uri.path(), &body);
+            let body = Body::from(serde_json::to_vec(&answer)?);
+            Ok::<_, tower::BoxError>(Response::builder().status(code).body(body)?)
+        }
+    });
+    Client::new(service, "triage")
+}
+
+/// The run `nightly` in a world where everything that it names is ready.
+struct Stage {
+    runs: AgentRuns,
+    journal: Journal,
+    server: Arc<Mutex<Server>>,
+    _folder: tempfile::TempDir,
+    _agents: Writer<Agent>,
+    shutdown: CancellationToken,
+}
+
+impl Stage {
+    async fn new(refusals: &[Refusal]) -> Self {
+        let server = Arc::new(Mutex::new(Server { refusals: refusals.to_vec(), ..Server::default() }));
+        let (client, folder, shutdown) = (client(&server), tempfile::tempdir().unwrap(), CancellationToken::new());
+        let journal = Journal::open(&folder.path().join("journal.sqlite")).await.unwrap();
+        let (world, agents) = world();
+        let queues = queues();
+        let relations = Relations { world: world.clone(), queues: queues.clone() };
+        let (metrics, pulses) = (Metrics::default(), Pulses::default());
+        let namespaces = Namespaces::new(client.clone(), relations, pulses, metrics.clone(), shutdown.clone());
+        enable(&namespaces).await;
+        let (writes, settings) = (Writes::new(client.clone()), settings());
+        let probes = ProbePods::new(Parts {
+            client,
+            writes: writes.clone(),
+            namespaces: namespaces.clone(),
+            probes: Probes::default(),
+            queues: queues.clone(),
+            settings: settings.clone(),
+            metrics: metrics.clone(),
+            shutdown: shutdown.clone(),
+        });
+        let runs = AgentRuns {
+            world,
+            namespaces,
+            queues,
+            journal: journal.clone(),
+            sessions: Sessions::new(),
+            probes,
+            lobby: Lobby::new(QueueLimits { installation: 2, namespace: 2, starting: 2 }),
+            writes,
+            settings,
+            metrics,
+            clock: Clock,
+            memories: Memories::default(),
+        };
+        Self { runs, journal, server, _folder: folder, _agents: agents, shutdown }
+    }
+
+    /// One pass over the run as the API server has it now.
+    async fn pass(&self) -> Result<(), Failure> {
+        let mut object: AgentRun = run("nightly", "triage");
+        let status = self.server.lock().status.clone();
+        object.status = status.map(|status| serde_json::from_value(status).unwrap());
+        // Created now: the fixture's day lies in the past of some clocks and the future of others.
+        object.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Clock.now()));
+        self.runs.reconcile(Arc::new(object)).await.map(drop)
+    }
+
+    fn writes(&self) -> Vec<String> {
+        std::mem::take(&mut self.server.lock().writes)
+    }
+
+    async fn events(&self) -> Vec<&'static str> {
+        let records = self.journal.records("uid-nightly", 1).await.unwrap();
+        records.iter().map(|sealed| sealed.record.event.name()).collect()
+    }
+
+    async fn end(self) {
+        self.shutdown.cancel();
+        self.journal.close().await;
+    }
+}
+
+fn world() -> (World, Writer<Agent>) {
+    let mut agents: Writer<Agent> = Writer::new(());
+    let mut models = Writer::new(());
+    agents.apply_watcher_event(&watcher::Event::Apply(ready(agent("triage", "writer", &[]))));
+    models.apply_watcher_event(&watcher::Event::Apply(ready(model("writer", None))));
+    let world = World {
+        models: models.as_reader(),
+        credentials: Writer::new(()).as_reader(),
+        tools: Writer::new(()).as_reader(),
+        agents: agents.as_reader(),
+        runs: Writer::new(()).as_reader(),
+        namespaces: Writer::new(()).as_reader(),
+    };
+    (world, agents)
+}
+
+/// Nobody pulls: a test makes few enough entries for the queues to hold.
+fn queues() -> Queues {
+    Queues {
+        models: Queue::new().0,
+        credentials: Queue::new().0,
+        tools: Queue::new().0,
+        agents: Queue::new().0,
+        runs: Queue::new().0,
+    }
+}
+
+fn settings() -> SharedSettings {
+    SharedSettings::new(PodSettings {
+        image: "runner".to_owned(),
+        pull_policy: "Never",
+        operator_address: "https://operator:8443".to_owned(),
+        ca_pem: "CA".to_owned(),
+        tolerations: vec![],
+        node_selector: std::collections::BTreeMap::new(),
+    })
+}
+
+async fn enable(namespaces: &Namespaces) {
+    let namespace: Namespace =
+        serde_json::from_value(json!({"metadata": {"name": "triage", "labels": {"belay.dev/enabled": "true"}}}))
+            .unwrap();
+    namespaces.saw(Seen::There(Arc::new(namespace))).await;
+    let listed = async {
+        while namespaces.service("triage") != Service::Enabled {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), listed).await.unwrap();
+}
+
+#[tokio::test]
+async fn status_names_the_journal_before_the_pod_is_created() {
+    let stage = Stage::new(&[]).await;
+    stage.pass().await.unwrap();
+    assert_eq!(stage.writes(), ["status PodStarting", "pod created"]);
+    assert_eq!(stage.events().await, ["RunAccepted", "EpochOpened"]);
+    let status = stage.server.lock().status.clone().unwrap();
+    assert_eq!(status["journal"]["id"], stage.journal.id());
+    assert_eq!(status["journal"]["seq"], 1);
+    stage.pass().await.unwrap();
+    assert_eq!(stage.writes(), Vec::<String>::new(), "nothing is written twice");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_lost_race_on_status_makes_no_pod_and_the_next_pass_goes_on_with_the_same_plan() {
+    let stage = Stage::new(&[Refusal::StatusConflict]).await;
+    assert!(matches!(stage.pass().await, Err(Failure::Conflict)));
+    assert_eq!(stage.writes(), ["status refused"]);
+    assert_eq!(stage.events().await, ["RunAccepted"]);
+    stage.pass().await.unwrap();
+    assert_eq!(stage.writes(), ["status PodStarting", "pod created"]);
+    assert_eq!(stage.events().await, ["RunAccepted", "EpochOpened"]);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_refused_pod_is_a_wait_that_shows_and_the_same_name_is_tried_again() {
+    let stage = Stage::new(&[Refusal::PodQuota]).await;
+    stage.pass().await.unwrap();
+    assert_eq!(stage.writes(), ["status PodStarting", "pod refused", "status PodBlocked"]);
+    let status = stage.server.lock().status.clone().unwrap();
+    assert!(status["conditions"][0]["message"].as_str().unwrap().contains("exceeded quota: q"), "{status}");
+    stage.pass().await.unwrap();
+    assert_eq!(stage.writes(), ["pod created"]);
+    assert_eq!(stage.events().await, ["RunAccepted", "EpochOpened"]);
+    let pod = stage.server.lock().pods[0]["metadata"]["name"].clone();
+    assert_eq!(status["waitingOn"]["name"], pod);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_someone_made_beforehand_is_neither_adopted_nor_deleted() {
+    let stage = Stage::new(&[Refusal::PodExists]).await;
+    stage.pass().await.unwrap();
+    stage.pass().await.unwrap();
+    assert_eq!(stage.writes(), ["status PodStarting", "pod refused", "status PodLost"]);
+    let state = stage.journal.state("uid-nightly").await.unwrap().unwrap();
+    assert_eq!(state.end.as_ref().unwrap().reason, EndReason::PodLost);
+    assert_eq!(stage.server.lock().pods.len(), 1);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_journal_that_was_lost_starts_nothing_again() {
+    let stage = Stage::new(&[]).await;
+    stage.pass().await.unwrap();
+    stage.writes();
+    let other = Stage::new(&[]).await;
+    other.server.lock().status.clone_from(&stage.server.lock().status);
+    other.pass().await.unwrap();
+    assert_eq!(other.writes(), ["status JournalLost"]);
+    assert_eq!(other.events().await, ["RunEnded"]);
+    other.pass().await.unwrap();
+    assert_eq!(other.writes(), Vec::<String>::new(), "terminal is terminal");
+    stage.end().await;
+    other.end().await;
+}
+
+#[tokio::test]
+async fn an_end_is_shown_once_and_its_epoch_closed() {
+    let stage = Stage::new(&[]).await;
+    stage.pass().await.unwrap();
+    stage.writes();
+    let id = super::resolve::id_of(&run("nightly", "triage"));
+    let end = belay_protocol::event::RunEnd {
+        outcome: belay_protocol::event::Outcome::Succeeded,
+        reason: EndReason::Completed,
+        message: String::new(),
+    };
+    stage.journal.append(&id, 2, vec![Event::RunEnded { end }]).await.unwrap();
+    stage.pass().await.unwrap();
+    assert_eq!(stage.writes(), ["status Completed"]);
+    assert_eq!(stage.events().await.last(), Some(&"EpochEnded"));
+    assert!(stage.runs.lobby.is_empty(), "its slot is free");
+    stage.pass().await.unwrap();
+    assert_eq!(stage.writes(), Vec::<String>::new());
+    stage.end().await;
+}
