@@ -305,8 +305,8 @@ async fn a_pod_that_someone_made_beforehand_is_neither_adopted_nor_deleted() {
     stage.pass().await.unwrap();
     stage.pass().await.unwrap();
     assert_eq!(stage.writes(), ["status PodStarting", "pod refused", "status PodLost"]);
-    let state = stage.journal.state("uid-nightly").await.unwrap().unwrap();
-    assert_eq!(state.end.as_ref().unwrap().reason, EndReason::PodLost);
+    let folded = stage.journal.state("uid-nightly").await.unwrap().unwrap();
+    assert_eq!(folded.end.as_ref().unwrap().reason, EndReason::PodLost);
     assert_eq!(stage.server.lock().pods.len(), 1);
     stage.end().await;
 }
