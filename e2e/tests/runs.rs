@@ -237,6 +237,48 @@ fn a_suspended_agent_starts_nothing_until_it_goes_on() {
 }
 
 #[test]
+fn a_full_quota_shows_as_what_the_run_waits_for_and_passes() {
+    let namespace = TempNamespace::enabled("run-quota").unwrap();
+    scripted(&namespace, "a", "[{text: done}]", "");
+    namespace.kubectl.run(&["create", "quota", "none", "--hard=pods=0"]).unwrap();
+    start(&namespace, "a", "r");
+    let blocked = namespace.wait_ready("agentrun", "r", "False", "PodBlocked").unwrap();
+    assert!(blocked["status"]["waitingOn"]["display"].as_str().unwrap().starts_with("pod/belay-run-"), "{blocked:#}");
+    assert!(message(&blocked).contains("exceeded quota"), "{}", message(&blocked));
+    namespace.kubectl.run(&["delete", "quota", "none"]).unwrap();
+    assert_ended(&namespace.run_to_the_end("r", A_MINUTE).unwrap(), "Succeeded", "Completed");
+}
+
+#[test]
+fn a_run_that_is_over_goes_after_its_time_to_live() {
+    let namespace = TempNamespace::enabled("run-ttl").unwrap();
+    scripted(&namespace, "a", "[{text: done}]", "");
+    start(&namespace, "a", "r");
+    namespace.run_to_the_end("r", A_MINUTE).unwrap();
+    namespace
+        .kubectl
+        .run(&["patch", "agentrun", "r", "--type=merge", "-p", r#"{"spec":{"ttlSecondsAfterFinished":1}}"#])
+        .unwrap();
+    namespace.kubectl.run(&["wait", "--for=delete", "agentrun/r", "--timeout=30s"]).unwrap();
+}
+
+#[test]
+fn the_tighter_limit_of_run_and_agent_counts() {
+    let namespace = TempNamespace::enabled("run-tighter").unwrap();
+    let turns = "[{toolCalls: [{tool: nope, operation: x}]}, {toolCalls: [{tool: nope, operation: x}]}, {text: done}]";
+    scripted(&namespace, "a", turns, ", limits: {steps: 10}");
+    let run = |name: &str, steps: u32| {
+        format!(
+            "{{apiVersion: belay.dev/v1alpha1, kind: AgentRun, metadata: {{name: {name}}}, spec: {{agentRef: {{name: a}}, input: go, limits: {{steps: {steps}}}}}}}"
+        )
+    };
+    namespace.kubectl.apply(&run("tighter", 1)).unwrap();
+    namespace.kubectl.apply(&run("looser", 99)).unwrap();
+    assert_ended(&namespace.run_to_the_end("tighter", A_MINUTE).unwrap(), "Failed", "StepsExceeded");
+    assert_ended(&namespace.run_to_the_end("looser", A_MINUTE).unwrap(), "Succeeded", "Completed");
+}
+
+#[test]
 fn a_namespace_that_has_not_opted_in_says_how_to() {
     let namespace = TempNamespace::plain("run-plain").unwrap();
     scripted(&namespace, "a", "[{text: done}]", "");
