@@ -1,6 +1,7 @@
 //! The way out: HTTP clients that follow no redirect and retry nothing, and the one place that decides
 //! whether a credential may travel to a URL.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use belay_protocol::event::FailureReason;
@@ -25,6 +26,10 @@ pub enum EgressError {
         "Credential {credential} may not be sent to {host}: its spec.hosts are {hosts}; add the host there or use another Credential"
     )]
     HostNotAllowed { credential: String, host: String, hosts: String },
+    #[error(
+        "Credential {credential} may not be sent to {host} in plain text: use https, or the name of a Service in this cluster"
+    )]
+    Plaintext { credential: String, host: String },
     #[error(transparent)]
     Credential(#[from] CredentialError),
 }
@@ -35,7 +40,7 @@ impl EgressError {
         match self {
             Self::Client(_) => FailureReason::Unreachable,
             Self::Url { .. } => FailureReason::BadRequest,
-            Self::HostNotAllowed { .. } => FailureReason::HostNotAllowed,
+            Self::HostNotAllowed { .. } | Self::Plaintext { .. } => FailureReason::HostNotAllowed,
             Self::Credential(error) => error.problem.reason(),
         }
     }
@@ -76,7 +81,16 @@ pub fn credential_header(
             hosts: credential.hosts.join(", "),
         });
     }
+    if url.scheme() != "https" && !stays_inside(host) {
+        return Err(EgressError::Plaintext { credential: credential.name.clone(), host: host.to_owned() });
+    }
     Ok(credentials.read(credential)?.header(credential)?)
+}
+
+/// Hosts to which plain text does not leave the cluster: a Service's name, or this pod itself.
+fn stays_inside(host: &str) -> bool {
+    let loopback = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    loopback || !host.contains(['.', ':']) || host.ends_with(".svc") || host.ends_with(".svc.cluster.local")
 }
 
 /// Exact names, or one leading wildcard label that stands for exactly one label.
@@ -139,6 +153,19 @@ mod tests {
         assert_eq!(error.reason(), FailureReason::HostNotAllowed);
         assert!(error.to_string().contains("evil.example"), "{error}");
         assert_eq!(header("good.example").unwrap_err().reason(), FailureReason::BadRequest);
+    }
+
+    #[rstest]
+    #[case("https://api.example.com/v1", true)]
+    #[case("http://api.example.com/v1", false)]
+    #[case("http://llm:8080/v1", true)]
+    #[case("http://llm.team.svc/v1", true)]
+    #[case("http://llm.team.svc.cluster.local/v1", true)]
+    #[case("http://10.1.2.3/v1", false)]
+    #[case("http://127.0.0.1:80/v1", true)]
+    fn plain_text_does_not_leave_the_cluster_with_a_credential(#[case] url: &str, #[case] may: bool) {
+        let url = Url::parse(url).unwrap();
+        assert_eq!(url.scheme() == "https" || stays_inside(url.host_str().unwrap()), may);
     }
 
     #[test]
