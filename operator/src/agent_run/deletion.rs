@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use belay_crds::AgentRun;
-use belay_protocol::event::{EndReason, EpochEnd, Outcome, RunEnd};
+use belay_protocol::Event;
 use belay_protocol::plan::ObjectId;
 use kube::{Api, ResourceExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::AgentRuns;
-use super::plan::{Ending, closing_events};
+use super::ending::Ending;
 use crate::controller::Failure;
 
 const QUEUE_MAX: usize = 1024;
@@ -75,9 +75,9 @@ impl AgentRuns {
         let reading = "reading the journal";
         let state = self.journal.state(&run.uid).await.map_err(Failure::journal(reading))?;
         if let Some(state) = state.filter(|state| state.end.is_none() || state.live_epoch().is_some()) {
-            let mut events = closing_events(Some(&state), ending());
+            let mut events = Ending::cancelled("the AgentRun was deleted").events(Some(&state));
             if state.end.is_some() {
-                events.retain(|event| !matches!(event, belay_protocol::Event::RunEnded { .. }));
+                events.retain(|event| !matches!(event, Event::RunEnded { .. }));
             }
             let appended = self.journal.append(run, state.seq, events).await;
             appended.map_err(Failure::journal("writing the journal"))?;
@@ -102,10 +102,4 @@ impl AgentRuns {
             tracing::debug!(namespace = run.namespace, pod = epoch.pod_name, %failure, "left to the garbage collector");
         }
     }
-}
-
-fn ending() -> Ending {
-    let message = "the AgentRun was deleted".to_owned();
-    let end = RunEnd { outcome: Outcome::Cancelled, reason: EndReason::Cancelled, message };
-    Ending { limit: None, epoch: EpochEnd::Cancelled, end }
 }

@@ -10,8 +10,9 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
 use super::AgentRuns;
+use super::ending::Ending;
 use super::observe::Sight;
-use super::plan::{Ending, LEAVING_MAX, closing_events};
+use super::plan::LEAVING_MAX;
 use super::status::{Stand, reason_of};
 use crate::controller::Failure;
 use crate::pod_view::{PodView, view};
@@ -33,7 +34,7 @@ impl AgentRuns {
             reason = reason_of(ending.end.reason).as_str(),
             "run ends"
         );
-        self.append(sight, closing_events(sight.state.as_deref(), ending)).await?;
+        self.append(sight, ending.events(sight.state.as_deref())).await?;
         // Without a stream there is nobody to tell: the pod is deleted in any case.
         let _ = self.sessions.bye(&sight.id.uid, &words);
         let sight = self.observe(run).await?;

@@ -3,6 +3,7 @@
 
 mod deletion;
 mod end;
+mod ending;
 mod follow;
 mod memory;
 mod observe;

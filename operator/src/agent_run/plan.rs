@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use belay_crds::reason::RunReason;
 use belay_crds::{AgentRun, WaitingOn};
-use belay_protocol::event::{EndReason, EpochEnd, Event, Limit, Outcome, RunEnd};
+use belay_protocol::event::{EndReason, EpochEnd, Limit};
 use belay_protocol::fold::{Epoch, RunState};
 use belay_protocol::plan::Limits;
 use kube::ResourceExt;
 
+use super::ending::Ending;
 use crate::namespaces::Service;
-use crate::pod_view::{Exit, PodView};
+use crate::pod_view::PodView;
 
 /// A pod that runs for so long without Hello is given up.
 pub const SILENT_MAX: Duration = Duration::from_mins(5);
@@ -21,6 +22,9 @@ pub const CANCEL_GRACE: Duration = Duration::from_secs(10);
 pub const LEAVING_MAX: Duration = Duration::from_secs(15);
 /// How long an ended pod's last words may take to be journaled.
 pub const LAST_WORDS_MAX: Duration = Duration::from_secs(10);
+
+const CANCELLED: &str = "spec.cancel is true";
+const FOREIGN: &str = "is another pod, that the operator did not create";
 
 /// Everything that a decision depends on.
 pub struct Observed<'a> {
@@ -85,14 +89,6 @@ pub enum Decision {
     Hold,
 }
 
-/// The end that the operator gives a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ending {
-    pub limit: Option<Limit>,
-    pub epoch: EpochEnd,
-    pub end: RunEnd,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {
     pub on: WaitingOn,
@@ -149,13 +145,12 @@ impl Observed<'_> {
             "the journal was lost or rolled back: {what}; what this run did is not known; look at its effects before \
              you create another AgentRun"
         );
-        Some(end(EndReason::JournalLost, EpochEnd::PodLost, message))
+        Some(Decision::End(Ending::failed(EndReason::JournalLost, EpochEnd::PodLost, message)))
     }
 
     fn deleted(&self) -> Option<Decision> {
         self.run.metadata.deletion_timestamp.as_ref()?;
-        let message = "the AgentRun was deleted".to_owned();
-        Some(Decision::End(Ending { limit: None, epoch: EpochEnd::Cancelled, end: cancelled(message) }))
+        Some(Decision::End(Ending::cancelled("the AgentRun was deleted")))
     }
 
     /// A run without a pod ends at once; a live one gets the grace, unless nothing is under way.
@@ -166,7 +161,7 @@ impl Observed<'_> {
         }
         let state = self.state.filter(|state| state.live_epoch().is_some_and(|epoch| epoch.claim.is_some()));
         let Some(state) = state else {
-            return Some(end_cancelled());
+            return Some(Decision::End(Ending::cancelled(CANCELLED)));
         };
         if !requested {
             return Some(Decision::RequestCancel);
@@ -181,37 +176,39 @@ impl Observed<'_> {
             | PodView::Leaving => false,
         };
         if idle || gone || self.cancelling_for >= CANCEL_GRACE {
-            return Some(end_cancelled());
+            return Some(Decision::End(Ending::cancelled(CANCELLED).naming_unknowns(state)));
         }
         Some(Decision::Follow(Follow::Cancelling))
     }
 
     fn out_of_time(&self) -> Option<Decision> {
-        let name = self.run.spec.agent_ref.name.as_str();
-        let claimed_at = self.state.and_then(|s| s.live_epoch()).and_then(|e| e.claim.as_ref()).map(|claim| claim.at);
-        if let Some(at) = claimed_at {
-            let limit = self.limits.active_seconds;
-            return (seconds_since(at, self.now) >= u64::from(limit)).then(|| {
-                let message = format!(
-                    "limits.activeSeconds of {limit} is used up; raise it in Agent {name} or in the run's spec"
-                );
-                Decision::End(Ending {
-                    limit: Some(Limit::ActiveSeconds),
-                    epoch: EpochEnd::DeadlineExceeded,
-                    end: failed(EndReason::DeadlineExceeded, message),
-                })
-            });
-        }
+        let claimed = self.state.and_then(|state| Some((state, state.live_epoch()?.claim.as_ref()?)));
+        let ending = match claimed {
+            Some((state, claim)) => self.out_of_activity(claim.at)?.naming_unknowns(state),
+            None => self.out_of_patience()?,
+        };
+        Some(Decision::End(ending))
+    }
+
+    fn out_of_activity(&self, claimed_at: i64) -> Option<Ending> {
+        let limit = self.limits.active_seconds;
+        (seconds_since(claimed_at, self.now) >= u64::from(limit)).then(|| {
+            let agent = &self.run.spec.agent_ref.name;
+            let message =
+                format!("limits.activeSeconds of {limit} is used up; raise it in Agent {agent} or in the run's spec");
+            Ending::out_of_time(Some(Limit::ActiveSeconds), EndReason::DeadlineExceeded, message)
+        })
+    }
+
+    fn out_of_patience(&self) -> Option<Ending> {
         let limit = self.limits.wait_seconds;
         (seconds_since(created_at(self.run), self.now) >= u64::from(limit)).then(|| {
             let waited = self.run.status.as_ref().and_then(|status| status.waiting_on.as_ref());
             let waited = waited.map_or_else(String::new, |on| format!(" on {}", on.display));
             let message = format!("the run waited{waited} for limits.waitSeconds of {limit} and never started");
-            Decision::End(Ending {
-                limit: self.state.is_some().then_some(Limit::WaitSeconds),
-                epoch: EpochEnd::DeadlineExceeded,
-                end: failed(EndReason::WaitExceeded, message),
-            })
+            // A journal without a plan takes no limit: the end says it.
+            let limit = self.state.is_some().then_some(Limit::WaitSeconds);
+            Ending::out_of_time(limit, EndReason::WaitExceeded, message)
         })
     }
 
@@ -272,9 +269,11 @@ impl Observed<'_> {
     fn unclaimed(&self, epoch: &Epoch) -> Decision {
         match &self.pod {
             PodView::Unseen => Decision::Hold,
-            PodView::Absent if self.pod_was_there => pod_lost(epoch, "was deleted before its runner said Hello"),
+            PodView::Absent if self.pod_was_there => {
+                Decision::End(Ending::pod_lost(epoch, "was deleted before its runner said Hello"))
+            }
             PodView::Absent => self.unlaunched(),
-            PodView::Foreign => pod_lost(epoch, "is another pod, that the operator did not create"),
+            PodView::Foreign => Decision::End(Ending::pod_lost(epoch, FOREIGN)),
             PodView::Blocked { why } => Decision::Follow(Follow::Waiting(Wait {
                 on: WaitingOn::new("pod", &epoch.pod_name),
                 reason: RunReason::PodBlocked,
@@ -291,38 +290,29 @@ impl Observed<'_> {
                     epoch.pod_name,
                     SILENT_MAX.as_secs()
                 );
-                end(EndReason::RunnerSilent, EpochEnd::NoHello, message)
+                Decision::End(Ending::failed(EndReason::RunnerSilent, EpochEnd::NoHello, message))
             }
             PodView::Ended(exit) => {
-                let (reason, cause, how) = read_exit(exit);
-                let message = format!("pod {} {how} before its runner said Hello: see its log", epoch.pod_name);
-                end(reason, cause, message)
+                Decision::End(Ending::pod_ended(epoch, exit, "before its runner said Hello: see its log"))
             }
         }
     }
 
     fn claimed(&self, epoch: &Epoch, state: &RunState) -> Decision {
-        match &self.pod {
-            PodView::Absent => with_unknowns(
-                state,
-                EndReason::PodLost,
-                EpochEnd::PodLost,
-                &format!("pod {} was deleted while the run went on", epoch.pod_name),
-            ),
-            PodView::Foreign => pod_lost(epoch, "is another pod, that the operator did not create"),
+        let ending = match &self.pod {
+            PodView::Absent => Ending::pod_lost(epoch, "was deleted while the run went on"),
+            PodView::Foreign => Ending::pod_lost(epoch, FOREIGN),
             PodView::Ended(_) if self.stream == Stream::Live && self.ended_for < LAST_WORDS_MAX => {
-                Decision::Follow(Follow::Running)
+                return Decision::Follow(Follow::Running);
             }
-            PodView::Ended(exit) => {
-                let (reason, cause, how) = read_exit(exit);
-                with_unknowns(state, reason, cause, &format!("pod {} {how} while the run went on", epoch.pod_name))
-            }
+            PodView::Ended(exit) => Ending::pod_ended(epoch, exit, "while the run went on"),
             PodView::Unseen
             | PodView::Blocked { .. }
             | PodView::Starting
             | PodView::Running { .. }
-            | PodView::Leaving => Decision::Follow(self.running()),
-        }
+            | PodView::Leaving => return Decision::Follow(self.running()),
+        };
+        Decision::End(ending.naming_unknowns(state))
     }
 
     fn running(&self) -> Follow {
@@ -337,78 +327,8 @@ impl Observed<'_> {
     }
 }
 
-fn end_cancelled() -> Decision {
-    let message = "spec.cancel is true".to_owned();
-    Decision::End(Ending { limit: None, epoch: EpochEnd::Cancelled, end: cancelled(message) })
-}
-
-fn pod_lost(epoch: &Epoch, how: &str) -> Decision {
-    end(EndReason::PodLost, EpochEnd::PodLost, format!("pod {} {how}", epoch.pod_name))
-}
-
-fn with_unknowns(state: &RunState, reason: EndReason, epoch: EpochEnd, what: &str) -> Decision {
-    let message = format!("{what}; {}", unknowns(state));
-    end(reason, epoch, message)
-}
-
-fn end(reason: EndReason, epoch: EpochEnd, message: String) -> Decision {
-    Decision::End(Ending { limit: None, epoch, end: failed(reason, message) })
-}
-
-/// The events that carry out an ending: calls in flight become Unknown, the epoch ends, the run ends.
-#[must_use]
-pub fn closing_events(state: Option<&RunState>, ending: Ending) -> Vec<Event> {
-    let mut events = Vec::new();
-    if let Some(state) = state {
-        events.extend(state.calls_in_flight().map(|(call_id, attempt)| Event::CallUnknown {
-            call_id: call_id.to_owned(),
-            attempt,
-            message: "the run ended before this call's end was known".to_owned(),
-        }));
-        let epoch = state.live_epoch().map(|epoch| epoch.number);
-        events.extend(epoch.map(|epoch| Event::EpochEnded { epoch, cause: ending.epoch }));
-        events.extend(ending.limit.map(|limit| Event::LimitReached { limit }));
-    }
-    events.push(Event::RunEnded { end: ending.end });
-    events
-}
-
-/// Which calls may have happened and may not.
-#[must_use]
-pub fn unknowns(state: &RunState) -> String {
-    let calls: Vec<String> = state
-        .calls_in_flight()
-        .map(|(id, _)| match state.calls.get(id) {
-            Some(belay_protocol::fold::CallState::Permitted { tool, operation, .. }) => {
-                format!("{id} ({tool}/{operation})")
-            }
-            Some(_) | None => id.to_owned(),
-        })
-        .collect();
-    if calls.is_empty() {
-        return "no call was in flight".to_owned();
-    }
-    format!("calls whose end is unknown: {}", calls.join(", "))
-}
-
-fn read_exit(exit: &Exit) -> (EndReason, EpochEnd, String) {
-    match exit {
-        Exit::Clean => (EndReason::RunnerCrashed, EpochEnd::Exited, "ended by itself".to_owned()),
-        Exit::Crashed { why } => (EndReason::RunnerCrashed, EpochEnd::Exited, format!("ended with {why}")),
-        Exit::Evicted { why } => (EndReason::PodLost, EpochEnd::PodLost, format!("was taken away ({why})")),
-    }
-}
-
 fn suspended(agent: &str) -> String {
     format!("Agent {agent}: spec.suspend is true: no permit and no new pod until it is false")
-}
-
-fn failed(reason: EndReason, message: String) -> RunEnd {
-    RunEnd { outcome: Outcome::Failed, reason, message }
-}
-
-fn cancelled(message: String) -> RunEnd {
-    RunEnd { outcome: Outcome::Cancelled, reason: EndReason::Cancelled, message }
 }
 
 /// Milliseconds since the Unix epoch.

@@ -9,6 +9,7 @@ use belay_protocol::RunState;
 use belay_protocol::event::{EndReason, EpochEnd, Event, Limit, Outcome, RunEnd};
 use jiff::Timestamp;
 
+use super::ending::Ending;
 use super::plan::*;
 use super::resolve::limits;
 use crate::fixtures::{CREATED_AT, claimed, in_flight, opened, run, state};
@@ -177,7 +178,10 @@ fn cancel_works_in_every_phase() {
     requested.cancel_requested = true;
     assert_eq!(cancel(Look::running(requested.clone())).decide(), Decision::Follow(Follow::Cancelling));
     let graceless = cancel(Look { cancelling_for: CANCEL_GRACE, ..Look::running(requested.clone()) });
-    assert_eq!(end_of(graceless.decide()).end.outcome, Outcome::Cancelled);
+    assert_eq!(
+        end_of(graceless.decide()).end.message,
+        "spec.cancel is true; calls whose end is unknown: c1 (github/list_issues)"
+    );
     // A closed stream proves nothing about a call that is in flight; a pod that ended does.
     let closed = || Look { stream: Stream::Closed, ..Look::running(requested.clone()) };
     assert_eq!(cancel(closed()).decide(), Decision::Follow(Follow::Cancelling));
@@ -264,12 +268,12 @@ fn the_closing_events_follow_in_every_state() {
     let ending = Ending { limit: Some(Limit::ActiveSeconds), epoch: EpochEnd::PodLost, end };
     for before in [state(vec![]), state(vec![opened()]), state(vec![opened(), claimed()]), in_flight()] {
         let mut state = before.clone();
-        for event in closing_events(Some(&before), ending.clone()) {
+        for event in ending.clone().events(Some(&before)) {
             let record = belay_protocol::Record { seq: state.seq + 1, at: state.updated_at, event };
             state.apply(&record).unwrap();
         }
         assert!(state.end.is_some() && state.live_epoch().is_none());
         assert_eq!(state.calls_in_flight().count(), 0);
     }
-    assert_eq!(closing_events(None, ending.clone()), [Event::RunEnded { end: ending.end }]);
+    assert_eq!(ending.clone().events(None), [Event::RunEnded { end: ending.end }]);
 }
