@@ -11,6 +11,7 @@ use belay_e2e::kubectl::belay;
 use serde_json::{Value, json};
 
 const STEPS: usize = 50;
+const PAIRS: usize = 10;
 const RUN_MAX: Duration = Duration::from_mins(3);
 const OPERATOR: &str = "system:serviceaccount:belay-system:belay-operator";
 /// Linux counts CPU time of processes in hundredths of a second.
@@ -19,6 +20,10 @@ const TICKS_A_SECOND: f64 = 100.0;
 fn main() -> Result<()> {
     let (few, many) = (writes_of_a_run(3)?, writes_of_a_run(STEPS)?);
     println!("API writes of a run         {few} at 3 steps, {many} at {STEPS} steps   (bar: at most 8, slope 0)");
+    let (median, most) = start_latency()?;
+    println!(
+        "apply to first request      +{median} ms median, +{most} ms at most of {PAIRS}, over a bare pod   (bar: +60 ms, +200 ms)"
+    );
     let namespace = TempNamespace::enabled("bench-cpu")?;
     let server = model_server(&namespace)?;
     let loops = python_loop(&server)?;
@@ -46,6 +51,61 @@ fn steps() -> f64 {
 #[allow(clippy::cast_precision_loss)] // a figure for people
 fn megabytes(kilobytes: u64) -> f64 {
     kilobytes as f64 / 1024.0
+}
+
+/// What a run takes longer to its first answered model request than a bare pod of the same image to be seen
+/// Running, both created by one call: median and most, in milliseconds.
+fn start_latency() -> Result<(i64, i64)> {
+    let namespace = TempNamespace::enabled("bench-start")?;
+    // The second turn keeps the pod, and with it its log, until it was read.
+    let turns = "[{toolCalls: [{tool: nowhere, operation: x}]}, {delayMilliseconds: 8000, text: done}]";
+    namespace.kubectl.apply(&format!(
+        "{{apiVersion: belay.dev/v1alpha1, kind: Model, metadata: {{name: m}}, spec: {{api: Scripted, model: s, scripted: {{turns: {turns}}}}}}}\n---\n\
+         {{apiVersion: belay.dev/v1alpha1, kind: Agent, metadata: {{name: a}}, spec: {{modelRef: {{name: m}}}}}}\n"
+    ))?;
+    namespace.kubectl.run(&["wait", "--for=condition=Ready", "agent/a", "--timeout=60s"])?;
+    let image = std::env::var("BELAY_RUNNER_IMAGE").context("BELAY_RUNNER_IMAGE is the image of bare pods")?;
+    let mut differences = (0..PAIRS).map(|pair| one_pair(&namespace, &image, pair)).collect::<Result<Vec<i64>>>()?;
+    differences.sort_unstable();
+    let at = |index: usize| differences.get(index).copied().context("no pair was measured");
+    Ok((at(PAIRS / 2)?, at(PAIRS - 1)?))
+}
+
+fn one_pair(namespace: &TempNamespace, image: &str, pair: usize) -> Result<i64> {
+    let run = json!({"apiVersion": "belay.dev/v1alpha1", "kind": "AgentRun", "metadata": {"name": format!("r{pair}")},
+        "spec": {"agentRef": {"name": "a"}, "input": "go"}});
+    // A runner that finds no operator stays and tries again.
+    let name = format!("bare{pair}");
+    let bare = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
+        "restartPolicy": "Never", "automountServiceAccountToken": false,
+        "securityContext": {"runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [{"name": "runner", "image": image, "imagePullPolicy": "Never",
+            "env": [{"name": "BELAY_OPERATOR_ADDR", "value": "https://nowhere:1"}, {"name": "BELAY_OPERATOR_CA_PEM", "value": "none"}],
+            "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}]}});
+    namespace.kubectl.output(&["create", "-f", "-"], Some(&format!("{run}\n---\n{bare}\n")))?;
+    let running = ["wait", "--for=jsonpath={.status.phase}=Running", &format!("pod/{name}"), "--timeout=30s"];
+    namespace.kubectl.run(&running)?;
+    let bare_seen = jiff::Timestamp::now().as_millisecond();
+    let pod = namespace.wait_until("agentrun", &format!("r{pair}"), RUN_MAX, |run| {
+        let running = run.pointer("/status/phase") == Some(&json!("Running"));
+        running.then(|| run.pointer("/status/podRef/name")?.as_str().map(str::to_owned))?
+    })?;
+    let ours = first_line(namespace, &pod, "step 1  model")?;
+    namespace.kubectl.run(&["delete", "pod", &name, "--grace-period=0", "--force"])?;
+    Ok(ours - bare_seen)
+}
+
+/// When the pod's first line with these words was written, in milliseconds since the Unix epoch.
+fn first_line(namespace: &TempNamespace, pod: &str, words: &str) -> Result<i64> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let log = namespace.kubectl.output(&["logs", "--timestamps", pod], None)?.stdout;
+        if let Some((at, _)) = log.lines().find(|line| line.contains(words)).and_then(|line| line.split_once(' ')) {
+            return Ok(at.parse::<jiff::Timestamp>()?.as_millisecond());
+        }
+        ensure!(Instant::now() < deadline, "pod {pod} logged no line with '{words}'");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 struct Used {
