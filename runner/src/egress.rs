@@ -15,6 +15,8 @@ use crate::credential::{CredentialError, Credentials};
 /// a connection that is just being closed has an unknown end.
 const IDLE_SECONDS: u64 = 4;
 const CAUSES_BYTES_SHOWN: usize = 500;
+/// What names of Services end in; another cluster domain needs https or the short name.
+const IN_CLUSTER: [&str; 2] = [".svc", ".svc.cluster.local"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum EgressError {
@@ -90,7 +92,7 @@ pub fn credential_header(
 /// Hosts to which plain text does not leave the cluster: a Service's name, or this pod itself.
 fn stays_inside(host: &str) -> bool {
     let loopback = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    loopback || !host.contains(['.', ':']) || host.ends_with(".svc") || host.ends_with(".svc.cluster.local")
+    loopback || !host.contains(['.', ':']) || IN_CLUSTER.iter().any(|suffix| host.ends_with(suffix))
 }
 
 /// Exact names, or one leading wildcard label that stands for exactly one label.
