@@ -5,6 +5,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 pub const READY: &str = "Ready";
 pub const RECONCILING: &str = "Reconciling";
 pub const STALLED: &str = "Stalled";
+/// On Agent: whether streams of its runners must come from their pods' own addresses.
+pub const PEER_ADDRESS_VERIFIED: &str = "PeerAddressVerified";
 /// On AgentRun: True once terminal, with the outcome as reason.
 pub const FINISHED: &str = "Finished";
 

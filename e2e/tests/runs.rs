@@ -74,6 +74,8 @@ fn the_quickstart_succeeds_with_a_real_mcp_server_and_a_denied_call() {
         assert!(output.stdout.contains(line), "no step says {line}: {}", output.stdout);
     }
     assert!(!output.stdout.contains("message"), "steps show no arguments: {}", output.stdout);
+    let agent = namespace.kubectl.get("agents.belay.dev", "quickstart").unwrap();
+    assert_eq!(condition(&agent, "PeerAddressVerified").unwrap()["status"], "True", "{agent:#}");
     let run = namespace.run_to_the_end("q", A_MINUTE).unwrap();
     assert_ended(&run, "Succeeded", "Completed");
     let status = &run["status"];

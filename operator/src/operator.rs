@@ -216,6 +216,10 @@ impl Core {
         }
     }
 
+    fn address_check(&self) -> AddressCheck {
+        if self.config.verify_peer_address { AddressCheck::Required } else { AddressCheck::Off }
+    }
+
     fn run_service(
         &self,
         namespaces: &Namespaces,
@@ -225,7 +229,7 @@ impl Core {
     ) -> RunService {
         let peers =
             TokenPeers { client: self.client.clone(), namespaces: namespaces.clone(), metrics: self.metrics.clone() };
-        let address_check = if self.config.verify_peer_address { AddressCheck::Required } else { AddressCheck::Off };
+        let address_check = self.address_check();
         let streams_max = self.queue_limits().installation.saturating_add(STREAMS_SPARE);
         RunService {
             journal: self.journal.clone(),
@@ -254,8 +258,13 @@ impl Core {
             writes: writes.clone(),
             clock: Clock,
         };
-        let agents =
-            Agents { world: world.clone(), namespaces: namespaces.clone(), writes: writes.clone(), clock: Clock };
+        let agents = Agents {
+            world: world.clone(),
+            namespaces: namespaces.clone(),
+            writes: writes.clone(),
+            clock: Clock,
+            address_check: self.address_check(),
+        };
         let (metrics, stop) = (|| self.metrics.clone(), || self.shutdown.clone());
         tasks.spawn(controller::run(Arc::new(models), world.models, pulls.models, metrics(), stop()));
         tasks.spawn(controller::run(Arc::new(credentials), world.credentials, pulls.credentials, metrics(), stop()));

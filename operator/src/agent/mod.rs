@@ -7,6 +7,7 @@ pub use verdict::EVERY_OPERATION;
 use std::sync::Arc;
 
 use belay_crds::Agent;
+use belay_crds::conditions::set_condition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
@@ -15,6 +16,7 @@ use crate::clock::Clock;
 use crate::controller::{Failure, Reconcile};
 use crate::metrics::Kind;
 use crate::namespaces::{Namespaces, Service};
+use crate::service::AddressCheck;
 use crate::world::World;
 use crate::writes::Writes;
 
@@ -24,6 +26,8 @@ pub struct Agents {
     pub namespaces: Namespaces,
     pub writes: Writes,
     pub clock: Clock,
+    /// Whether streams must come from their pod's own address.
+    pub address_check: AddressCheck,
 }
 
 impl Reconcile for Agents {
@@ -47,6 +51,9 @@ impl Reconcile for Agents {
 
         let mut status = agent.status.clone().unwrap_or_default();
         let flip = verdict.write(&mut status.conditions, agent.metadata.generation, &Time(self.clock.now()));
+        let addresses = verdict::addresses(self.address_check);
+        let now = Time(self.clock.now());
+        set_condition(&mut status.conditions, &addresses, agent.metadata.generation, now);
         status.observed_generation = agent.metadata.generation;
         if agent.status.as_ref() != Some(&status) {
             self.writes.apply_status(&*agent, &status).await?;

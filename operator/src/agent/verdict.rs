@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use belay_crds::conditions::{PEER_ADDRESS_VERIFIED, Statement, Truth};
 use belay_crds::reason::AgentReason;
 use belay_crds::{Agent, AgentTool, Model, Tool};
 use kube::ResourceExt;
@@ -9,6 +10,7 @@ use kube::ResourceExt;
 use crate::namespaces::Service;
 use crate::readiness::Verdict;
 use crate::references::{missing, not_ready};
+use crate::service::AddressCheck;
 
 /// Stands for every operation of a Tool.
 pub const EVERY_OPERATION: &str = "*";
@@ -42,6 +44,19 @@ pub fn judge(agent: &Agent, service: Service, found: &Found) -> Verdict<AgentRea
         }
     }
     Verdict::ready(AgentReason::Ready, reach(agent))
+}
+
+/// Says on every Agent whether the installation checks where its runners connect from.
+pub fn addresses(check: AddressCheck) -> Statement<'static> {
+    let (truth, reason, message) = match check {
+        AddressCheck::Required => (Truth::True, "Verified", "a runner's stream must come from its pod's own address"),
+        AddressCheck::Off => (
+            Truth::False,
+            "VerificationOff",
+            "the installation sets verifyPeerAddress to false: a runner's token alone says who it is",
+        ),
+    };
+    Statement { type_: PEER_ADDRESS_VERIFIED, truth, reason, message }
 }
 
 fn judge_model(agent: &Agent, namespace: &str, model: Option<&Model>) -> Option<Verdict<AgentReason>> {
@@ -142,6 +157,14 @@ mod tests {
             let verdict = judge(&listed, Service::Enabled, &found);
             assert_eq!((verdict.standing, verdict.reason), (standing, reason), "{}", verdict.message);
         }
+    }
+
+    #[test]
+    fn an_installation_that_checks_no_addresses_says_so() {
+        assert_eq!(addresses(AddressCheck::Required).truth, Truth::True);
+        let off = addresses(AddressCheck::Off);
+        assert_eq!(off.truth, Truth::False);
+        assert!(off.message.contains("verifyPeerAddress"), "{}", off.message);
     }
 
     #[test]

@@ -90,3 +90,35 @@ async fn metrics(State(page): State<Page>) -> impl IntoResponse {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     (StatusCode::OK, [(header::CONTENT_TYPE, kind)], text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn page() -> Page {
+        Page {
+            pulses: Pulses::default(),
+            started: Started::default(),
+            registry: Arc::new(Metrics::default().registry()),
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_live_before_it_is_ready() {
+        let page = page();
+        assert_eq!(live(State(page.clone())).await.0, StatusCode::OK);
+        assert_eq!(ready(State(page.clone())).await.0, StatusCode::SERVICE_UNAVAILABLE);
+        page.started.set();
+        assert_eq!(ready(State(page)).await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn metrics_name_their_kind_and_carry_the_prefix() {
+        let answer = metrics(State(page())).await.into_response();
+        let kind = answer.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok().map(str::to_owned));
+        assert!(kind.is_some_and(|kind| kind.starts_with("application/openmetrics-text")));
+        let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap_or_default();
+        assert!(String::from_utf8_lossy(&body).contains("# HELP belay_runs_active"));
+    }
+}
