@@ -14,7 +14,7 @@ fn with_author(prefix: &str) -> (TempNamespace, Kubectl) {
         .apply(
             "{apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {name: author}, rules: [\
              {apiGroups: [belay.dev], resources: ['*'], verbs: ['*']}, \
-             {apiGroups: [''], resources: [pods, pods/exec, pods/ephemeralcontainers, serviceaccounts/token], verbs: ['*']}]}",
+             {apiGroups: [''], resources: [pods, pods/status, pods/exec, pods/ephemeralcontainers, serviceaccounts/token], verbs: ['*']}]}",
         )
         .unwrap();
     bind(&namespace, "author");
@@ -252,10 +252,18 @@ fn nobody_enters_or_changes_a_runner_pod_but_it_can_be_deleted() {
     });
     assert!(created, "the operator cannot create its pods");
 
-    let path = format!("/api/v1/namespaces/{}/pods/belay-run-x", namespace.name);
-    let doors = ["exec?command=id&stdout=true", "attach?stdout=true", "portforward?ports=80", "proxy/"];
+    let doors = [
+        "belay-run-x/exec?command=id&stdout=true",
+        "belay-run-x/attach?stdout=true",
+        "belay-run-x/portforward?ports=80",
+        "belay-run-x/proxy/",
+        "belay-run-x:8080/proxy/",
+        "http:belay-run-x:8080/proxy/",
+        "https:belay-run-x:8080/proxy/",
+    ];
     for door in doors {
-        let output = namespace.kubectl.output(&["get", "--raw", &format!("{path}/{door}")], None).unwrap();
+        let path = format!("/api/v1/namespaces/{}/pods/{door}", namespace.name);
+        let output = namespace.kubectl.output(&["get", "--raw", &path], None).unwrap();
         assert!(!output.success && output.stderr.contains(PODS_ARE_OURS), "{door}: {}", output.stderr);
     }
     let image = r#"{"spec":{"containers":[{"name":"c","image":"localhost/mine:0"}]}}"#;
@@ -266,6 +274,8 @@ fn nobody_enters_or_changes_a_runner_pod_but_it_can_be_deleted() {
         &["patch", "pod", "belay-run-x", "--subresource=ephemeralcontainers", "-p", guest],
         &["label", "pod", "belay-run-x", "run=y", "--overwrite"],
         &["label", "pod", "belay-run-x", "run-"],
+        &["patch", "pod", "belay-run-x", "--subresource=status", "-p", r#"{"status":{"phase":"Succeeded"}}"#],
+        &["patch", "pod", "belay-run-x", "-p", r#"{"metadata":{"finalizers":["example.com/stay"]}}"#],
     ] {
         for who in [&author, &namespace.kubectl] {
             let output = who.output(change, None).unwrap();

@@ -90,7 +90,10 @@ async fn report(task: ProbeTask, credentials: &Credentials) -> Result<ProbeRepor
             let mut server = McpServer::of_probe(name, url, credential, &timeouts, credentials.clone())?;
             let listed = server.list().await;
             Ok(ProbeReport::Tool(match listed {
-                Ok(definitions) => Ok(definitions.into_iter().map(|d| shown(d, &redactor)).collect()),
+                Ok(definitions) => {
+                    let nameable = definitions.into_iter().filter(|d| redactor.is_clean(&d.name));
+                    Ok(nameable.map(|d| shown(d, &redactor)).collect())
+                }
                 Err(error) => Err::<_, Failure>(error.into_failure()),
             }))
         }

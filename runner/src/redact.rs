@@ -2,6 +2,8 @@
 //! replaced by a marker, and arguments that hold one are recognised by that marker.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use belay_protocol::plan::PlanCredential;
@@ -38,21 +40,31 @@ impl Redactor {
         replaced(text, &self.refreshed())
     }
 
+    /// Whether no credential value stands in `text`: what is a name cannot be redacted, only left out.
+    #[must_use]
+    pub fn is_clean(&self, text: &str) -> bool {
+        matches!(self.redact(text), Cow::Borrowed(_))
+    }
+
+    /// A JSON value with every string and every key of it redacted.
+    #[must_use]
+    pub fn redact_json(&self, value: Value) -> Value {
+        redacted_json(value, &self.refreshed())
+    }
+
     /// Tool arguments as they may be reported. Where only the decoded strings hold a value, all of them go.
     #[must_use]
     pub fn redact_arguments(&self, arguments: String) -> String {
         let seen = self.refreshed();
-        if let Cow::Owned(redacted) = replaced(&arguments, &seen) {
-            return redacted;
+        let shown = replaced(&arguments, &seen).into_owned();
+        // Only an escape can hide a value from the search above, and it may stand beside one that was found.
+        if seen.is_empty() || !shown.contains('\\') {
+            return shown;
         }
-        // Only an escape can hide a value from the search above.
-        if seen.is_empty() || !arguments.contains('\\') {
-            return arguments;
-        }
-        let parsed: Option<Value> = serde_json::from_str(&arguments).ok();
+        let parsed: Option<Value> = serde_json::from_str(&shown).ok();
         match parsed.and_then(|value| first_redacted(&value, &seen)) {
             Some(redacted) => serde_json::json!({ "redacted": redacted }).to_string(),
-            None => arguments,
+            None => shown,
         }
     }
 
@@ -73,16 +85,66 @@ impl Redactor {
     }
 }
 
+/// All values are looked for in the text as it came: replacing one after the other, a short one would break
+/// up a longer one that it occurs in, and the rest of that would be shown.
 fn replaced<'a>(text: &'a str, seen: &[Seen]) -> Cow<'a, str> {
-    let mut redacted = Cow::Borrowed(text);
+    let mut found = Vec::new();
     for Seen { credential, values } in seen {
         for value in values.iter().filter_map(Secret::text) {
-            if redacted.contains(value) {
-                redacted = Cow::Owned(redacted.replace(value, &marker(&credential.name)));
+            for spelling in spellings(value) {
+                found.extend(occurrences(text, &spelling).map(|span| (span, credential.name.as_str())));
             }
         }
     }
-    redacted
+    if found.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    // Of values that start together the longest gives its name.
+    found.sort_by_key(|(span, _)| (span.start, Reverse(span.end)));
+    let mut redacted = String::with_capacity(text.len());
+    let mut shown = 0;
+    for (span, name) in found {
+        if span.start >= shown {
+            redacted.push_str(text.get(shown..span.start).unwrap_or_default());
+            redacted.push_str(&marker(name));
+        }
+        shown = shown.max(span.end);
+    }
+    redacted.push_str(text.get(shown..).unwrap_or_default());
+    Cow::Owned(redacted)
+}
+
+/// A value as it is, and as it stands within a JSON string.
+fn spellings(value: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    let escaped = value.contains(|c: char| c.is_control() || c == '"' || c == '\\').then(|| {
+        let quoted = Value::from(value).to_string();
+        Cow::Owned(quoted.get(1..quoted.len() - 1).unwrap_or_default().to_owned())
+    });
+    std::iter::once(Cow::Borrowed(value)).chain(escaped)
+}
+
+/// Every place of `value`, those that overlap included.
+fn occurrences(text: &str, value: &str) -> impl Iterator<Item = Range<usize>> {
+    let step = value.chars().next().map_or(1, char::len_utf8);
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let start = from + text.get(from..)?.find(value)?;
+        from = start + step;
+        Some(start..start + value.len())
+    })
+}
+
+fn redacted_json(value: Value, seen: &[Seen]) -> Value {
+    match value {
+        Value::String(text) => Value::String(replaced(&text, seen).into_owned()),
+        Value::Array(items) => Value::Array(items.into_iter().map(|item| redacted_json(item, seen)).collect()),
+        Value::Object(fields) => {
+            let redacted =
+                |(name, value): (String, _)| (replaced(&name, seen).into_owned(), redacted_json(value, seen));
+            Value::Object(fields.into_iter().map(redacted).collect())
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => value,
+    }
 }
 
 /// The first decoded string that holds a value, with that value replaced.
@@ -136,6 +198,34 @@ mod tests {
     }
 
     #[test]
+    fn a_value_within_another_leaves_nothing_of_it() {
+        let values: [(&str, &[u8]); 3] = [("a", b"ter"), ("b", b"hunter2"), ("c", b"r2-sword")];
+        let (_folder, credentials) = mounted(&values);
+        let all = [credential("a", &[]), credential("b", &[]), credential("c", &[])];
+        let redactor = Redactor::new(credentials, &all);
+        assert_eq!(redactor.redact("my hunter2."), "my [credential b redacted].");
+        assert_eq!(redactor.redact("my hunter2-sword."), "my [credential b redacted].");
+        assert_eq!(redactor.redact("terter"), "[credential a redacted][credential a redacted]");
+    }
+
+    #[test]
+    fn a_value_that_overlaps_itself_goes_whole() {
+        let (_folder, credentials) = mounted(&[("a", b"abab")]);
+        let redactor = Redactor::new(credentials, &[credential("a", &[])]);
+        assert_eq!(redactor.redact("ababab!"), "[credential a redacted]!");
+    }
+
+    #[test]
+    fn a_value_with_quotes_is_found_within_json_too() {
+        let (_folder, credentials) = mounted(&[("a", br#"hun"ter\2"#)]);
+        let redactor = Redactor::new(credentials, &[credential("a", &[])]);
+        let data = serde_json::json!({"echo": "x hun\"ter\\2 y"});
+        assert_eq!(redactor.redact(&data.to_string()), r#"{"echo":"x [credential a redacted] y"}"#);
+        let redacted = redactor.redact_json(serde_json::json!({"hun\"ter\\2": ["hun\"ter\\2", 1]}));
+        assert_eq!(redacted, serde_json::json!({"[credential a redacted]": ["[credential a redacted]", 1]}));
+    }
+
+    #[test]
     fn a_value_that_was_rotated_away_is_still_recognised() {
         let (folder, credentials) = mounted(&[("a", b"old-value")]);
         let redactor = Redactor::new(credentials, &[credential("a", &[])]);
@@ -153,6 +243,8 @@ mod tests {
             assert!(!reported.contains("hunter2") && !reported.contains("unter2"), "{reported}");
             assert_eq!(redactor.marked(&reported).as_deref(), Some("a"));
         }
+        let both = redactor.redact_arguments(r#"{"p":"hunter2","q":"\u0068unter2"}"#.to_owned());
+        assert!(!both.contains("unter2"), "{both}");
         let harmless = r#"{"q":"hunter"}"#;
         assert_eq!(redactor.redact_arguments(harmless.to_owned()), harmless);
         assert_eq!(redactor.marked(harmless), None);

@@ -119,8 +119,9 @@ impl Observed<'_> {
     }
 
     fn over(&self) -> Option<Decision> {
-        let in_journal = self.state.is_some_and(|state| state.end.is_some());
-        (in_journal || crate::world::has_ended(self.run)).then_some(Decision::Finish)
+        // A status that says so is believed where the journal knows nothing: anyone with the verb may write it.
+        let over = self.state.map_or_else(|| crate::world::has_ended(self.run), |state| state.end.is_some());
+        over.then_some(Decision::Finish)
     }
 
     /// Status is a witness: where it knows more than the journal, the journal was lost or rolled back.

@@ -251,6 +251,9 @@ fn terminal_is_terminal() {
     let mut by_status = Look::new(None);
     by_status.run.status = Some(AgentRunStatus { phase: Some(Phase::Succeeded), ..AgentRunStatus::default() });
     assert_eq!(by_status.decide(), Decision::Finish, "even where the journal has no row of it");
+    let mut forged = Look::running(in_flight());
+    forged.run.status = by_status.run.status;
+    assert_eq!(forged.decide(), Decision::Follow(Follow::Running), "the journal knows better");
 }
 
 #[test]

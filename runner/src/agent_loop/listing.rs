@@ -35,7 +35,8 @@ impl Agent {
         let mut failure = None;
         for Listed { tool, result, milliseconds } in listings {
             match result {
-                Ok(definitions) => {
+                Ok(mut definitions) => {
+                    definitions.retain(|definition| self.redactor.is_clean(&definition.name));
                     self.log.listed(&tool, definitions.len(), milliseconds);
                     let listing = Listing::Listed(definitions.iter().map(listed_operation).collect());
                     self.record(Event::ToolsListed { tool: tool.clone(), listing })?;
@@ -63,7 +64,7 @@ impl Agent {
             (operation.definition == definition.digest).then(|| OfferedTool {
                 name: operation.model_name.clone(),
                 description: self.redactor.redact(&definition.description).into_owned(),
-                input_schema: definition.input_schema,
+                input_schema: self.redactor.redact_json(definition.input_schema),
             })
         };
         definitions.into_iter().filter_map(offer).collect()

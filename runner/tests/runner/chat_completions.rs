@@ -231,9 +231,10 @@ fn stop(words: &str) -> Answer {
 }
 
 async fn run_chat(model: &Server, mcp: &FakeMcp, operations: &[&str]) -> Journal {
-    let (_folder, credentials) = mounted(&[]);
-    let plan = plan(chat(&model.url("/v1")), vec![tool(&mcp.url(), operations)]);
-    let redactor = Redactor::new(credentials.clone(), &[]);
+    let (_folder, credentials) = mounted(&[("key", "s3cr3t-value")]);
+    let mut plan = plan(chat(&model.url("/v1")), vec![tool(&mcp.url(), operations)]);
+    plan.credentials.push(credential(&["127.0.0.1"]));
+    let redactor = Redactor::new(credentials.clone(), &plan.credentials);
     let client = ChatCompletions::new(&plan, credentials.clone(), redactor.clone()).unwrap();
     let server = McpServer::of_plan(&plan, &plan.tools[0], credentials.clone(), redactor).unwrap();
     let servers = vec![("server".to_owned(), Box::new(server) as _)];
@@ -264,6 +265,7 @@ async fn a_conversation_is_sent_back_as_the_api_wants_it() {
     assert_eq!(requests[0]["stream_options"], json!({"include_usage": true}));
     assert_eq!(requests[0]["tools"][0]["function"]["name"], "server__echo");
     assert_eq!(requests[0]["tools"][0]["function"]["parameters"]["type"], "object");
+    assert!(!requests[0]["tools"].to_string().contains("s3cr3t"), "{}", requests[0]["tools"]);
     let function = |id: &str, name: &str, arguments: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
     assert_eq!(
         requests[1]["messages"][2],

@@ -69,7 +69,8 @@ pub fn definition(operation: &str) -> Value {
     json!({
         "name": operation,
         "description": format!("does {operation}"),
-        "inputSchema": {"type": "object", "properties": {"text": {"type": "string"}}},
+        // A server may show in a schema what it was sent; `s3cr3t-value` is what tests use as a credential.
+        "inputSchema": {"type": "object", "properties": {"text": {"type": "string", "default": "s3cr3t-value"}}},
     })
 }
 
