@@ -17,6 +17,8 @@ pub enum CliError {
     #[error("{kind} {name} is not in namespace {namespace}")]
     NotFound { kind: &'static str, name: String, namespace: String },
     #[error("{0}")]
+    Failed(String),
+    #[error("{0}")]
     Usage(String),
 }
 
@@ -39,7 +41,7 @@ impl CliError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::from(USAGE),
-            Self::Kubeconfig(_) | Self::Api { .. } | Self::NotFound { .. } => ExitCode::from(FAILED),
+            Self::Kubeconfig(_) | Self::Api { .. } | Self::NotFound { .. } | Self::Failed(_) => ExitCode::from(FAILED),
         }
     }
 }

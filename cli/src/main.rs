@@ -1,6 +1,8 @@
 //! `belay`: what people type. It holds nothing but the user's own kubeconfig; the API server decides what
 //! that may do.
 
+mod approvals;
+mod can_i;
 mod cancel;
 mod doctor;
 mod exit;
@@ -48,6 +50,18 @@ enum Command {
     },
     /// Cancel a run: no further step starts, and a call in flight has a short grace time
     Cancel { name: String },
+    /// Show what waits for a person's decision
+    Approvals,
+    /// Show one question whole, as it would be decided
+    Show { name: String },
+    /// Say what became of a call whose end nobody knows
+    Resolve(approvals::ResolveArguments),
+    /// Ask whether you may decide for a policy; kubectl cannot ask that
+    CanI {
+        #[arg(value_parser = ["approve"])]
+        verb: String,
+        policy: String,
+    },
     /// Opt a namespace in or out
     #[command(subcommand)]
     Namespace(namespace::NamespaceCommand),
@@ -87,6 +101,10 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Get { name: Some(name) } => get::one(&target, &name).await,
         Command::Logs { name, follow } => logs::logs(&target, &name, follow).await,
         Command::Cancel { name } => cancel::cancel(&target, &name).await,
+        Command::Approvals => approvals::list(&target).await,
+        Command::Show { name } => approvals::show(&target, &name).await,
+        Command::Resolve(arguments) => approvals::resolve(&target, arguments).await,
+        Command::CanI { verb, policy } => can_i::can_i(&target, &verb, &policy).await,
         Command::Namespace(command) => namespace::namespace(&target, command).await,
         Command::Doctor => doctor::doctor(&target).await,
         Command::Version => version(&target).await,

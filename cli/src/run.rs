@@ -79,7 +79,7 @@ fn build_run(agent: &str, name: Option<String>, input: String, me: Option<String
 }
 
 /// The user's name as the API server knows it; admission compares `spec.requestedBy` with it.
-async fn whoami(target: &Target) -> Result<Option<String>, CliError> {
+pub async fn whoami(target: &Target) -> Result<Option<String>, CliError> {
     let api: Api<SelfSubjectReview> = Api::all(target.client.clone());
     let review = api
         .create(&PostParams::default(), &SelfSubjectReview::default())

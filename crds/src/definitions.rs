@@ -3,11 +3,11 @@
 use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
 
-use crate::{Agent, AgentRun, Credential, Model, Tool};
+use crate::{Agent, AgentRun, Approval, Credential, Model, Tool};
 
 /// One definition a kind, in the order in which kinds name each other.
 pub fn definitions() -> Result<Vec<Value>, serde_json::Error> {
-    [Model::crd(), Credential::crd(), Tool::crd(), Agent::crd(), AgentRun::crd()]
+    [Model::crd(), Credential::crd(), Tool::crd(), Agent::crd(), AgentRun::crd(), Approval::crd()]
         .iter()
         .map(|crd| {
             let mut definition = serde_json::to_value(crd)?;

@@ -3,6 +3,7 @@
 
 mod agent;
 mod agent_run;
+mod approval;
 pub mod conditions;
 mod credential;
 mod definitions;
@@ -15,12 +16,16 @@ mod tool;
 
 pub use agent::{Agent, AgentPod, AgentSpec, AgentStatus, AgentTool, Limits, PodResources};
 pub use agent_run::{AgentRun, AgentRunSpec, AgentRunStatus, JournalRef, Phase, PodRef, RunUsage, WaitingOn};
+pub use approval::{
+    Approval, ApprovalPurpose, ApprovalRequest, ApprovalRun, ApprovalSpec, ApprovalStatus, Decision, DecisionAnswer,
+    DecisionVerdict, Happened, Requirement, Retry,
+};
 pub use credential::{Bearer, Credential, CredentialSpec, CredentialStatus, Inject, InjectHeader, SecretKeyRef};
 pub use definitions::definitions;
 pub use model::{Model, ModelApi, ModelSpec, ModelStatus, ModelTimeouts, PricesUsd, Script, ScriptCall, ScriptTurn};
 pub use money::{Usd, UsdError};
 pub use refs::NameRef;
-pub use tool::{Mcp, Tool, ToolOperation, ToolSpec, ToolStatus};
+pub use tool::{Effects, Mcp, Tool, ToolEffects, ToolOperation, ToolSpec, ToolStatus};
 
 /// API group of every kind.
 pub const GROUP: &str = "belay.dev";

@@ -118,6 +118,10 @@ reasons! {
         RunnerCrashed,
         RunnerSilent,
         JournalLost,
+        /// Nobody knows whether a call took effect: an Approval asks people.
+        EffectUnknown,
+        /// People ended the run, since nobody knew what became of a call.
+        EndedByApprover,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tool: a server whose operations agents may call.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -35,6 +37,37 @@ pub struct ToolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub call_timeout_seconds: Option<i32>,
+    /// What calls do, as the Tool's author knows it; never taken from the server. Decides what becomes of a call
+    /// without an answer: `None` and `Idempotent` ones are sent again, any other waits for a person. Default:
+    /// every operation is `NonIdempotent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effects: Option<ToolEffects>,
+}
+
+/// What calling an operation does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ToolEffects {
+    /// For operations that are not named below. Default: `NonIdempotent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<Effects>,
+    /// By the operation's name, which need not be one that the server lists now. At most 256.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 256))]
+    pub operations: BTreeMap<String, Effects>,
+}
+
+/// What sending a call twice would do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Effects {
+    /// The operation only reads. A call without an answer is sent again.
+    None,
+    /// Sent twice with one key it has one effect. Every attempt carries the same key, in `_meta` under
+    /// `belay.dev/idempotency-key`.
+    Idempotent,
+    /// A call without an answer may have taken effect: a person says what became of it.
+    #[default]
+    NonIdempotent,
 }
 
 /// An MCP server.

@@ -100,6 +100,7 @@ fn the_columns_are_those_that_the_api_promises() {
         ("Tool", "URL OPERATIONS READY REASON AGE"),
         ("Agent", "MODEL READY REASON AGE"),
         ("AgentRun", "AGENT PHASE REASON WAITING-ON STEPS TOKENS COST-USD AGE MODEL+ POD+ REQUESTED-BY+"),
+        ("Approval", "RUN PURPOSE TOOL OPERATION NEEDS GIVEN EXPIRES AGE"),
     ];
     let found: Vec<(String, String)> = definitions()
         .unwrap()
@@ -122,7 +123,7 @@ fn short_names_and_the_category_are_ours() {
         assert_eq!(definition["spec"]["names"]["categories"], serde_json::json!(["belay"]));
         names.extend(definition["spec"]["names"]["shortNames"].as_array().unwrap().iter().map(Value::to_string));
     }
-    assert_eq!(names, [r#""bm""#, r#""bcred""#, r#""bt""#, r#""bagent""#, r#""ar""#]);
+    assert_eq!(names, [r#""bm""#, r#""bcred""#, r#""bt""#, r#""bagent""#, r#""ar""#, r#""apv""#]);
 }
 
 /// Admission asks for `use` place by place: a longer list in the schema would leave places unasked.

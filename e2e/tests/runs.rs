@@ -149,19 +149,27 @@ fn more_runs_than_the_agent_allows_wait_in_order() {
 }
 
 #[test]
-fn a_pod_deleted_by_hand_ends_the_run_as_lost() {
+fn a_run_goes_on_in_another_pod_when_its_own_is_deleted() {
     let namespace = TempNamespace::enabled("run-lost").unwrap();
-    scripted(&namespace, "slow", "[{text: done, delayMilliseconds: 60000}]", "");
-    start(&namespace, "slow", "r");
-    let pod = namespace
-        .wait_until("agentrun", "r", A_MINUTE, |run| {
-            (run["status"]["phase"] == "Running")
-                .then(|| run["status"]["podRef"]["name"].as_str().map(str::to_owned))?
-        })
-        .unwrap();
-    namespace.kubectl.run(&["delete", "pod", &pod, "--grace-period=0", "--force"]).unwrap();
-    let run = namespace.run_to_the_end("r", A_MINUTE).unwrap();
-    assert_ended(&run, "Failed", "PodLost");
+    scripted(
+        &namespace,
+        "slow",
+        "[{toolCalls: [{tool: nowhere, operation: x}]}, {text: done, delayMilliseconds: 3000}]",
+        "",
+    );
+    for (name, how) in [("gently", &["--wait=false"][..]), ("by-force", &["--grace-period=0", "--force"])] {
+        start(&namespace, "slow", name);
+        let second_step = |run: &Value| {
+            let asked = run["status"]["phase"] == "Running";
+            asked.then(|| run["status"]["podRef"]["name"].as_str().map(str::to_owned))?
+        };
+        let pod = namespace.wait_until("agentrun", name, A_MINUTE, second_step).unwrap();
+        namespace.kubectl.run(&[&["delete", "pod", &pod], how].concat()).unwrap();
+        let run = namespace.run_to_the_end(name, A_MINUTE).unwrap();
+        assert_ended(&run, "Succeeded", "Completed");
+        assert_ne!(run["status"]["podRef"]["name"], pod.as_str(), "in another pod");
+        assert_eq!(run["status"]["usage"]["steps"], 2, "an answer that was recorded is not asked for again");
+    }
     assert_no_pod(&namespace);
 }
 

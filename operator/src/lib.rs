@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod agent_run;
+pub mod approval;
 pub mod certificate;
 pub mod clock;
 pub mod config;

@@ -5,7 +5,7 @@ mod feeds;
 
 use std::sync::Arc;
 
-use belay_crds::{Agent, AgentRun, Credential, Model, Tool};
+use belay_crds::{Agent, AgentRun, Approval, Credential, Model, Tool};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
 use kube::runtime::reflector::ObjectRef;
@@ -118,6 +118,7 @@ struct Writers {
     tools: Writer<Tool>,
     agents: Writer<Agent>,
     runs: Writer<AgentRun>,
+    approvals: Writer<Approval>,
     namespaces: Writer<Namespace>,
 }
 
@@ -304,6 +305,7 @@ fn caches() -> (Writers, World) {
         tools: Writer::new(()),
         agents: Writer::new(()),
         runs: Writer::new(()),
+        approvals: Writer::new(()),
         namespaces: Writer::new(()),
     };
     let world = World {
@@ -312,6 +314,7 @@ fn caches() -> (Writers, World) {
         tools: writers.tools.as_reader(),
         agents: writers.agents.as_reader(),
         runs: writers.runs.as_reader(),
+        approvals: writers.approvals.as_reader(),
         namespaces: writers.namespaces.as_reader(),
     };
     (writers, world)

@@ -121,11 +121,24 @@ pub fn build_pod(shape: PodShape, settings: &PodSettings) -> Pod {
         security_context: Some(pod_security()),
         volumes: Some(volumes(&shape.credentials)),
         containers: vec![container(shape, settings)],
-        tolerations: (!settings.tolerations.is_empty()).then(|| settings.tolerations.clone()),
+        tolerations: Some(tolerations(&settings.tolerations)),
         node_selector: (!settings.node_selector.is_empty()).then(|| settings.node_selector.clone()),
         ..PodSpec::default()
     };
     Pod { metadata, spec: Some(spec), status: None }
+}
+
+/// A pod on a node that no longer answers is given up at once, so that its run goes on elsewhere; Kubernetes
+/// would leave it there for five minutes.
+fn tolerations(chosen: &[Toleration]) -> Vec<Toleration> {
+    let at_once = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"].map(|key| Toleration {
+        key: Some(key.to_owned()),
+        operator: Some("Exists".to_owned()),
+        effect: Some("NoExecute".to_owned()),
+        toleration_seconds: Some(0),
+        ..Toleration::default()
+    });
+    chosen.iter().cloned().chain(at_once).collect()
 }
 
 fn container(shape: PodShape, settings: &PodSettings) -> Container {

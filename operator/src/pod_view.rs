@@ -23,6 +23,10 @@ pub enum PodView {
     },
     /// Someone deleted it; its container has not ended yet.
     Leaving,
+    /// Its node is gone, or nobody confirms a deletion that is long due.
+    Lost {
+        why: String,
+    },
     Ended(Exit),
 }
 
@@ -34,6 +38,8 @@ pub enum Exit {
     Crashed {
         why: String,
     },
+    /// Someone deleted the pod, and it ended because of that.
+    Stopped,
     /// The kubelet or the node took the pod away.
     Evicted {
         why: String,
@@ -52,6 +58,9 @@ const BLOCKING: [&str; 8] = [
     "ImageInspectError",
 ];
 
+/// Why the taint manager deletes pods: their node no longer answers, so that nobody will confirm it.
+const NODE_LOST: &str = "DeletionByTaintManager";
+
 /// Reads the pod's status.
 #[must_use]
 pub fn view(pod: &Pod) -> PodView {
@@ -62,7 +71,11 @@ pub fn view(pod: &Pod) -> PodView {
         return PodView::Ended(exit);
     }
     if pod.metadata.deletion_timestamp.is_some() {
-        return PodView::Leaving;
+        let evicted = status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget" && c.status == "True");
+        let gone = evicted.filter(|condition| condition.reason.as_deref() == Some(NODE_LOST));
+        return gone.map_or(PodView::Leaving, |condition| PodView::Lost {
+            why: joined(NODE_LOST, condition.message.as_deref()),
+        });
     }
     if let Some(running) = container.running {
         let since = running.started_at.map_or(Timestamp::UNIX_EPOCH, |time| time.0);
@@ -92,6 +105,9 @@ fn exit(pod: &Pod, terminated: Option<&ContainerStateTerminated>) -> Option<Exit
     }
     if let Some(reason) = status.reason.as_deref().filter(|_| phase == "Failed") {
         return Some(Exit::Evicted { why: joined(reason, status.message.as_deref()) });
+    }
+    if pod.metadata.deletion_timestamp.is_some() {
+        return Some(Exit::Stopped);
     }
     Some(match terminated {
         Some(terminated) if terminated.exit_code == 0 => Exit::Clean,
@@ -166,6 +182,6 @@ mod tests {
         leaving.metadata.deletion_timestamp = serde_json::from_value(json!("2026-11-23T10:00:00Z")).unwrap();
         assert_eq!(view(&leaving), PodView::Leaving);
         leaving.status = serde_json::from_value(container(&json!({"terminated": {"exitCode": 143}}))).unwrap();
-        assert_eq!(view(&leaving), PodView::Ended(Exit::Crashed { why: "Error, exit code 143".to_owned() }));
+        assert_eq!(view(&leaving), PodView::Ended(Exit::Stopped));
     }
 }

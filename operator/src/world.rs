@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use belay_crds::{Agent, AgentRun, Credential, Model, Tool};
+use belay_crds::{Agent, AgentRun, Approval, Credential, Model, Tool};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -16,6 +16,7 @@ pub struct World {
     pub tools: Store<Tool>,
     pub agents: Store<Agent>,
     pub runs: Store<AgentRun>,
+    pub approvals: Store<Approval>,
     pub namespaces: Store<Namespace>,
 }
 
@@ -38,6 +39,11 @@ impl World {
     #[must_use]
     pub fn agent(&self, namespace: &str, name: &str) -> Option<Arc<Agent>> {
         self.agents.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    #[must_use]
+    pub fn approval(&self, namespace: &str, name: &str) -> Option<Arc<Approval>> {
+        self.approvals.get(&ObjectRef::new(name).within(namespace))
     }
 
     #[must_use]
@@ -113,6 +119,12 @@ impl Relations {
         {
             self.queues.tools.push(&namespace, &tool.name_any()).await;
         }
+    }
+
+    /// The run that asks.
+    pub async fn approval_changed(&self, approval: &Approval) {
+        let (namespace, _) = place(approval);
+        self.queues.runs.push(&namespace, &approval.spec.request.run.name).await;
     }
 
     /// Agents that list the Tool.

@@ -52,6 +52,15 @@ impl<'a> CallBinding<'a> {
     }
 }
 
+/// What people sign: the digest of an Approval's whole request, apart from the digest itself.
+pub fn request_digest(request: &Value) -> Result<Digest, DigestError> {
+    let mut request = request.clone();
+    if let Value::Object(fields) = &mut request {
+        fields.remove("digest");
+    }
+    digest_of(&request)
+}
+
 /// The digest of a tool's definition: what the model is told and what arguments it takes.
 pub fn definition_digest(name: &str, description: &str, input_schema: &Value) -> Result<Digest, DigestError> {
     digest_of(&serde_json::json!({"name": name, "description": description, "inputSchema": input_schema}))

@@ -46,12 +46,28 @@ pub enum Event {
     CallNotSent { call_id: String, attempt: u32, reason: NotSentReason, message: String },
     /// Runner or operator: it may have happened or not, and nobody here can tell.
     CallUnknown { call_id: String, attempt: u32, message: String },
+    /// Runner or operator: no answer came to a call that may be sent again, with the same key.
+    CallInterrupted { call_id: String, attempt: u32, message: String },
+    /// Operator: people are asked; the Approval may be created now.
+    AskOpened { ask: Ask },
+    /// Operator: the Approval exists. A decision counts on this uid alone.
+    AskPosted { name: String, uid: String },
+    /// Operator: what people decided on the sealed Approval, or that it will never be decided.
+    AskSettled { name: String, answer: Answer },
     /// Operator: a limit of the plan is used up.
     LimitReached { limit: Limit },
     /// Operator: someone set `spec.cancel`.
     CancelRequested {},
-    /// Operator: the epoch's pod is gone or let go.
-    EpochEnded { epoch: u64, cause: EpochEnd },
+    /// Operator: nothing that the epoch's runner says counts any more. It may still act on permits that it
+    /// holds. `active_milliseconds`: since the claim, by a clock that nobody sets.
+    EpochEnded {
+        epoch: u64,
+        cause: EpochEnd,
+        #[serde(default)]
+        active_milliseconds: u64,
+    },
+    /// Operator: nothing of an ended epoch can act any more.
+    EpochDead { epoch: u64, proof: DeathProof },
     /// Operator: the end of the run, for good.
     RunEnded { end: RunEnd },
 }
@@ -69,14 +85,19 @@ impl Event {
             | Self::PermitReturned { .. }
             | Self::CallObserved { .. }
             | Self::CallNotSent { .. }
-            | Self::CallUnknown { .. } => true,
+            | Self::CallUnknown { .. }
+            | Self::CallInterrupted { .. } => true,
             Self::RunAccepted { .. }
             | Self::EpochOpened { .. }
             | Self::InstanceClaimed { .. }
             | Self::CallDecided { .. }
             | Self::LimitReached { .. }
             | Self::CancelRequested {}
+            | Self::AskOpened { .. }
+            | Self::AskPosted { .. }
+            | Self::AskSettled { .. }
             | Self::EpochEnded { .. }
+            | Self::EpochDead { .. }
             | Self::RunEnded { .. } => false,
         }
     }
@@ -98,9 +119,14 @@ impl Event {
             Self::CallObserved { .. } => "CallObserved",
             Self::CallNotSent { .. } => "CallNotSent",
             Self::CallUnknown { .. } => "CallUnknown",
+            Self::CallInterrupted { .. } => "CallInterrupted",
+            Self::AskOpened { .. } => "AskOpened",
+            Self::AskPosted { .. } => "AskPosted",
+            Self::AskSettled { .. } => "AskSettled",
             Self::LimitReached { .. } => "LimitReached",
             Self::CancelRequested {} => "CancelRequested",
             Self::EpochEnded { .. } => "EpochEnded",
+            Self::EpochDead { .. } => "EpochDead",
             Self::RunEnded { .. } => "RunEnded",
         }
     }
@@ -201,6 +227,10 @@ pub enum FailureReason {
     Scripted,
     /// The context does not fit the model's window any more.
     ContextExceeded,
+    /// The runner that asked is gone: whether the provider answered, and charged for it, is not known.
+    Interrupted,
+    /// Leave to ask was never given: nobody was asked.
+    Withheld,
 }
 
 /// A call as the gate sees it and as it would be sent.
@@ -273,6 +303,50 @@ pub enum Limit {
     WaitSeconds,
 }
 
+/// One question to people, carried by an Approval of this name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ask {
+    pub name: String,
+    pub purpose: AskPurpose,
+    pub call_id: String,
+    pub attempt: u32,
+    pub nonce: String,
+    /// Milliseconds since the Unix epoch.
+    pub expires_at: i64,
+    /// Over the Approval's whole request: what people sign (protocol section 1).
+    pub digest: Digest,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AskPurpose {
+    /// Did the call happen?
+    Unknown,
+}
+
+/// What came of a question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all_fields = "camelCase")]
+pub enum Answer {
+    /// The call took effect, with this result for the model.
+    Happened { result: String, by: String },
+    /// It is sent again, as a new attempt.
+    Retry { by: String },
+    /// The run ends.
+    End { by: String, reason: String },
+    /// The Approval was deleted, or its decisions disagree: it is asked anew.
+    Withdrawn { why: String },
+}
+
+/// Why nothing of an epoch acts any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeathProof {
+    /// The kubelet reported that its containers ended.
+    Reported,
+    /// Every permit ran out and every call timed out, by the operator's monotonic clock.
+    Quarantine,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EpochEnd {
     /// The runner said all it had to say.
@@ -283,6 +357,8 @@ pub enum EpochEnd {
     PodLost,
     /// No Hello in time.
     NoHello,
+    /// The run waits for a person or for its Agent: it needs no pod meanwhile.
+    Released,
     Cancelled,
     DeadlineExceeded,
 }
@@ -321,4 +397,6 @@ pub enum EndReason {
     RunnerCrashed,
     RunnerSilent,
     JournalLost,
+    /// A person ended the run, since nobody could say what became of a call.
+    UnknownEffect,
 }

@@ -1,15 +1,16 @@
 //! Turns a run's events into its state, and refuses events that cannot follow. The one place that knows
 //! which order of events is legal; journal, status, runner and CLI all read the state it makes.
 
+mod calls;
+mod epochs;
+mod steps;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::CALLS_PER_RESPONSE_MAX;
 use crate::cost::{Cost, Usage};
 use crate::digest::Digest;
-use crate::event::{
-    EpochEnd, Event, Failure, Item, Limit, ListedOperation, Listing, ModelResponse, Record, RunEnd, Verdict,
-};
+use crate::event::{Ask, EpochEnd, Event, Failure, Limit, ListedOperation, ProposedCall, Record, RunEnd};
 use crate::plan::Plan;
 
 /// A run as its journal tells it.
@@ -22,6 +23,10 @@ pub struct RunState {
     pub plan: Option<Arc<Plan>>,
     pub plan_digest: Option<Digest>,
     pub epoch: Option<Epoch>,
+    /// Of the first claim; milliseconds since the Unix epoch.
+    pub started_at: Option<i64>,
+    /// Epochs that have ended and may still act on a permit, with the names of their pods.
+    pub undead: BTreeMap<u64, String>,
     /// What each tool's server listed to this epoch's runner.
     pub listings: BTreeMap<String, Vec<ListedOperation>>,
     pub model: ModelState,
@@ -29,10 +34,19 @@ pub struct RunState {
     pub calls: BTreeMap<String, CallState>,
     /// Calls that any response of the run asked for, so that ids stay unique.
     pub calls_total: u32,
+    /// Questions that are open, by the name of their Approval.
+    pub asks: BTreeMap<String, OpenAsk>,
     /// Model requests that were answered.
     pub steps: u32,
     pub usage: Usage,
     pub cost: Cost,
+    /// What requests may have used whose runner was gone before the answer.
+    pub presumed: Presumed,
+    /// Time of ended epochs with a live runner.
+    pub active_milliseconds: u64,
+    /// Epochs that ended since the run last came forward; and those of them that ended by a crash.
+    pub restarts: u32,
+    pub crashes: u32,
     /// Text of the newest response; the run's output once it has ended well.
     pub output: Option<String>,
     pub failure: Option<Failure>,
@@ -48,7 +62,28 @@ pub struct Epoch {
     /// Milliseconds since the Unix epoch.
     pub opened_at: i64,
     pub claim: Option<Claim>,
-    pub ended: Option<EpochEnd>,
+    pub ended: Option<Ended>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub cause: EpochEnd,
+    /// Milliseconds since the Unix epoch.
+    pub at: i64,
+}
+
+/// Counted against limits like what is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Presumed {
+    pub tokens: u64,
+    pub cost: Cost,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenAsk {
+    pub ask: Ask,
+    /// The Approval's, once it exists.
+    pub uid: Option<String>,
 }
 
 /// The one process that may speak for the epoch.
@@ -77,26 +112,30 @@ pub enum ModelState {
     Done,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum CallState {
-    /// The model asked for it; nothing was proposed yet.
-    Requested,
-    /// Proposed, undecided: lasts only within one batch.
+    /// To be proposed with this attempt: the model asked for it, a permit came back unused, or what was sent
+    /// before may be sent again.
+    Due {
+        attempt: u32,
+    },
+    /// Proposed, undecided: until the gate has its word, or the epoch ends.
     Proposed {
         attempt: u32,
-        tool: String,
-        operation: String,
-        digest: Digest,
+        call: Arc<ProposedCall>,
     },
-    /// A permit is out: the call may be on the wire.
+    /// A permit is out since `at`: the call may be on the wire.
     Permitted {
         attempt: u32,
-        tool: String,
-        operation: String,
+        call: Arc<ProposedCall>,
+        at: i64,
     },
-    /// The permit came back unused; the call may be proposed again with this attempt.
-    Returned {
+    /// Nobody knows whether it took effect: people are asked.
+    Unknown {
         attempt: u32,
+        call: Arc<ProposedCall>,
+        at: i64,
+        message: String,
     },
     Settled(Settlement),
 }
@@ -106,7 +145,10 @@ pub enum Settlement {
     Observed,
     Denied,
     NotSent,
-    Unknown,
+    /// Sent as often as a call may be that can be repeated, and never answered.
+    Unanswered,
+    /// A person said what became of it.
+    Reported,
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -154,13 +196,21 @@ impl RunState {
         self.calls.values().all(|call| matches!(call, CallState::Settled(_)))
     }
 
-    /// Calls that may have been sent and whose end is not known.
-    pub fn calls_in_flight(&self) -> impl Iterator<Item = (&str, u32)> {
+    /// Calls that may be on the wire.
+    pub fn calls_in_flight(&self) -> impl Iterator<Item = (&str, u32, &ProposedCall)> {
         self.calls.iter().filter_map(|(id, call)| match call {
-            CallState::Permitted { attempt, .. } => Some((id.as_str(), *attempt)),
-            CallState::Requested | CallState::Proposed { .. } | CallState::Returned { .. } | CallState::Settled(_) => {
+            CallState::Permitted { attempt, call, .. } => Some((id.as_str(), *attempt, &**call)),
+            CallState::Due { .. } | CallState::Proposed { .. } | CallState::Unknown { .. } | CallState::Settled(_) => {
                 None
             }
+        })
+    }
+
+    /// Calls that may have taken effect or not, as far as anybody knows: those on the wire included.
+    pub fn calls_unknown(&self) -> impl Iterator<Item = (&str, &ProposedCall)> {
+        self.calls.iter().filter_map(|(id, call)| match call {
+            CallState::Permitted { call, .. } | CallState::Unknown { call, .. } => Some((id.as_str(), &**call)),
+            CallState::Due { .. } | CallState::Proposed { .. } | CallState::Settled(_) => None,
         })
     }
 
@@ -170,60 +220,44 @@ impl RunState {
         self.epoch.as_ref().filter(|epoch| epoch.ended.is_none())
     }
 
+    /// Tokens that count against the limit: used ones, and those that may have been.
+    #[must_use]
+    pub fn tokens_spent(&self) -> u64 {
+        self.usage.total().saturating_add(self.presumed.tokens)
+    }
+
+    /// Likewise the cost.
+    #[must_use]
+    pub fn cost_spent(&self) -> Cost {
+        self.cost.plus(self.presumed.cost)
+    }
+
     fn take(&mut self, event: &Event, at: i64) -> Result<(), IllegalEvent> {
-        let name = event.name();
-        if self.end.is_some() && !matches!(event, Event::EpochEnded { .. } | Event::CallUnknown { .. }) {
-            return Err(IllegalEvent::AfterEnd { event: name });
-        }
-        if self.plan.is_none() && !matches!(event, Event::RunAccepted { .. } | Event::RunEnded { .. }) {
-            return Err(IllegalEvent::BeforeAccepted { event: name });
-        }
-        if event.is_runners() && self.live_epoch().is_none_or(|epoch| epoch.claim.is_none()) && self.end.is_none() {
-            // The operator may still close calls of an epoch that ended.
-            if !matches!(event, Event::CallUnknown { .. }) {
-                return Err(out_of_order(name, "no instance has claimed the epoch"));
-            }
-        }
+        self.check_time(event)?;
         match event {
             Event::RunAccepted { plan, plan_digest } => self.accept(plan, *plan_digest),
             Event::EpochOpened { epoch, pod_name } => self.open_epoch(*epoch, pod_name, at),
             Event::InstanceClaimed { epoch, instance, pod_uid } => self.claim(*epoch, instance, pod_uid, at),
-            Event::EpochEnded { epoch, cause } => self.end_epoch(*epoch, *cause),
+            Event::EpochEnded { epoch, cause, active_milliseconds } => {
+                self.end_epoch(*epoch, Ended { cause: *cause, at }, *active_milliseconds)
+            }
+            Event::EpochDead { epoch, .. } => self.bury(*epoch),
             Event::ToolsListed { tool, listing } => self.list(tool, listing),
             Event::ModelRequested { step, attempt, reserved_tokens, .. } => {
                 self.request_model(*step, *attempt, *reserved_tokens)
             }
             Event::ModelResponded { step, attempt, response } => self.respond(*step, *attempt, response),
             Event::ModelFailed { step, attempt, failure } => self.fail_model(*step, *attempt, failure),
-            Event::CallProposed { call_id, attempt, call } => {
-                let next = CallState::Proposed {
-                    attempt: *attempt,
-                    tool: call.tool.clone(),
-                    operation: call.operation.clone(),
-                    digest: call.digest,
-                };
-                self.move_call(name, call_id, next, |now| match now {
-                    CallState::Requested => *attempt == 1,
-                    CallState::Returned { attempt: returned } => attempt == returned,
-                    CallState::Proposed { .. } | CallState::Permitted { .. } | CallState::Settled(_) => false,
-                })
-            }
-            Event::CallDecided { call_id, attempt, verdict } => self.decide(call_id, *attempt, verdict),
-            Event::PermitReturned { call_id, attempt } => {
-                self.move_call(name, call_id, CallState::Returned { attempt: *attempt }, is_permitted(*attempt))
-            }
-            Event::CallObserved { call_id, attempt, .. } => {
-                self.move_call(name, call_id, CallState::Settled(Settlement::Observed), is_permitted(*attempt))
-            }
-            Event::CallUnknown { call_id, attempt, .. } => {
-                self.move_call(name, call_id, CallState::Settled(Settlement::Unknown), is_permitted(*attempt))
-            }
-            Event::CallNotSent { call_id, .. } => {
-                self.move_call(name, call_id, CallState::Settled(Settlement::NotSent), |now| match now {
-                    CallState::Requested | CallState::Permitted { .. } | CallState::Returned { .. } => true,
-                    CallState::Proposed { .. } | CallState::Settled(_) => false,
-                })
-            }
+            Event::CallProposed { call_id, attempt, call } => self.propose(call_id, *attempt, call),
+            Event::CallDecided { call_id, attempt, verdict } => self.decide(call_id, *attempt, verdict, at),
+            Event::PermitReturned { call_id, attempt } => self.return_permit(call_id, *attempt),
+            Event::CallObserved { call_id, attempt, .. } => self.observe(call_id, *attempt),
+            Event::CallNotSent { call_id, attempt, .. } => self.settle_unsent(call_id, *attempt),
+            Event::CallUnknown { call_id, attempt, message } => self.lose(call_id, *attempt, message),
+            Event::CallInterrupted { call_id, attempt, .. } => self.interrupt(call_id, *attempt),
+            Event::AskOpened { ask } => self.ask(ask),
+            Event::AskPosted { name, uid } => self.post(name, uid),
+            Event::AskSettled { name, answer } => self.settle_ask(name, answer),
             Event::LimitReached { limit } => {
                 self.limit = Some(*limit);
                 Ok(())
@@ -239,6 +273,30 @@ impl RunState {
         }
     }
 
+    /// What may come at all: nothing before the plan; after the end only what closes what was open; and from a
+    /// runner only while its epoch lives. The operator may close calls of an epoch that nobody claimed.
+    fn check_time(&self, event: &Event) -> Result<(), IllegalEvent> {
+        let name = event.name();
+        let closes = matches!(
+            event,
+            Event::EpochEnded { .. }
+                | Event::EpochDead { .. }
+                | Event::CallUnknown { .. }
+                | Event::CallInterrupted { .. }
+        );
+        if self.end.is_some() && !closes {
+            return Err(IllegalEvent::AfterEnd { event: name });
+        }
+        if self.plan.is_none() && !matches!(event, Event::RunAccepted { .. } | Event::RunEnded { .. }) {
+            return Err(IllegalEvent::BeforeAccepted { event: name });
+        }
+        let claimed = self.live_epoch().is_some_and(|epoch| epoch.claim.is_some());
+        if event.is_runners() && !claimed && !closes {
+            return Err(out_of_order(name, "no instance has claimed the epoch"));
+        }
+        Ok(())
+    }
+
     fn accept(&mut self, plan: &Plan, digest: Digest) -> Result<(), IllegalEvent> {
         if self.plan.is_some() {
             return Err(out_of_order("RunAccepted", "the run was accepted before"));
@@ -248,156 +306,11 @@ impl RunState {
         Ok(())
     }
 
-    fn open_epoch(&mut self, number: u64, pod_name: &str, at: i64) -> Result<(), IllegalEvent> {
-        if self.live_epoch().is_some() {
-            return Err(out_of_order("EpochOpened", "an epoch is open"));
-        }
-        if number != self.epoch.as_ref().map_or(0, |epoch| epoch.number) + 1 {
-            return Err(out_of_order("EpochOpened", "epochs count up by one"));
-        }
-        self.listings.clear();
-        self.epoch = Some(Epoch { number, pod_name: pod_name.to_owned(), opened_at: at, claim: None, ended: None });
-        Ok(())
+    /// The run came forward: what went wrong before counts no more.
+    fn come_forward(&mut self) {
+        self.restarts = 0;
+        self.crashes = 0;
     }
-
-    fn claim(&mut self, number: u64, instance: &str, pod_uid: &str, at: i64) -> Result<(), IllegalEvent> {
-        let epoch = self.epoch.as_mut().filter(|epoch| epoch.number == number && epoch.ended.is_none());
-        let epoch = epoch.ok_or(out_of_order("InstanceClaimed", "that epoch is not open"))?;
-        if epoch.claim.is_some() {
-            return Err(out_of_order("InstanceClaimed", "the epoch was claimed before"));
-        }
-        epoch.claim = Some(Claim { instance: instance.to_owned(), pod_uid: pod_uid.to_owned(), at });
-        Ok(())
-    }
-
-    fn end_epoch(&mut self, number: u64, cause: EpochEnd) -> Result<(), IllegalEvent> {
-        let epoch = self.epoch.as_mut().filter(|epoch| epoch.number == number && epoch.ended.is_none());
-        epoch.ok_or(out_of_order("EpochEnded", "that epoch is not open"))?.ended = Some(cause);
-        Ok(())
-    }
-
-    fn list(&mut self, tool: &str, listing: &Listing) -> Result<(), IllegalEvent> {
-        if self.plan.as_ref().is_none_or(|plan| plan.tool(tool).is_none()) {
-            return Err(out_of_order("ToolsListed", "the plan names no such tool"));
-        }
-        match listing {
-            Listing::Listed(operations) => {
-                self.listings.insert(tool.to_owned(), operations.clone());
-            }
-            Listing::Failed(failure) => self.failure = Some(failure.clone()),
-        }
-        Ok(())
-    }
-
-    fn request_model(&mut self, step: u32, attempt: u32, reserved_tokens: u64) -> Result<(), IllegalEvent> {
-        let due = match self.model {
-            ModelState::Idle => (self.steps + 1, 1),
-            ModelState::Failed { step, attempt } => (step, attempt + 1),
-            ModelState::InFlight { .. } => return Err(out_of_order("ModelRequested", "a request is in flight")),
-            ModelState::Done => return Err(out_of_order("ModelRequested", "the model has given its last answer")),
-        };
-        if (step, attempt) != due {
-            return Err(out_of_order("ModelRequested", "steps and attempts count up by one"));
-        }
-        if !self.is_settled() {
-            return Err(out_of_order("ModelRequested", "calls of the response before are not settled"));
-        }
-        self.model = ModelState::InFlight { step, attempt, reserved_tokens };
-        Ok(())
-    }
-
-    fn respond(&mut self, step: u32, attempt: u32, response: &ModelResponse) -> Result<(), IllegalEvent> {
-        self.expect_in_flight("ModelResponded", step, attempt)?;
-        let mut calls = BTreeMap::new();
-        for item in &response.items {
-            if let Item::ToolCall { call_id, .. } = item {
-                let due = format!("c{}", self.calls_total as usize + calls.len() + 1);
-                if *call_id != due || calls.len() >= CALLS_PER_RESPONSE_MAX {
-                    return Err(wrong_call("ModelResponded", call_id, "ids count up, and calls are bounded"));
-                }
-                calls.insert(call_id.clone(), CallState::Requested);
-            }
-        }
-        self.model = if calls.is_empty() { ModelState::Done } else { ModelState::Idle };
-        self.calls_total += u32::try_from(calls.len()).unwrap_or(u32::MAX);
-        self.calls = calls;
-        self.steps = step;
-        self.usage = self.usage.plus(&response.usage);
-        if let Some(prices) = self.plan.as_ref().and_then(|plan| plan.model.prices) {
-            self.cost = self.cost.plus(prices.cost(&response.usage));
-        }
-        self.output = text_of(response);
-        self.failure = None;
-        Ok(())
-    }
-
-    fn fail_model(&mut self, step: u32, attempt: u32, failure: &Failure) -> Result<(), IllegalEvent> {
-        self.expect_in_flight("ModelFailed", step, attempt)?;
-        self.model = ModelState::Failed { step, attempt };
-        self.failure = Some(failure.clone());
-        Ok(())
-    }
-
-    fn expect_in_flight(&self, event: &'static str, step: u32, attempt: u32) -> Result<(), IllegalEvent> {
-        match self.model {
-            ModelState::InFlight { step: s, attempt: a, .. } if (s, a) == (step, attempt) => Ok(()),
-            ModelState::InFlight { .. } | ModelState::Idle | ModelState::Failed { .. } | ModelState::Done => {
-                Err(out_of_order(event, "no such request is in flight"))
-            }
-        }
-    }
-
-    fn decide(&mut self, call_id: &str, attempt: u32, verdict: &Verdict) -> Result<(), IllegalEvent> {
-        let wrong = |why| wrong_call("CallDecided", call_id, why);
-        let call = self.calls.get_mut(call_id).ok_or_else(|| wrong("no such call"))?;
-        let CallState::Proposed { attempt: proposed, tool, operation, digest } = call else {
-            return Err(wrong("it is not proposed"));
-        };
-        if *proposed != attempt {
-            return Err(wrong("another attempt is proposed"));
-        }
-        *call = match verdict {
-            Verdict::Allowed { digest: allowed } if allowed != digest => {
-                return Err(wrong("the verdict is for other bytes"));
-            }
-            Verdict::Allowed { .. } => {
-                CallState::Permitted { attempt, tool: std::mem::take(tool), operation: std::mem::take(operation) }
-            }
-            Verdict::Denied { .. } => CallState::Settled(Settlement::Denied),
-        };
-        Ok(())
-    }
-
-    fn move_call(
-        &mut self,
-        event: &'static str,
-        call_id: &str,
-        next: CallState,
-        may: impl FnOnce(&CallState) -> bool,
-    ) -> Result<(), IllegalEvent> {
-        let call = self.calls.get_mut(call_id).ok_or_else(|| wrong_call(event, call_id, "no such call"))?;
-        if !may(call) {
-            return Err(wrong_call(event, call_id, "its state or attempt does not allow that"));
-        }
-        *call = next;
-        Ok(())
-    }
-}
-
-fn is_permitted(attempt: u32) -> impl FnOnce(&CallState) -> bool {
-    move |now| matches!(now, CallState::Permitted { attempt: permitted, .. } if *permitted == attempt)
-}
-
-fn text_of(response: &ModelResponse) -> Option<String> {
-    let texts: Vec<&str> = response
-        .items
-        .iter()
-        .filter_map(|item| match item {
-            Item::Text { text } => Some(text.as_str()),
-            Item::ToolCall { .. } => None,
-        })
-        .collect();
-    (!texts.is_empty()).then(|| texts.join("\n"))
 }
 
 fn out_of_order(event: &'static str, why: &'static str) -> IllegalEvent {

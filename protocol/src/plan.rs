@@ -134,6 +134,37 @@ pub struct PlanOperation {
     pub model_name: String,
     /// Digest of the definition that was accepted when the plan was made.
     pub definition: Digest,
+    /// What the Tool's author says a call does. Left out where it is the default, so that digests of older
+    /// plans stay what they are.
+    #[serde(default, skip_serializing_if = "Effects::is_default")]
+    pub effects: Effects,
+}
+
+/// What sending a call twice would do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effects {
+    /// It only reads.
+    None,
+    /// Sent twice with one key it has one effect.
+    Idempotent,
+    #[default]
+    NonIdempotent,
+}
+
+impl Effects {
+    /// Whether a call without an answer may be sent again.
+    #[must_use]
+    pub fn may_repeat(self) -> bool {
+        match self {
+            Self::None | Self::Idempotent => true,
+            Self::NonIdempotent => false,
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over like that")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How a credential reaches a request, and where it may go. Never its value.
@@ -188,6 +219,13 @@ impl Plan {
     #[must_use]
     pub fn credential(&self, name: &str) -> Option<&PlanCredential> {
         self.credentials.iter().find(|credential| credential.name == name)
+    }
+
+    /// What the operation does; one that the plan does not list counts as the worst.
+    #[must_use]
+    pub fn effects(&self, tool: &str, operation: &str) -> Effects {
+        let operation = self.tool(tool).and_then(|tool| tool.operation(operation));
+        operation.map_or_else(Effects::default, |operation| operation.effects)
     }
 
     /// The tool and operation that the model means by `name`.

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::event::{Event, Item, Verdict};
+use crate::CALL_ATTEMPTS_MAX;
+use crate::event::{Answer, Event, Item, Verdict};
 
 /// What was said so far, in order. The plan's instructions and input come before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transcript {
     turns: Vec<Turn>,
+    /// Call ids by the name of the question about them.
+    asked: BTreeMap<String, String>,
 }
 
 /// One answer of the model and what came back for each of its calls.
@@ -39,12 +42,22 @@ impl Transcript {
             Event::CallObserved { call_id, result, .. } => {
                 self.settle(call_id, result.is_error, result.content.clone());
             }
-            Event::CallNotSent { call_id, message, .. } => self.settle(call_id, true, format!("not sent: {message}")),
-            Event::CallUnknown { call_id, message, .. } => {
-                self.settle(call_id, true, format!("whether this call took effect is unknown: {message}"));
+            Event::CallNotSent { call_id, attempt, message, .. } => {
+                self.settle(call_id, true, format!("not sent{}: {message}", again(*attempt)));
             }
-            Event::CallDecided { call_id, verdict: Verdict::Denied { message, .. }, .. } => {
-                self.settle(call_id, true, format!("denied: {message}"));
+            Event::CallInterrupted { call_id, attempt, message } if *attempt >= CALL_ATTEMPTS_MAX => {
+                self.settle(call_id, true, format!("no answer came in {attempt} attempts: {message}"));
+            }
+            Event::AskOpened { ask } => {
+                self.asked.insert(ask.name.clone(), ask.call_id.clone());
+            }
+            Event::AskSettled { name, answer } => {
+                if let (Some(call_id), Answer::Happened { result, .. }) = (self.asked.remove(name), answer) {
+                    self.settle(&call_id, false, result.clone());
+                }
+            }
+            Event::CallDecided { call_id, attempt, verdict: Verdict::Denied { message, .. } } => {
+                self.settle(call_id, true, format!("denied{}: {message}", again(*attempt)));
             }
             Event::CallDecided { verdict: Verdict::Allowed { .. }, .. }
             | Event::RunAccepted { .. }
@@ -55,6 +68,10 @@ impl Transcript {
             | Event::ModelFailed { .. }
             | Event::CallProposed { .. }
             | Event::PermitReturned { .. }
+            | Event::CallUnknown { .. }
+            | Event::CallInterrupted { .. }
+            | Event::AskPosted { .. }
+            | Event::EpochDead { .. }
             | Event::LimitReached { .. }
             | Event::CancelRequested {}
             | Event::EpochEnded { .. }
@@ -67,4 +84,9 @@ impl Transcript {
             turn.results.insert(call_id.to_owned(), CallResult { is_error, content });
         }
     }
+}
+
+/// The model is never told that something was not done while an earlier attempt may have done it.
+fn again(attempt: u32) -> &'static str {
+    if attempt > 1 { " again (whether an earlier attempt took effect is not known)" } else { "" }
 }

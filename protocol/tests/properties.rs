@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use belay_protocol::call::definition_digest;
 use belay_protocol::cost::Usage;
 use belay_protocol::event::{
-    DenyReason, EndReason, EpochEnd, Failure, FailureReason, Finish, Item, Limit, ListedOperation, Listing,
-    ModelResponse, NotSentReason, Outcome, ProposedCall, Record, RunEnd, ToolResult, Verdict,
+    Answer, Ask, AskPurpose, DeathProof, DenyReason, EndReason, EpochEnd, Failure, FailureReason, Finish, Item, Limit,
+    ListedOperation, Listing, ModelResponse, NotSentReason, Outcome, ProposedCall, Record, RunEnd, ToolResult, Verdict,
 };
 use belay_protocol::fold::{CallState, ModelState};
-use belay_protocol::plan::{Limits, ModelApi, ObjectId, PLAN_VERSION, PlanModel, PlanOperation, PlanTool, Timeouts};
+use belay_protocol::plan::{
+    Effects, Limits, ModelApi, ObjectId, PLAN_VERSION, PlanModel, PlanOperation, PlanTool, Timeouts,
+};
 use belay_protocol::transcript::Transcript;
 use belay_protocol::{Digest, Event, Plan, RunState};
 use proptest::prelude::*;
@@ -61,11 +63,14 @@ fn plan() -> Plan {
             url: "http://tool/mcp".into(),
             credential: None,
             call_timeout_seconds: 60,
-            operations: vec![PlanOperation {
-                name: "do".into(),
-                model_name: "tool__do".into(),
-                definition: definition_digest("do", "", &json!({})).unwrap(),
-            }],
+            operations: [("do", Effects::NonIdempotent), ("put", Effects::Idempotent)]
+                .map(|(name, effects)| PlanOperation {
+                    name: name.into(),
+                    model_name: format!("tool__{name}"),
+                    definition: definition_digest(name, "", &json!({})).unwrap(),
+                    effects,
+                })
+                .into(),
         }],
         credentials: Vec::new(),
         limits: Limits { steps: 50, tokens: None, cost_micro_usd: None, active_seconds: 60, wait_seconds: 60 },
@@ -87,7 +92,7 @@ fn event(turn: Turn, state: &RunState) -> Event {
     };
     let (call_id, attempt_of_call) = a_call(turn, state);
     let call_digest = Digest::of(call_id.as_bytes());
-    match turn.event % 17 {
+    match turn.event % 20 {
         0 => Event::RunAccepted { plan_digest: Digest::zero(), plan: Box::new(plan()) },
         1 => Event::EpochOpened { epoch: epoch + 1, pod_name: "pod".into() },
         2 => Event::InstanceClaimed { epoch, instance: "me".into(), pod_uid: "uid".into() },
@@ -102,7 +107,7 @@ fn event(turn: Turn, state: &RunState) -> Event {
         8 => {
             let call = ProposedCall {
                 tool: "tool".into(),
-                operation: "do".into(),
+                operation: if turn.call.is_multiple_of(2) { "do" } else { "put" }.into(),
                 args: json!({}),
                 definition: Digest::zero(),
                 digest: call_digest,
@@ -129,8 +134,20 @@ fn event(turn: Turn, state: &RunState) -> Event {
             reason: NotSentReason::Unreachable,
             message: "no".into(),
         },
-        14 => Event::CallUnknown { call_id, attempt: attempt_of_call, message: "?".into() },
-        15 => match turn.call % 8 {
+        14 if turn.call.is_multiple_of(2) => {
+            Event::CallUnknown { call_id, attempt: attempt_of_call, message: "?".into() }
+        }
+        14 => Event::CallInterrupted { call_id, attempt: attempt_of_call, message: "?".into() },
+        15 => {
+            let name = format!("ask-{call_id}-{}", turn.call);
+            let (purpose, nonce, digest) = (AskPurpose::Unknown, String::new(), Digest::zero());
+            Event::AskOpened {
+                ask: Ask { name, purpose, call_id, attempt: attempt_of_call, nonce, expires_at: 0, digest },
+            }
+        }
+        16 => Event::AskPosted { name: an_ask(turn, state), uid: "approval-uid".into() },
+        17 => Event::AskSettled { name: an_ask(turn, state), answer: answer(turn.call) },
+        18 => match turn.call % 8 {
             0 => Event::RunEnded {
                 end: RunEnd {
                     outcome: Outcome::Failed,
@@ -138,7 +155,8 @@ fn event(turn: Turn, state: &RunState) -> Event {
                     message: format!("{}", turn.call),
                 },
             },
-            1 | 2 => Event::EpochEnded { epoch, cause: EpochEnd::Exited },
+            1 => Event::EpochEnded { epoch, cause: EpochEnd::Exited, active_milliseconds: 5 },
+            2 => Event::EpochDead { epoch, proof: DeathProof::Reported },
             3 => Event::CancelRequested {},
             _ => Event::LimitReached { limit: Limit::Steps },
         },
@@ -153,14 +171,30 @@ fn a_call(turn: Turn, state: &RunState) -> (String, u32) {
     let found = state.calls.iter().nth(usize::from(turn.call) % count);
     let (call_id, attempt) = found.map_or_else(fallback, |(call_id, call)| {
         let attempt = match call {
-            CallState::Proposed { attempt, .. }
+            CallState::Due { attempt }
+            | CallState::Proposed { attempt, .. }
             | CallState::Permitted { attempt, .. }
-            | CallState::Returned { attempt } => *attempt,
-            CallState::Requested | CallState::Settled(_) => 1,
+            | CallState::Unknown { attempt, .. } => *attempt,
+            CallState::Settled(_) => 1,
         };
         (call_id.clone(), attempt)
     });
     (call_id, if turn.fits { attempt } else { attempt + 1 })
+}
+
+fn an_ask(turn: Turn, state: &RunState) -> String {
+    let count = state.asks.len().max(1);
+    state.asks.keys().nth(usize::from(turn.call) % count).cloned().unwrap_or_default()
+}
+
+fn answer(choice: u8) -> Answer {
+    let by = || "ada".to_owned();
+    match choice % 4 {
+        0 => Answer::Happened { result: "yes".into(), by: by() },
+        1 => Answer::Retry { by: by() },
+        2 => Answer::End { by: by(), reason: String::new() },
+        _ => Answer::Withdrawn { why: "deleted".into() },
+    }
 }
 
 fn response(turn: Turn, state: &RunState) -> ModelResponse {
@@ -202,7 +236,7 @@ fn walk(turns: &[Turn]) -> Walk {
 
 fn turns() -> impl Strategy<Value = Vec<Turn>> {
     // Endings come seldom, or no walk would get far.
-    let event = prop_oneof![20 => 3_u8..15, 1 => 15_u8..17, 1 => 0_u8..3];
+    let event = prop_oneof![20 => 3_u8..18, 1 => 18_u8..20, 1 => 0_u8..3];
     let turn = (event, any::<u8>(), prop::bool::weighted(0.9));
     prop::collection::vec(turn.prop_map(|(event, call, fits)| Turn { event, call, fits }), 0..200)
 }
@@ -211,7 +245,13 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
 #[derive(Default)]
 struct Permits {
     out: BTreeMap<String, u32>,
+    /// Attempts that may have been sent.
+    spent: BTreeSet<(String, u32)>,
     settled: BTreeSet<String>,
+    /// Calls that only a person may have sent again, by what was asked about them.
+    unknown: BTreeSet<String>,
+    asks: BTreeMap<String, String>,
+    undead: BTreeSet<u64>,
 }
 
 impl Permits {
@@ -220,22 +260,56 @@ impl Permits {
             Event::CallDecided { call_id, attempt, verdict } => {
                 assert!(!self.settled.contains(call_id), "{call_id} was settled");
                 match verdict {
-                    Verdict::Allowed { .. } => assert_eq!(self.out.insert(call_id.clone(), *attempt), None),
+                    Verdict::Allowed { .. } => self.permit(call_id, *attempt),
                     Verdict::Denied { .. } => assert!(self.settled.insert(call_id.clone())),
                 }
             }
             Event::PermitReturned { call_id, attempt } => assert_eq!(self.out.remove(call_id), Some(*attempt)),
-            Event::CallObserved { call_id, attempt, .. } | Event::CallUnknown { call_id, attempt, .. } => {
-                assert_eq!(self.out.remove(call_id), Some(*attempt), "{call_id} had no permit for that attempt");
+            Event::CallObserved { call_id, attempt, .. } => {
+                self.spend(call_id, *attempt);
                 assert!(self.settled.insert(call_id.clone()), "{call_id} was settled");
             }
+            Event::CallUnknown { call_id, attempt, .. } => {
+                self.spend(call_id, *attempt);
+                assert!(self.unknown.insert(call_id.clone()));
+            }
+            Event::CallInterrupted { call_id, attempt, .. } => self.spend(call_id, *attempt),
             Event::CallNotSent { call_id, .. } => {
                 self.out.remove(call_id);
                 assert!(self.settled.insert(call_id.clone()), "{call_id} was settled");
             }
+            Event::AskOpened { ask } => {
+                assert!(self.unknown.contains(&ask.call_id));
+                self.asks.insert(ask.name.clone(), ask.call_id.clone());
+            }
+            Event::AskSettled { name, answer } => {
+                let call_id = self.asks.remove(name).unwrap();
+                match answer {
+                    Answer::Happened { .. } => assert!(self.unknown.remove(&call_id) && self.settled.insert(call_id)),
+                    Answer::Retry { .. } => assert!(self.unknown.remove(&call_id)),
+                    Answer::End { .. } | Answer::Withdrawn { .. } => {}
+                }
+            }
+            Event::EpochEnded { epoch, .. } => {
+                assert!(self.out.is_empty(), "an epoch ended with a permit out");
+                self.undead.insert(*epoch);
+            }
+            Event::EpochDead { epoch, .. } => assert!(self.undead.remove(epoch)),
             Event::ModelRequested { .. } => assert!(self.out.is_empty(), "a permit is out while the model is asked"),
             _ => {}
         }
+    }
+
+    fn permit(&mut self, call_id: &str, attempt: u32) {
+        assert!(!self.unknown.contains(call_id), "{call_id} may have happened");
+        assert!(!self.spent.contains(&(call_id.to_owned(), attempt)), "{call_id} was sent with attempt {attempt}");
+        assert_eq!(self.undead.len(), 0, "an earlier epoch may still act");
+        assert_eq!(self.out.insert(call_id.to_owned(), attempt), None);
+    }
+
+    fn spend(&mut self, call_id: &str, attempt: u32) {
+        assert_eq!(self.out.remove(call_id), Some(attempt), "{call_id} had no permit for that attempt");
+        assert!(self.spent.insert((call_id.to_owned(), attempt)));
     }
 }
 
@@ -249,7 +323,13 @@ proptest! {
         for (record, state) in walk.accepted.iter().zip(&walk.states[1..]) {
             if let Some(end) = &end {
                 prop_assert_eq!(state.end.as_ref(), Some(end));
-                let closes = matches!(record.event, Event::EpochEnded { .. } | Event::CallUnknown { .. });
+                let closes = matches!(
+                    record.event,
+                    Event::EpochEnded { .. }
+                        | Event::EpochDead { .. }
+                        | Event::CallUnknown { .. }
+                        | Event::CallInterrupted { .. }
+                );
                 prop_assert!(closes, "{:?} after the end", record.event);
             }
             end.clone_from(&state.end);
@@ -265,7 +345,7 @@ proptest! {
     }
 
     #[test]
-    fn no_end_of_a_call_without_a_permit_and_only_one(turns in turns()) {
+    fn an_attempt_is_permitted_once_and_what_may_have_happened_only_by_a_person(turns in turns()) {
         let mut permits = Permits::default();
         for record in &walk(&turns).accepted {
             permits.follow(&record.event);
@@ -351,12 +431,17 @@ fn walks_get_as_far_as_observations_and_ends() {
         seen.extend(walk(&turns).accepted.iter().map(|record| record.event.name()));
     }
     let expected = [
+        "AskOpened",
+        "AskPosted",
+        "AskSettled",
         "CallDecided",
+        "CallInterrupted",
         "CallNotSent",
         "CallObserved",
         "CallProposed",
         "CallUnknown",
         "CancelRequested",
+        "EpochDead",
         "EpochEnded",
         "EpochOpened",
         "InstanceClaimed",

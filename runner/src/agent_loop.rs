@@ -124,9 +124,7 @@ impl Agent {
             match self.next() {
                 Next::List => self.list().await?,
                 Next::Ask { step, attempt } => self.ask(step, attempt).await?,
-                Next::GiveUpRequest { step, attempt } => self.give_up_request(step, attempt)?,
                 Next::Call { call_id, attempt } => self.call(&call_id, attempt).await?,
-                Next::GiveUpCall { call_id, attempt } => self.give_up_call(call_id, attempt)?,
                 Next::Wait => {
                     self.flush().await?;
                     self.operator.stopped().await;

@@ -19,6 +19,8 @@ pub enum CallOutcome {
     Denied,
     NotSent(NotSentReason),
     Unknown,
+    /// As unknown, but to be sent again.
+    Interrupted,
 }
 
 impl StepLog {
@@ -53,6 +55,7 @@ impl StepLog {
             CallOutcome::Denied => "denied   ".to_owned(),
             CallOutcome::NotSent(reason) => format!("not-sent   {reason:?}"),
             CallOutcome::Unknown => "unknown  ".to_owned(),
+            CallOutcome::Interrupted => "interrupted".to_owned(),
         };
         line(&format!("step {step:<2} call   {name:<24}  {outcome}  {milliseconds} ms"));
     }

@@ -83,7 +83,9 @@ impl ModelError {
             | FailureReason::RateLimited
             | FailureReason::ServerError
             | FailureReason::TimedOut
-            | FailureReason::Truncated => true,
+            | FailureReason::Truncated
+            | FailureReason::Interrupted
+            | FailureReason::Withheld => true,
             FailureReason::Unauthorized
             | FailureReason::BadRequest
             | FailureReason::Malformed

@@ -54,9 +54,9 @@ impl Redactor {
 
     /// Tool arguments as they may be reported. Where only the decoded strings hold a value, all of them go.
     #[must_use]
-    pub fn redact_arguments(&self, arguments: String) -> String {
+    pub fn redact_arguments(&self, arguments: &str) -> String {
         let seen = self.refreshed();
-        let shown = replaced(&arguments, &seen).into_owned();
+        let shown = replaced(arguments, &seen).into_owned();
         // Only an escape can hide a value from the search above, and it may stand beside one that was found.
         if seen.is_empty() || !shown.contains('\\') {
             return shown;
@@ -239,14 +239,14 @@ mod tests {
         let (_folder, credentials) = mounted(&[("a", b"hunter2")]);
         let redactor = Redactor::new(credentials, &[credential("a", &[])]);
         for arguments in [r#"{"q":"hunter2"}"#, r#"{"q":["\u0068unter2"]}"#, r#"{"\u0068unter2":1}"#] {
-            let reported = redactor.redact_arguments(arguments.to_owned());
+            let reported = redactor.redact_arguments(arguments);
             assert!(!reported.contains("hunter2") && !reported.contains("unter2"), "{reported}");
             assert_eq!(redactor.marked(&reported).as_deref(), Some("a"));
         }
-        let both = redactor.redact_arguments(r#"{"p":"hunter2","q":"\u0068unter2"}"#.to_owned());
+        let both = redactor.redact_arguments(r#"{"p":"hunter2","q":"\u0068unter2"}"#);
         assert!(!both.contains("unter2"), "{both}");
         let harmless = r#"{"q":"hunter"}"#;
-        assert_eq!(redactor.redact_arguments(harmless.to_owned()), harmless);
+        assert_eq!(redactor.redact_arguments(harmless), harmless);
         assert_eq!(redactor.marked(harmless), None);
     }
 }

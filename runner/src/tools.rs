@@ -47,6 +47,8 @@ pub struct Call {
     pub arguments: Map<String, Value>,
     /// Digest of the definition that this runner was shown.
     pub definition: Digest,
+    /// By which the server recognises a call that it was sent before. Only where sending it again is safe.
+    pub key: Option<String>,
 }
 
 /// What became of a call. Everything that is not known for sure is [`Outcome::Unknown`].

@@ -75,7 +75,7 @@ impl AgentRuns {
         let reading = "reading the journal";
         let state = self.journal.state(&run.uid).await.map_err(Failure::journal(reading))?;
         if let Some(state) = state.filter(|state| state.end.is_none() || state.live_epoch().is_some()) {
-            let mut events = Ending::cancelled("the AgentRun was deleted").events(Some(&state));
+            let mut events = Ending::cancelled("the AgentRun was deleted").events(Some(&state), Duration::ZERO);
             if state.end.is_some() {
                 events.retain(|event| !matches!(event, Event::RunEnded { .. }));
             }

@@ -34,7 +34,7 @@ impl AgentRuns {
             reason = reason_of(ending.end.reason).as_str(),
             "run ends"
         );
-        self.append(sight, ending.events(sight.state.as_deref())).await?;
+        self.append(sight, ending.events(sight.state.as_deref(), sight.active_for)).await?;
         // Without a stream there is nobody to tell: the pod is deleted in any case.
         let _ = self.sessions.bye(&sight.id.uid, &words);
         let sight = self.observe(run).await?;
@@ -106,6 +106,7 @@ impl AgentRuns {
                 PodView::Unseen
                 | PodView::Absent
                 | PodView::Foreign
+                | PodView::Lost { .. }
                 | PodView::Blocked { .. }
                 | PodView::Starting
                 | PodView::Running { .. } => (!patient).then_some(()),
@@ -116,8 +117,10 @@ impl AgentRuns {
             cleared = if patient { Cleared::Soon } else { Cleared::Deleting };
         }
         if let Some(epoch) = state.and_then(RunState::live_epoch).filter(|_| cleared == Cleared::Yes || !patient) {
-            let cause = if epoch.claim.is_some() { EpochEnd::Completed } else { EpochEnd::PodLost };
-            self.append(sight, vec![Event::EpochEnded { epoch: epoch.number, cause }]).await?;
+            let (epoch, claimed) = (epoch.number, epoch.claim.is_some());
+            let cause = if claimed { EpochEnd::Completed } else { EpochEnd::PodLost };
+            let active_milliseconds = u64::try_from(sight.active_for.as_millis()).unwrap_or(u64::MAX);
+            self.append(sight, vec![Event::EpochEnded { epoch, cause, active_milliseconds }]).await?;
             if cleared == Cleared::Yes {
                 cleared = Cleared::Closed;
             }

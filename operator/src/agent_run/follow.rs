@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use belay_crds::AgentRun;
+use belay_crds::{AgentRun, Phase};
 use belay_protocol::event::Event;
 use belay_protocol::fold::RunState;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -12,13 +12,18 @@ use tokio::time::Instant;
 
 use super::AgentRuns;
 use super::observe::Sight;
-use super::plan::{CANCEL_GRACE, Follow, LAST_WORDS_MAX, SILENT_MAX, Wait, created_at};
+use super::plan::{CANCEL_GRACE, Follow, LAST_WORDS_MAX, SILENT_MAX, WAIT_GRACE, Wait, quarantine, waiting_since};
 use super::status::{Facts, Stand, Witness, fold, is_news};
 use crate::controller::Failure;
 use crate::pod_view::PodView;
 
+/// What was just journaled is acted on at once, in the next pass.
+pub(super) const SOON: Duration = Duration::from_millis(20);
 /// Looks that nothing else asks for.
 const LOOK_AGAIN: Duration = Duration::from_mins(10);
+
+/// So that a deadline is over when it is looked at.
+const MOMENT: Duration = Duration::from_millis(50);
 
 impl AgentRuns {
     /// It holds no slot while it cannot start.
@@ -34,22 +39,39 @@ impl AgentRuns {
     /// 3. Come back at the next deadline.
     pub(super) async fn follow(&self, run: &AgentRun, sight: &Sight, follow: Follow) -> Result<Action, Failure> {
         let Some(state) = sight.state.as_deref() else { return Ok(Action::await_change()) };
-        let claimed = state.live_epoch().and_then(|epoch| epoch.claim.as_ref()).map(|claim| claim.at);
-        if claimed.is_some() && self.lobby.started(&sight.id.uid) {
+        self.clear_old_pods(sight).await?;
+        let claimed = state.live_epoch().is_some_and(|epoch| epoch.claim.is_some());
+        if claimed && self.lobby.started(&sight.id.uid) {
             self.wake_next().await;
         }
         let cancelling = follow == Follow::Cancelling;
+        let pause = match &follow {
+            Follow::Backoff(pause) => Some(*pause),
+            Follow::Starting | Follow::Waiting(_) | Follow::Running | Follow::Cancelling => None,
+        };
         let stand = Stand::following(follow, state);
         self.publish(run, sight, &stand).await?;
 
-        let mut next = match claimed {
-            Some(at) => self.until(at, u64::from(sight.limits.active_seconds)).min(self.refresh_left(&sight.id.uid)),
-            None => self.wait_left(run, sight).min(SILENT_MAX),
+        let mut next = if claimed {
+            active_left(sight, state).min(self.refresh_left(&sight.id.uid))
+        } else {
+            self.wait_left(run, sight)
         };
+        if state.live_epoch().is_some() && !claimed {
+            next = next.min(SILENT_MAX);
+        }
+        let waiting = matches!(stand.phase, Phase::Waiting);
+        if claimed && waiting {
+            next = next.min(left(WAIT_GRACE, sight.memory.idle_since));
+        }
+        if let Some(pause) = pause {
+            next = next.min(pause);
+        }
+        for undead in &sight.undead {
+            next = next.min(quarantine(state).saturating_sub(undead.waited) + MOMENT);
+        }
         if cancelling {
-            next = next.min(
-                CANCEL_GRACE.saturating_sub(sight.memory.cancelling_since.map_or(Duration::ZERO, |at| at.elapsed())),
-            );
+            next = next.min(left(CANCEL_GRACE, sight.memory.cancelling_since));
         }
         if matches!(sight.pod, PodView::Ended(_)) {
             next = next.min(LAST_WORDS_MAX);
@@ -74,7 +96,7 @@ impl AgentRuns {
             run,
             state,
             witness: head.map(|head| Witness { journal_id: self.journal.id(), head }),
-            pod_uid: sight.memory.pod.as_ref().map(|pod| pod.uid.clone()),
+            pod_uid: sight.made_pod().map(|pod| pod.uid.clone()),
             stand,
             now: Time(self.clock.now()),
         };
@@ -101,17 +123,28 @@ impl AgentRuns {
     }
 
     fn wait_left(&self, run: &AgentRun, sight: &Sight) -> Duration {
-        self.until(created_at(run), u64::from(sight.limits.wait_seconds))
+        self.until(waiting_since(run, sight.state.as_deref()), u64::from(sight.limits.wait_seconds))
     }
 
     /// What is left of `seconds` that began at `since` (milliseconds since the Unix epoch), and a moment.
     fn until(&self, since: i64, seconds: u64) -> Duration {
         let gone = u64::try_from(self.clock.milliseconds().saturating_sub(since)).unwrap_or_default();
-        Duration::from_millis(seconds.saturating_mul(1000).saturating_sub(gone)) + Duration::from_millis(50)
+        Duration::from_millis(seconds.saturating_mul(1000).saturating_sub(gone)) + MOMENT
     }
 
     fn refresh_left(&self, uid: &str) -> Duration {
         let now = Instant::now();
         self.memories.change(uid, |memory| memory.refresh_due(now)).saturating_duration_since(now)
     }
+}
+
+/// What is left of `time` that began at `since`; all of it where that is not known yet.
+fn left(time: Duration, since: Option<Instant>) -> Duration {
+    time.saturating_sub(since.map_or(Duration::ZERO, |since| since.elapsed())) + MOMENT
+}
+
+/// What is left of the run's active time.
+fn active_left(sight: &Sight, state: &RunState) -> Duration {
+    let limit = Duration::from_secs(u64::from(sight.limits.active_seconds));
+    limit.saturating_sub(Duration::from_millis(state.active_milliseconds) + sight.active_for) + MOMENT
 }

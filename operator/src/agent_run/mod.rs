@@ -1,9 +1,11 @@
 //! AgentRun: from a request to a pod to an end. The journal is the truth about what a run did; this folder is
 //! what Kubernetes sees of it.
 
+mod asks;
 mod deletion;
 mod end;
 mod ending;
+mod epochs;
 mod follow;
 mod memory;
 mod observe;
@@ -24,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use belay_crds::AgentRun;
+use belay_protocol::RunState;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
@@ -42,6 +45,9 @@ use crate::probe_pod::ProbePods;
 use crate::service::Sessions;
 use crate::world::{Queues, World, has_ended};
 use crate::writes::Writes;
+
+/// What a run waits on that waits for its turn.
+const QUEUE: &str = "queue";
 
 /// What passes over AgentRuns need.
 pub struct AgentRuns {
@@ -78,6 +84,11 @@ impl Reconcile for AgentRuns {
             Decision::Wait(wait) => self.wait(&run, &sight, wait).await,
             Decision::Start => self.start(&run, &sight).await,
             Decision::Launch => self.launch(&run, &sight).await,
+            Decision::EndEpoch(ending) => self.end_epoch(&run, &sight, ending).await,
+            Decision::Bury { epoch, proof } => self.bury(&sight, epoch, proof).await,
+            Decision::Ask { call_id } => self.ask(&sight, &call_id).await,
+            Decision::Post { name } => self.post(&run, &sight, &name).await,
+            Decision::Settle { name } => self.settle(&sight, &name).await,
             Decision::RequestCancel => self.request_cancel(&run, &sight).await,
             Decision::Follow(follow) => self.follow(&run, &sight, follow).await,
             Decision::End(ending) => self.end(&run, &sight, ending).await,
@@ -99,7 +110,10 @@ impl AgentRuns {
     /// Runs that could start if there were room.
     fn waiting(&self) -> Vec<Ticket> {
         let could = |run: &AgentRun| {
-            let accepted = run.status.as_ref().is_some_and(|status| status.journal.is_some());
+            // One that waits for its turn again has been accepted long ago.
+            let status = run.status.as_ref();
+            let queued = status.and_then(|status| status.waiting_on.as_ref()).is_some_and(|on| on.kind == QUEUE);
+            let accepted = status.is_some_and(|status| status.journal.is_some()) && !queued;
             let leaving = run.spec.cancel == Some(true) || run.metadata.deletion_timestamp.is_some();
             let namespace = run.metadata.namespace.as_deref().unwrap_or_default();
             !has_ended(run)
@@ -146,7 +160,9 @@ impl AgentRuns {
 pub async fn resume_slots(journal: &Journal, lobby: &Lobby) -> Result<(), crate::journal::JournalError> {
     for run in journal.live_runs().await? {
         let state = journal.state(&run.uid).await?;
-        let plan = state.and_then(|state| state.plan.clone());
+        // One that waits for a person gave its slot back.
+        let holds = |state: &Arc<RunState>| state.live_epoch().is_some() || state.asks.is_empty();
+        let plan = state.filter(holds).and_then(|state| state.plan.clone());
         if let Some(plan) = plan {
             lobby.resume(&run.uid, &run.namespace, &plan.agent.name);
         }

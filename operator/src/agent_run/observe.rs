@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::AgentRuns;
 use super::memory::{MadePod, Memory};
-use super::plan::{AgentView, JournalHead, Observed, Stream};
+use super::plan::{AgentView, AskSeen, JournalHead, Observed, Stream, Undead, is_idle};
 use super::resolve::{id_of, limits};
 use crate::controller::Failure;
 use crate::namespaces::Service;
@@ -23,6 +23,8 @@ use crate::references;
 
 /// How far the cache of pods may be behind a pod that was just created.
 const CACHE_LAG_MAX: Duration = Duration::from_secs(5);
+/// How long after its grace time a deleted pod may still be reported by its kubelet.
+const DELETION_LATE_MILLISECONDS: i64 = 15_000;
 
 /// What was seen in one look.
 pub struct Sight {
@@ -36,6 +38,10 @@ pub struct Sight {
     pub memory: Memory,
     pub stream: Stream,
     pub limits: Limits,
+    pub undead: Vec<Undead>,
+    pub asks: Vec<AskSeen>,
+    pub active_for: Duration,
+    pub withheld: bool,
 }
 
 impl Sight {
@@ -50,13 +56,28 @@ impl Sight {
             agent: self.agent_view.clone(),
             service: self.service,
             pod: self.pod.clone(),
-            pod_was_there: self.memory.pod.is_some(),
+            pod_was_there: self.made_pod().is_some(),
             stream: self.stream,
             cancelling_for: since(self.memory.cancelling_since),
             ended_for: since(self.memory.pod_ended_since),
+            undead: self.undead.clone(),
+            asks: self.asks.clone(),
+            active_for: self.active_for,
+            last_words: self.memory.last_words.clone(),
+            resting_for: since(self.memory.resting_since),
+            idle_for: since(self.memory.idle_since),
+            withheld: self.withheld,
             limits: self.limits,
             now,
         }
+    }
+}
+
+impl Sight {
+    /// The live epoch's pod, if this process made or saw it.
+    pub(super) fn made_pod(&self) -> Option<&MadePod> {
+        let epoch = self.state.as_deref().and_then(RunState::live_epoch)?;
+        self.memory.pod.as_ref().filter(|made| made.epoch == epoch.number)
     }
 }
 
@@ -70,19 +91,49 @@ impl AgentRuns {
         let pod = self.pod_of(&id, state.as_deref(), service).await?;
         let ended = matches!(pod, PodView::Ended(_));
         let cancelling = state.as_ref().is_some_and(|state| state.cancel_requested);
-        let memory = self.memories.change(&id.uid, |memory| {
+        let withheld = self.sessions.is_withheld(&id.uid);
+        let resting = state.as_ref().is_some_and(|state| state.live_epoch().is_none());
+        let idle = state.as_ref().is_some_and(|state| is_idle(state, withheld));
+        let (memory, active_for) = self.memories.change(&id.uid, |memory| {
             let now = Instant::now();
-            memory.pod_ended_since = ended.then(|| memory.pod_ended_since.unwrap_or(now));
-            memory.cancelling_since = cancelling.then(|| memory.cancelling_since.unwrap_or(now));
-            memory.clone()
+            let keep = |is: bool, since: Option<Instant>| is.then(|| since.unwrap_or(now));
+            memory.pod_ended_since = keep(ended, memory.pod_ended_since);
+            memory.cancelling_since = keep(cancelling, memory.cancelling_since);
+            memory.resting_since = keep(resting, memory.resting_since);
+            memory.idle_since = keep(idle, memory.idle_since);
+            let undead = state.iter().flat_map(|state| state.undead.keys().copied());
+            memory.undead_since =
+                undead.map(|epoch| (epoch, memory.undead_since.get(&epoch).copied().unwrap_or(now))).collect();
+            let active_for = memory.active_for(state.as_deref(), self.clock.milliseconds());
+            (memory.clone(), active_for)
         });
+        let undead = state.as_ref().map(|state| self.undead(&id, state, &memory)).unwrap_or_default();
+        let asks = match &state {
+            Some(state) => self.asks(&id, state).await?,
+            None => Vec::new(),
+        };
         let frozen = state.as_ref().and_then(|state| state.plan.as_ref()).map(|plan| plan.limits);
         let limits = frozen.unwrap_or_else(|| {
             limits(agent.as_ref().and_then(|agent| agent.spec.limits.as_ref()), run.spec.limits.as_ref())
         });
         let stream = if self.sessions.is_live(&id.uid) { Stream::Live } else { Stream::Closed };
         let agent_view = self.agent_view(run);
-        Ok(Sight { id, state, head, agent, agent_view, service, pod, memory, stream, limits })
+        Ok(Sight {
+            id,
+            state,
+            head,
+            agent,
+            agent_view,
+            service,
+            pod,
+            memory,
+            stream,
+            limits,
+            undead,
+            asks,
+            active_for,
+            withheld,
+        })
     }
 
     pub(super) async fn journal_head(&self, uid: &str) -> Result<Option<JournalHead>, Failure> {
@@ -112,7 +163,7 @@ impl AgentRuns {
         if service != Service::Enabled {
             return Ok(PodView::Unseen);
         }
-        let made = self.memories.get(&id.uid).pod;
+        let made = self.memories.get(&id.uid).pod.filter(|made| made.epoch == epoch.number);
         let pod = match self.namespaces.pod(&id.namespace, &epoch.pod_name) {
             Some(pod) => pod,
             None if made.as_ref().is_some_and(|made| made.at.elapsed() < CACHE_LAG_MAX) => {
@@ -129,13 +180,30 @@ impl AgentRuns {
             return Ok(PodView::Foreign);
         }
         if made.is_none() {
-            self.remember_pod(&id.uid, &pod);
+            self.remember_pod(&id.uid, epoch.number, &pod);
         }
-        Ok(view(&pod))
+        Ok(self.overdue(&pod).unwrap_or_else(|| view(&pod)))
     }
 
-    pub(super) fn remember_pod(&self, uid: &str, pod: &Pod) {
-        let made = MadePod { uid: pod.uid().unwrap_or_default(), at: Instant::now() };
+    /// Nobody confirms a deletion whose grace time is long over: the kubelet is not there.
+    fn overdue(&self, pod: &Pod) -> Option<PodView> {
+        let due = pod.metadata.deletion_timestamp.as_ref()?.0.as_millisecond();
+        let late = self.clock.milliseconds().saturating_sub(due) > DELETION_LATE_MILLISECONDS;
+        (late && view(pod) == PodView::Leaving).then(|| PodView::Lost { why: "its deletion is overdue".to_owned() })
+    }
+
+    /// What is seen of epochs that may still act.
+    fn undead(&self, id: &ObjectId, state: &RunState, memory: &Memory) -> Vec<Undead> {
+        let see = |(epoch, pod_name): (&u64, &String)| {
+            let pod = self.namespaces.pod(&id.namespace, pod_name).filter(|pod| is_ours(pod, &id.uid));
+            let waited = memory.undead_since.get(epoch).map_or(Duration::ZERO, Instant::elapsed);
+            Undead { epoch: *epoch, pod: pod.map_or(PodView::Absent, |pod| view(&pod)), waited }
+        };
+        state.undead.iter().map(see).collect()
+    }
+
+    pub(super) fn remember_pod(&self, uid: &str, epoch: u64, pod: &Pod) {
+        let made = MadePod { epoch, uid: pod.uid().unwrap_or_default(), at: Instant::now() };
         self.memories.change(uid, |memory| memory.pod = Some(made));
     }
 

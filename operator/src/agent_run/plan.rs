@@ -1,21 +1,31 @@
 //! What to do next with a run, by everything that was looked at. Pure and total: the order of the checks is
 //! Tekton's (over, cancelled, out of time, lost its pod, not started) with the journal's word first.
 
+mod epoch;
+mod rest;
+
 use std::time::Duration;
 
 use belay_crds::reason::RunReason;
 use belay_crds::{AgentRun, WaitingOn};
-use belay_protocol::event::{EndReason, EpochEnd, Limit};
-use belay_protocol::fold::{Epoch, RunState};
+use belay_protocol::event::{Ask, DeathProof, EndReason, EpochEnd, Limit};
+use belay_protocol::fold::{CallState, RunState};
 use belay_protocol::plan::Limits;
 use kube::ResourceExt;
 
+pub use self::epoch::{is_idle, quarantine};
 use super::ending::Ending;
 use crate::namespaces::Service;
 use crate::pod_view::PodView;
 
 /// A pod that runs for so long without Hello is given up.
 pub const SILENT_MAX: Duration = Duration::from_mins(5);
+/// A runner that only waits for a person or for its Agent is let go after this time.
+pub const WAIT_GRACE: Duration = Duration::from_secs(20);
+/// Added to the quarantine of an epoch that nobody saw end, for clocks and networks.
+pub const QUARANTINE_MARGIN: Duration = Duration::from_secs(30);
+/// That many crashes without any progress in between end the run.
+pub const CRASHES_MAX: u32 = 5;
 /// What calls in flight get when a run is cancelled.
 pub const CANCEL_GRACE: Duration = Duration::from_secs(10);
 /// How long a pod may take to leave after its run has ended.
@@ -24,7 +34,6 @@ pub const LEAVING_MAX: Duration = Duration::from_secs(15);
 pub const LAST_WORDS_MAX: Duration = Duration::from_secs(10);
 
 const CANCELLED: &str = "spec.cancel is true";
-const FOREIGN: &str = "is another pod, that the operator did not create";
 
 /// Everything that a decision depends on.
 pub struct Observed<'a> {
@@ -42,6 +51,19 @@ pub struct Observed<'a> {
     pub cancelling_for: Duration,
     /// Since this process saw the pod's container ended.
     pub ended_for: Duration,
+    /// Epochs that ended and may still act.
+    pub undead: Vec<Undead>,
+    pub asks: Vec<AskSeen>,
+    /// How long the live epoch was claimed, by the monotonic clock as far as this process saw it.
+    pub active_for: Duration,
+    /// How the last runner ended, if this process saw it: after the words "its pod".
+    pub last_words: Option<String>,
+    /// Since this process saw no epoch alive.
+    pub resting_for: Duration,
+    /// Since this process saw the runner do nothing but wait.
+    pub idle_for: Duration,
+    /// Whether an answer to the runner is held back.
+    pub withheld: bool,
     pub limits: Limits,
     /// Milliseconds since the Unix epoch.
     pub now: i64,
@@ -52,6 +74,33 @@ pub struct Observed<'a> {
 pub struct JournalHead {
     pub seq: u64,
     pub hash: String,
+}
+
+/// An ended epoch without proof of its death.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undead {
+    pub epoch: u64,
+    pub pod: PodView,
+    /// Since this process first looked at it, by the monotonic clock: a restart counts afresh.
+    pub waited: Duration,
+}
+
+/// An open question and its Approval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AskSeen {
+    pub name: String,
+    pub seen: Approved,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Approved {
+    /// The journal has no uid of it yet.
+    Unposted,
+    Open,
+    /// Enough decisions are there, or it is sealed.
+    Decided,
+    /// Someone deleted it.
+    Gone,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +128,18 @@ pub enum Decision {
     Wait(Wait),
     /// It may start, when its turn comes.
     Start,
-    /// Accepted: what lies between acceptance and a pod is done now.
+    /// What lies between here and a pod is done now.
     Launch,
+    /// The epoch is over; the run goes on in another one.
+    EndEpoch(EpochEnding),
+    /// Nothing of that epoch can act any more.
+    Bury { epoch: u64, proof: DeathProof },
+    /// Nobody knows what became of that call: people are to be asked.
+    Ask { call_id: String },
+    /// The Approval is to be made.
+    Post { name: String },
+    /// The Approval is to be sealed and its decisions taken, or is gone.
+    Settle { name: String },
     /// Someone asked for the end.
     RequestCancel,
     /// It goes on by itself.
@@ -96,11 +155,24 @@ pub struct Wait {
     pub message: String,
 }
 
+/// How an epoch ends that is not the run's last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EpochEnding {
+    pub epoch: u64,
+    pub cause: EpochEnd,
+    /// None: it may still act on a permit.
+    pub proof: Option<DeathProof>,
+    /// For the log, and for the calls that it leaves behind.
+    pub message: String,
+}
+
 /// How an accepted run fares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Follow {
     /// No Hello yet.
     Starting,
+    /// Its runner keeps getting lost: the next one waits a little.
+    Backoff(Duration),
     Waiting(Wait),
     Running,
     Cancelling,
@@ -110,7 +182,7 @@ impl Observed<'_> {
     /// The first check that applies decides.
     #[must_use]
     pub fn decide(&self) -> Decision {
-        let checks = [Self::over, Self::lost, Self::deleted, Self::cancelled, Self::out_of_time];
+        let checks = [Self::over, Self::lost, Self::deleted, Self::buried, Self::cancelled, Self::out_of_time];
         let first = checks.iter().find_map(|check| check(self));
         first.unwrap_or_else(|| match self.state {
             None => self.not_accepted(),
@@ -154,46 +226,48 @@ impl Observed<'_> {
         Some(Decision::End(Ending::cancelled("the AgentRun was deleted")))
     }
 
-    /// A run without a pod ends at once; a live one gets the grace, unless nothing is under way.
+    /// A run that nothing can act for any more ends at once. A live one gets the grace; one whose calls may still
+    /// be sent or under way ends when its pod has, or after the quarantine.
     fn cancelled(&self) -> Option<Decision> {
         let requested = self.state.is_some_and(|state| state.cancel_requested);
         if self.run.spec.cancel != Some(true) && !requested {
             return None;
         }
-        let state = self.state.filter(|state| state.live_epoch().is_some_and(|epoch| epoch.claim.is_some()));
-        let Some(state) = state else {
-            return Some(Decision::End(Ending::cancelled(CANCELLED)));
+        let end = |state: &RunState| Decision::End(Ending::cancelled(CANCELLED).naming_unknowns(state));
+        let Some(state) = self.state else { return Some(Decision::End(Ending::cancelled(CANCELLED))) };
+        let Some(epoch) = state.live_epoch().filter(|epoch| epoch.claim.is_some()) else {
+            let waits = !self.undead.is_empty();
+            return Some(if waits { Decision::Follow(Follow::Cancelling) } else { end(state) });
         };
         if !requested {
             return Some(Decision::RequestCancel);
         }
-        let idle = self.stream == Stream::Closed && state.calls_in_flight().next().is_none();
-        let gone = match &self.pod {
-            PodView::Ended(_) | PodView::Absent | PodView::Foreign => self.stream == Stream::Closed,
-            PodView::Unseen
-            | PodView::Blocked { .. }
-            | PodView::Starting
-            | PodView::Running { .. }
-            | PodView::Leaving => false,
-        };
-        if idle || gone || self.cancelling_for >= CANCEL_GRACE {
-            return Some(Decision::End(Ending::cancelled(CANCELLED).naming_unknowns(state)));
-        }
-        Some(Decision::Follow(Follow::Cancelling))
+        let patient = self.cancelling_for < CANCEL_GRACE;
+        let in_flight = state.calls_in_flight().next().is_some();
+        let ended = matches!(self.pod, PodView::Ended(_)) && self.stream == Stream::Closed;
+        Some(if ended || (!in_flight && (self.stream == Stream::Closed || !patient)) {
+            end(state)
+        } else if patient {
+            Decision::Follow(Follow::Cancelling)
+        } else {
+            let message = "the run was cancelled before its end was known".to_owned();
+            Decision::EndEpoch(EpochEnding { epoch: epoch.number, cause: EpochEnd::Cancelled, proof: None, message })
+        })
     }
 
     fn out_of_time(&self) -> Option<Decision> {
-        let claimed = self.state.and_then(|state| Some((state, state.live_epoch()?.claim.as_ref()?)));
+        let claimed = self.state.filter(|state| state.live_epoch().is_some_and(|epoch| epoch.claim.is_some()));
         let ending = match claimed {
-            Some((state, claim)) => self.out_of_activity(claim.at)?.naming_unknowns(state),
+            Some(state) => self.out_of_activity(state)?.naming_unknowns(state),
             None => self.out_of_patience()?,
         };
         Some(Decision::End(ending))
     }
 
-    fn out_of_activity(&self, claimed_at: i64) -> Option<Ending> {
+    fn out_of_activity(&self, state: &RunState) -> Option<Ending> {
         let limit = self.limits.active_seconds;
-        (seconds_since(claimed_at, self.now) >= u64::from(limit)).then(|| {
+        let active = Duration::from_millis(state.active_milliseconds) + self.active_for;
+        (active >= Duration::from_secs(u64::from(limit))).then(|| {
             let agent = &self.run.spec.agent_ref.name;
             let message =
                 format!("limits.activeSeconds of {limit} is used up; raise it in Agent {agent} or in the run's spec");
@@ -201,15 +275,23 @@ impl Observed<'_> {
         })
     }
 
+    /// One wait is bounded: the first from creation to the first runner, each later one from an epoch's end.
     fn out_of_patience(&self) -> Option<Ending> {
         let limit = self.limits.wait_seconds;
-        (seconds_since(created_at(self.run), self.now) >= u64::from(limit)).then(|| {
+        let since = waiting_since(self.run, self.state);
+        (seconds_since(since, self.now) >= u64::from(limit)).then(|| {
             let waited = self.run.status.as_ref().and_then(|status| status.waiting_on.as_ref());
             let waited = waited.map_or_else(String::new, |on| format!(" on {}", on.display));
-            let message = format!("the run waited{waited} for limits.waitSeconds of {limit} and never started");
+            let started = self.state.is_some_and(|state| state.started_at.is_some());
+            let how = if started { "and nobody came" } else { "and never started" };
+            let message = format!("the run waited{waited} for limits.waitSeconds of {limit} {how}");
             // A journal without a plan takes no limit: the end says it.
             let limit = self.state.is_some().then_some(Limit::WaitSeconds);
-            Ending::out_of_time(limit, EndReason::WaitExceeded, message)
+            let ending = Ending::out_of_time(limit, EndReason::WaitExceeded, message);
+            match self.state {
+                Some(state) => ending.naming_unknowns(state),
+                None => ending,
+            }
         })
     }
 
@@ -245,91 +327,69 @@ impl Observed<'_> {
         Some(Wait { on: WaitingOn::new("agent", name), reason, message })
     }
 
+    /// An epoch whose pod is lost ends. Then questions are put, and answers taken. Then the run goes on, with its
+    /// pod or towards the next one.
     fn accepted(&self, state: &RunState) -> Decision {
-        let Some(epoch) = state.epoch.as_ref() else {
-            return self.unlaunched();
-        };
-        if epoch.claim.is_some() { self.claimed(epoch, state) } else { self.unclaimed(epoch) }
+        let lost = state.live_epoch().and_then(|epoch| self.lost_epoch(epoch));
+        lost.or_else(|| self.question(state)).unwrap_or_else(|| match state.live_epoch() {
+            Some(epoch) => self.live(epoch, state),
+            None => self.resting(state),
+        })
     }
 
-    /// Accepted, and no pod may exist yet.
-    fn unlaunched(&self) -> Decision {
-        match (self.service, &self.agent) {
-            (Service::Starting, _) => Decision::Hold,
-            (Service::NotEnabled | Service::Forbidden, _) => self.not_accepted(),
-            (Service::Enabled, AgentView::Suspended) => {
-                let name = &self.run.spec.agent_ref.name;
-                let on = WaitingOn::new("agent", name);
-                Decision::Wait(Wait { on, reason: RunReason::Suspended, message: suspended(name) })
-            }
-            (Service::Enabled, AgentView::Missing | AgentView::NotReady(_) | AgentView::Ready) => Decision::Launch,
+    /// What has to be asked, and what was answered.
+    fn question(&self, state: &RunState) -> Option<Decision> {
+        let asked = |call_id: &str| state.asks.values().any(|open| open.ask.call_id == call_id);
+        let unasked = state.calls.iter().find(|(id, call)| matches!(call, CallState::Unknown { .. }) && !asked(id));
+        if let Some((call_id, _)) = unasked {
+            return Some(Decision::Ask { call_id: call_id.clone() });
         }
+        self.asks.iter().find_map(|ask| match ask.seen {
+            Approved::Unposted => Some(Decision::Post { name: ask.name.clone() }),
+            Approved::Decided | Approved::Gone => Some(Decision::Settle { name: ask.name.clone() }),
+            Approved::Open => None,
+        })
     }
 
-    /// A pod without Hello: nothing was sent yet, so what went wrong is a wait or an end without Unknowns.
-    fn unclaimed(&self, epoch: &Epoch) -> Decision {
-        match &self.pod {
-            PodView::Unseen => Decision::Hold,
-            PodView::Absent if self.pod_was_there => {
-                Decision::End(Ending::pod_lost(epoch, "was deleted before its runner said Hello"))
-            }
-            PodView::Absent => self.unlaunched(),
-            PodView::Foreign => Decision::End(Ending::pod_lost(epoch, FOREIGN)),
-            PodView::Blocked { why } => Decision::Follow(Follow::Waiting(Wait {
-                on: WaitingOn::new("pod", &epoch.pod_name),
-                reason: RunReason::PodBlocked,
-                message: format!("pod {} cannot start: {why}", epoch.pod_name),
-            })),
-            PodView::Starting | PodView::Leaving => Decision::Follow(Follow::Starting),
-            PodView::Running { since } => {
-                if seconds_since(since.as_millisecond(), self.now) < SILENT_MAX.as_secs() {
-                    return Decision::Follow(Follow::Starting);
-                }
-                let message = format!(
-                    "pod {} ran for {} s without saying Hello to the operator: see its log, and whether the network \
-                     lets it reach the operator",
-                    epoch.pod_name,
-                    SILENT_MAX.as_secs()
-                );
-                Decision::End(Ending::failed(EndReason::RunnerSilent, EpochEnd::NoHello, message))
-            }
-            PodView::Ended(exit) => {
-                Decision::End(Ending::pod_ended(epoch, exit, "before its runner said Hello: see its log"))
-            }
-        }
-    }
-
-    fn claimed(&self, epoch: &Epoch, state: &RunState) -> Decision {
-        let ending = match &self.pod {
-            PodView::Absent => Ending::pod_lost(epoch, "was deleted while the run went on"),
-            PodView::Foreign => Ending::pod_lost(epoch, FOREIGN),
-            PodView::Ended(_) if self.stream == Stream::Live && self.ended_for < LAST_WORDS_MAX => {
-                return Decision::Follow(Follow::Running);
-            }
-            PodView::Ended(exit) => Ending::pod_ended(epoch, exit, "while the run went on"),
-            PodView::Unseen
-            | PodView::Blocked { .. }
-            | PodView::Starting
-            | PodView::Running { .. }
-            | PodView::Leaving => return Decision::Follow(self.running()),
-        };
-        Decision::End(ending.naming_unknowns(state))
-    }
-
-    fn running(&self) -> Follow {
-        match self.agent {
+    /// Why the run waits for someone although nothing is wrong with it.
+    fn wait(&self, state: &RunState) -> Option<Wait> {
+        let ask = state.asks.values().next();
+        let asked = ask.map(|open| Wait {
+            on: WaitingOn::new("approval", &open.ask.name),
+            reason: RunReason::EffectUnknown,
+            message: unknown_words(state, &open.ask),
+        });
+        asked.or_else(|| match self.agent {
             AgentView::Suspended => {
                 let name = &self.run.spec.agent_ref.name;
                 let on = WaitingOn::new("agent", name);
-                Follow::Waiting(Wait { on, reason: RunReason::Suspended, message: suspended(name) })
+                Some(Wait { on, reason: RunReason::Suspended, message: suspended(name) })
             }
-            AgentView::Missing | AgentView::NotReady(_) | AgentView::Ready => Follow::Running,
-        }
+            AgentView::Missing | AgentView::NotReady(_) | AgentView::Ready => None,
+        })
     }
+}
+
+fn unknown_words(state: &RunState, ask: &Ask) -> String {
+    let call = state.calls_unknown().find(|(id, _)| *id == ask.call_id);
+    let call = call.map_or_else(String::new, |(_, call)| format!(" of {}/{}", call.tool, call.operation));
+    format!(
+        "whether call {}{call} took effect is not known: look there, then belay resolve {} --happened RESULT, --retry \
+         or --end",
+        ask.call_id, ask.name
+    )
 }
 
 fn suspended(agent: &str) -> String {
     format!("Agent {agent}: spec.suspend is true: no permit and no new pod until it is false")
+}
+
+/// When the present wait of a run without a runner began; milliseconds since the Unix epoch.
+#[must_use]
+pub fn waiting_since(run: &AgentRun, state: Option<&RunState>) -> i64 {
+    let ended = state.filter(|state| state.started_at.is_some()).and_then(|state| state.epoch.as_ref());
+    let ended = ended.map(|epoch| epoch.ended.map_or(epoch.opened_at, |ended| ended.at));
+    ended.unwrap_or_else(|| created_at(run))
 }
 
 /// Milliseconds since the Unix epoch.

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use belay_crds::reason::RunReason;
 use belay_crds::{AgentRun, AgentRunStatus, JournalRef, Phase};
-use belay_protocol::RunState;
-use belay_protocol::event::{EndReason, EpochEnd, Event, Limit, Outcome, RunEnd};
+use belay_protocol::event::{Ask, AskPurpose, DeathProof, EndReason, EpochEnd, Event, Limit, Outcome, RunEnd};
+use belay_protocol::fold::ModelState;
+use belay_protocol::{Digest, Record, RunState};
 use jiff::Timestamp;
 
 use super::ending::Ending;
@@ -29,6 +30,12 @@ struct Look {
     stream: Stream,
     cancelling_for: Duration,
     ended_for: Duration,
+    undead: Vec<Undead>,
+    asks: Vec<AskSeen>,
+    active_for: Duration,
+    resting_for: Duration,
+    idle_for: Duration,
+    withheld: bool,
     now: i64,
 }
 
@@ -44,6 +51,12 @@ impl Look {
             stream: Stream::Closed,
             cancelling_for: Duration::ZERO,
             ended_for: Duration::ZERO,
+            undead: vec![],
+            asks: vec![],
+            active_for: Duration::ZERO,
+            resting_for: Duration::ZERO,
+            idle_for: Duration::ZERO,
+            withheld: false,
             now: CREATED_AT + 5_000,
         }
     }
@@ -71,6 +84,13 @@ impl Look {
             stream: self.stream,
             cancelling_for: self.cancelling_for,
             ended_for: self.ended_for,
+            undead: self.undead.clone(),
+            asks: self.asks.clone(),
+            active_for: self.active_for,
+            last_words: Some("ended with OOMKilled, exit code 137".to_owned()),
+            resting_for: self.resting_for,
+            idle_for: self.idle_for,
+            withheld: self.withheld,
             limits: limits(None, None),
             now: self.now,
         }
@@ -83,6 +103,54 @@ fn end_of(decision: Decision) -> Ending {
         Decision::End(ending) => ending,
         other => panic!("no end: {other:?}"),
     }
+}
+
+fn epoch_end_of(decision: Decision) -> EpochEnding {
+    match decision {
+        Decision::EndEpoch(ending) => ending,
+        other => panic!("the epoch goes on: {other:?}"),
+    }
+}
+
+/// After these events; a request to the model and everything after it happens in `epoch`.
+fn crashed(times: u64) -> RunState {
+    let events = (1..=times).flat_map(|epoch| {
+        let pod_name = format!("belay-run-{epoch}");
+        let pod_uid = format!("uid-{epoch}");
+        [
+            Event::EpochOpened { epoch, pod_name },
+            Event::InstanceClaimed { epoch, instance: "i".to_owned(), pod_uid },
+            Event::EpochEnded { epoch, cause: EpochEnd::Exited, active_milliseconds: 1_000 },
+            Event::EpochDead { epoch, proof: DeathProof::Reported },
+        ]
+    });
+    state(events.collect())
+}
+
+/// `in_flight()` with its epoch ended and the call's end unknown; asked about where `asked` says so.
+fn unknown(asked: bool) -> RunState {
+    let mut state = in_flight();
+    let mut events = vec![
+        Event::CallUnknown { call_id: "c1".to_owned(), attempt: 1, message: "its pod was lost".to_owned() },
+        Event::EpochEnded { epoch: 1, cause: EpochEnd::PodLost, active_milliseconds: 1_000 },
+    ];
+    if asked {
+        let ask = Ask {
+            name: "nightly-c1-x".to_owned(),
+            purpose: AskPurpose::Unknown,
+            call_id: "c1".to_owned(),
+            attempt: 1,
+            nonce: "n".to_owned(),
+            expires_at: 0,
+            digest: Digest::zero(),
+        };
+        events.push(Event::AskOpened { ask });
+    }
+    for event in events {
+        let record = Record { seq: state.seq + 1, at: state.updated_at, event };
+        state.apply(&record).unwrap();
+    }
+    state
 }
 
 fn wait_of(decision: Decision) -> (RunReason, String) {
@@ -131,21 +199,27 @@ fn a_pod_that_cannot_start_is_a_wait_and_one_without_hello_is_given_up() {
     let silent = Look { stream: Stream::Closed, ..Look::running(state(vec![opened()])) };
     assert_eq!(silent.decide(), Decision::Follow(Follow::Starting));
     let later = Look { now: CREATED_AT + 300_000, ..silent };
-    assert_eq!(end_of(later.decide()).end.reason, EndReason::RunnerSilent);
+    assert_eq!(epoch_end_of(later.decide()).cause, EpochEnd::NoHello);
 }
 
 #[test]
-fn a_pod_that_was_there_and_went_ends_the_run_and_is_never_made_again() {
-    let unclaimed = Look { pod_was_there: true, ..Look::new(Some(state(vec![opened()]))) };
-    assert_eq!(end_of(unclaimed.decide()).end.reason, EndReason::PodLost);
-    let ending = end_of(Look { pod: PodView::Absent, ..Look::running(in_flight()) }.decide());
-    assert_eq!((ending.epoch, ending.end.reason), (EpochEnd::PodLost, EndReason::PodLost));
-    assert_eq!(
-        ending.end.message,
-        "pod belay-run-a was deleted while the run went on; calls whose end is unknown: c1 (github/list_issues)"
-    );
-    let foreign = Look { pod: PodView::Foreign, ..Look::running(in_flight()) };
-    assert_eq!(end_of(foreign.decide()).end.reason, EndReason::PodLost);
+fn an_epoch_ends_with_its_pod_and_is_dead_only_where_the_kubelet_says_so() {
+    let ended = |look: Look| {
+        let ending = epoch_end_of(look.decide());
+        (ending.cause, ending.proof)
+    };
+    let reported = Some(DeathProof::Reported);
+    let unclaimed = || Look { pod_was_there: true, ..Look::new(Some(state(vec![opened()]))) };
+    assert_eq!(ended(unclaimed()), (EpochEnd::PodLost, None));
+    let closed = |pod| Look { pod, stream: Stream::Closed, ..Look::running(in_flight()) };
+    assert_eq!(ended(closed(PodView::Absent)), (EpochEnd::PodLost, None), "a forced deletion proves nothing");
+    assert_eq!(ended(closed(PodView::Foreign)), (EpochEnd::PodLost, None));
+    assert_eq!(ended(closed(PodView::Lost { why: "node".into() })), (EpochEnd::PodLost, None));
+    assert_eq!(ended(closed(PodView::Ended(Exit::Clean))), (EpochEnd::Exited, reported));
+    assert_eq!(ended(closed(PodView::Ended(Exit::Stopped))), (EpochEnd::PodLost, reported));
+    let evicted = Exit::Evicted { why: "Evicted: low on memory".into() };
+    assert_eq!(ended(closed(PodView::Ended(evicted))), (EpochEnd::PodLost, reported));
+    assert_eq!(closed(PodView::Leaving).decide(), Decision::Follow(Follow::Running), "it may still report");
 }
 
 #[test]
@@ -153,14 +227,60 @@ fn a_container_that_ended_gets_a_moment_for_its_last_words() {
     let crashed = PodView::Ended(Exit::Crashed { why: "OOMKilled, exit code 137".into() });
     let look = Look { pod: crashed.clone(), ..Look::running(in_flight()) };
     assert_eq!(look.decide(), Decision::Follow(Follow::Running));
-    let ending = end_of(Look { stream: Stream::Closed, ..look }.decide());
-    assert_eq!((ending.epoch, ending.end.reason), (EpochEnd::Exited, EndReason::RunnerCrashed));
-    assert!(ending.end.message.contains("OOMKilled, exit code 137"), "{}", ending.end.message);
+    let ending = epoch_end_of(Look { stream: Stream::Closed, ..look }.decide());
+    assert_eq!(ending.message, "pod belay-run-a ended with OOMKilled, exit code 137");
     let hung = Look { pod: crashed, ended_for: LAST_WORDS_MAX, ..Look::running(in_flight()) };
-    assert_eq!(end_of(hung.decide()).end.reason, EndReason::RunnerCrashed);
-    let evicted = PodView::Ended(Exit::Evicted { why: "Evicted: low on memory".into() });
-    let evicted = Look { pod: evicted, stream: Stream::Closed, ..Look::running(in_flight()) };
-    assert_eq!(end_of(evicted.decide()).end.reason, EndReason::PodLost);
+    assert_eq!(epoch_end_of(hung.decide()).cause, EpochEnd::Exited);
+}
+
+#[test]
+fn the_next_epoch_opens_at_once_then_ever_later_and_after_five_crashes_not_at_all() {
+    assert_eq!(Look::new(Some(crashed(1))).decide(), Decision::Launch);
+    let second = Look::new(Some(crashed(2)));
+    assert_eq!(second.decide(), Decision::Follow(Follow::Backoff(Duration::from_secs(1))));
+    assert_eq!(Look { resting_for: Duration::from_secs(1), ..second }.decide(), Decision::Launch);
+    let fourth = Look::new(Some(crashed(4)));
+    assert_eq!(fourth.decide(), Decision::Follow(Follow::Backoff(Duration::from_secs(4))));
+    let ending = end_of(Look::new(Some(crashed(5))).decide());
+    assert_eq!(ending.end.reason, EndReason::RunnerCrashed);
+    assert_eq!(
+        ending.end.message,
+        "5 runners in a row ended before the run came any further; the last, in pod belay-run-5, ended with OOMKilled, \
+         exit code 137"
+    );
+}
+
+#[test]
+fn an_epoch_is_buried_when_its_pod_is_reported_ended_or_its_permits_ran_out() {
+    let look = |pod, seconds| {
+        let undead = vec![Undead { epoch: 1, pod, waited: Duration::from_secs(seconds) }];
+        Look { undead, ..Look::new(Some(unknown(true))) }
+    };
+    // 10 s of a permit, 60 s of a call, 30 s for clocks and networks.
+    let buried = |proof| Decision::Bury { epoch: 1, proof };
+    assert_eq!(look(PodView::Absent, 100).decide(), buried(DeathProof::Quarantine));
+    assert_eq!(look(PodView::Ended(Exit::Stopped), 0).decide(), buried(DeathProof::Reported));
+    for pod in [PodView::Absent, PodView::Leaving, PodView::Unseen, PodView::Foreign] {
+        assert!(!matches!(look(pod, 99).decide(), Decision::Bury { .. }));
+    }
+}
+
+#[test]
+fn a_call_whose_end_is_unknown_is_asked_about_and_no_pod_waits_for_the_answer() {
+    assert_eq!(Look::new(Some(unknown(false))).decide(), Decision::Ask { call_id: "c1".to_owned() });
+    let seen = |seen| {
+        let asks = vec![AskSeen { name: "nightly-c1-x".to_owned(), seen }];
+        Look { asks, ..Look::new(Some(unknown(true))) }.decide()
+    };
+    let name = || "nightly-c1-x".to_owned();
+    assert_eq!(seen(Approved::Unposted), Decision::Post { name: name() });
+    assert_eq!(seen(Approved::Decided), Decision::Settle { name: name() });
+    assert_eq!(seen(Approved::Gone), Decision::Settle { name: name() });
+    assert_eq!(wait_of(seen(Approved::Open)), (RunReason::EffectUnknown, "approval/nightly-c1-x".to_owned()));
+    let late = Look { now: CREATED_AT + 604_900_000, ..Look::new(Some(unknown(true))) };
+    let ending = end_of(late.decide());
+    assert_eq!(ending.end.reason, EndReason::WaitExceeded);
+    assert!(ending.end.message.ends_with("unknown: c1 (github/list_issues)"), "{}", ending.end.message);
 }
 
 #[test]
@@ -177,9 +297,16 @@ fn cancel_works_in_every_phase() {
     let mut requested = in_flight();
     requested.cancel_requested = true;
     assert_eq!(cancel(Look::running(requested.clone())).decide(), Decision::Follow(Follow::Cancelling));
+    // A runner that does not let go loses its pod, and the run ends when nothing of it can act any more.
     let graceless = cancel(Look { cancelling_for: CANCEL_GRACE, ..Look::running(requested.clone()) });
+    assert_eq!(epoch_end_of(graceless.decide()).cause, EpochEnd::Cancelled);
+    let mut left = unknown(false);
+    left.cancel_requested = true;
+    let undead = vec![Undead { epoch: 1, pod: PodView::Leaving, waited: Duration::ZERO }];
+    let leaving = cancel(Look { undead, ..Look::new(Some(left.clone())) });
+    assert_eq!(leaving.decide(), Decision::Follow(Follow::Cancelling));
     assert_eq!(
-        end_of(graceless.decide()).end.message,
+        end_of(cancel(Look::new(Some(left))).decide()).end.message,
         "spec.cancel is true; calls whose end is unknown: c1 (github/list_issues)"
     );
     // A closed stream proves nothing about a call that is in flight; a pod that ended does.
@@ -196,12 +323,15 @@ fn cancel_works_in_every_phase() {
 
 #[test]
 fn time_with_a_runner_and_time_before_it_are_bounded_apart() {
-    let claimed_at = CREATED_AT + 3_000;
-    let in_time = Look { now: claimed_at + 1_799_000, ..Look::running(in_flight()) };
-    assert_eq!(in_time.decide(), Decision::Follow(Follow::Running));
-    let ending = end_of(Look { now: claimed_at + 1_800_000, ..Look::running(in_flight()) }.decide());
+    let active = |seconds| Look { active_for: Duration::from_secs(seconds), ..Look::running(in_flight()) };
+    assert_eq!(active(1_799).decide(), Decision::Follow(Follow::Running));
+    let ending = end_of(active(1_800).decide());
     assert_eq!((ending.limit, ending.end.reason), (Some(Limit::ActiveSeconds), EndReason::DeadlineExceeded));
     assert!(ending.end.message.contains("limits.activeSeconds of 1800"), "{}", ending.end.message);
+    let mut before = in_flight();
+    before.active_milliseconds = 1_000;
+    let sum = Look { active_for: Duration::from_secs(1_799), ..Look::running(before) };
+    assert_eq!(end_of(sum.decide()).end.reason, EndReason::DeadlineExceeded, "earlier epochs count");
 
     let late = CREATED_AT + 604_800_000;
     for early in [None, Some(state(vec![opened()]))] {
@@ -211,9 +341,19 @@ fn time_with_a_runner_and_time_before_it_are_bounded_apart() {
 }
 
 #[test]
-fn a_suspended_agents_live_run_waits_and_keeps_its_pod() {
-    let look = Look { agent: AgentView::Suspended, ..Look::running(in_flight()) };
-    assert_eq!(wait_of(look.decide()), (RunReason::Suspended, "agent/triage".to_owned()));
+fn a_suspended_agents_run_waits_and_lets_its_pod_go_once_nothing_is_under_way() {
+    let suspended = |state| Look { agent: AgentView::Suspended, idle_for: WAIT_GRACE, ..Look::running(state) };
+    let waits = (RunReason::Suspended, "agent/triage".to_owned());
+    assert_eq!(wait_of(suspended(in_flight()).decide()), waits, "a call is in flight");
+    let mut asking = state(vec![opened(), claimed()]);
+    asking.model = ModelState::InFlight { step: 1, attempt: 1, reserved_tokens: 9 };
+    assert_eq!(wait_of(suspended(asking.clone()).decide()), waits, "the model may be answering");
+    let withheld = Look { withheld: true, ..suspended(asking) };
+    assert_eq!(epoch_end_of(withheld.decide()).cause, EpochEnd::Released);
+    let early = Look { idle_for: Duration::from_secs(1), ..suspended(state(vec![opened(), claimed()])) };
+    assert_eq!(wait_of(early.decide()), waits);
+    let resting = Look { agent: AgentView::Suspended, ..Look::new(Some(crashed(1))) };
+    assert_eq!(wait_of(resting.decide()), waits);
 }
 
 #[test]
@@ -271,12 +411,12 @@ fn the_closing_events_follow_in_every_state() {
     let ending = Ending { limit: Some(Limit::ActiveSeconds), epoch: EpochEnd::PodLost, end };
     for before in [state(vec![]), state(vec![opened()]), state(vec![opened(), claimed()]), in_flight()] {
         let mut state = before.clone();
-        for event in ending.clone().events(Some(&before)) {
+        for event in ending.clone().events(Some(&before), Duration::ZERO) {
             let record = belay_protocol::Record { seq: state.seq + 1, at: state.updated_at, event };
             state.apply(&record).unwrap();
         }
         assert!(state.end.is_some() && state.live_epoch().is_none());
         assert_eq!(state.calls_in_flight().count(), 0);
     }
-    assert_eq!(ending.clone().events(None), [Event::RunEnded { end: ending.end }]);
+    assert_eq!(ending.clone().events(None, Duration::ZERO), [Event::RunEnded { end: ending.end }]);
 }

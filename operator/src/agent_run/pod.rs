@@ -1,6 +1,7 @@
 //! The runner pod of a run: whole, from the frozen plan and what the Agent says of its pod. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use belay_crds::{AGENT_LABEL, Agent, AgentRun, RUN_LABEL, RUN_UID_LABEL};
 use belay_protocol::plan::Plan;
@@ -15,22 +16,32 @@ const REQUEST_CPU: &str = "10m";
 const REQUEST_MEMORY: &str = "24Mi";
 const LIMIT_MEMORY: &str = "128Mi";
 
-/// The pod of this epoch, under the name that the journal holds.
+/// What distinguishes one epoch's pod from another's.
+pub struct Place<'a> {
+    /// As the journal holds it.
+    pub name: &'a str,
+    /// How long earlier epochs were active.
+    pub active: Duration,
+}
+
+/// The pod of an epoch. It lives no longer than what is left of the run's active time, and a margin.
 #[must_use]
-pub fn build(run: &AgentRun, plan: &Plan, agent: Option<&Agent>, name: &str, settings: &PodSettings) -> Pod {
+pub fn build(run: &AgentRun, plan: &Plan, agent: Option<&Agent>, place: &Place<'_>, settings: &PodSettings) -> Pod {
+    let active = i64::try_from(place.active.as_secs()).unwrap_or(i64::MAX);
+    let left = i64::from(plan.limits.active_seconds).saturating_sub(active).max(0);
     let mut labels = base_labels("runner");
     labels.insert(RUN_UID_LABEL.to_owned(), plan.run.uid.clone());
     labels.insert(RUN_LABEL.to_owned(), label_value(&plan.run.name));
     labels.insert(AGENT_LABEL.to_owned(), label_value(&plan.agent.name));
     let shape = PodShape {
         namespace: plan.run.namespace.clone(),
-        name: name.to_owned(),
+        name: place.name.to_owned(),
         mode: Mode::Run,
         labels,
         owner: owner_of(run),
         credentials: plan.credentials.iter().map(Mount::from).collect(),
         resources: runner_resources(agent),
-        active_deadline_seconds: i64::from(plan.limits.active_seconds) + DEADLINE_MARGIN_SECONDS,
+        active_deadline_seconds: left + DEADLINE_MARGIN_SECONDS,
     };
     build_pod(shape, settings)
 }
@@ -96,7 +107,8 @@ mod tests {
             credentials: vec![Arc::new(credential("k"))],
         };
         let plan = freeze(&run, &parts).unwrap();
-        let pod = build(&run, &plan, Some(&agent), "belay-run-abcd2345", &settings());
+        let place = Place { name: "belay-run-abcd2345", active: Duration::from_secs(30) };
+        let pod = build(&run, &plan, Some(&agent), &place, &settings());
         let expected: Value = json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -123,9 +135,13 @@ mod tests {
                 "serviceAccountName": "default",
                 "automountServiceAccountToken": false,
                 "enableServiceLinks": false,
-                "activeDeadlineSeconds": 1860,
+                "activeDeadlineSeconds": 1830,
                 "terminationGracePeriodSeconds": 30,
                 "nodeSelector": {"pool": "agents"},
+                "tolerations": [
+                    {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 0},
+                    {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 0},
+                ],
                 "securityContext": {
                     "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
                     "seccompProfile": {"type": "RuntimeDefault"},

@@ -192,6 +192,13 @@ impl Stage {
         self.runs.reconcile(Arc::new(object)).await.map(drop)
     }
 
+    /// The runner of the first epoch says Hello.
+    async fn claim(&self) {
+        let id = super::resolve::id_of(&run("nightly", "triage"));
+        let claimed = Event::InstanceClaimed { epoch: 1, instance: "i".into(), pod_uid: "uid-pod".into() };
+        self.journal.append(&id, 2, vec![claimed]).await.unwrap();
+    }
+
     fn writes(&self) -> Vec<String> {
         std::mem::take(&mut self.server.lock().writes)
     }
@@ -218,6 +225,7 @@ fn world() -> (World, Writer<Agent>) {
         tools: Writer::new(()).as_reader(),
         agents: agents.as_reader(),
         runs: Writer::new(()).as_reader(),
+        approvals: Writer::new(()).as_reader(),
         namespaces: Writer::new(()).as_reader(),
     };
     (world, agents)
@@ -304,10 +312,31 @@ async fn a_pod_that_someone_made_beforehand_is_neither_adopted_nor_deleted() {
     let stage = Stage::new(&[Refusal::PodExists]).await;
     stage.pass().await.unwrap();
     stage.pass().await.unwrap();
-    assert_eq!(stage.writes(), ["status PodStarting", "pod refused", "status PodLost"]);
+    stage.pass().await.unwrap();
+    assert_eq!(stage.writes(), ["status PodStarting", "pod refused", "pod created"]);
+    assert_eq!(stage.events().await, ["RunAccepted", "EpochOpened", "EpochEnded", "EpochOpened"]);
+    let names: Vec<Value> = stage.server.lock().pods.iter().map(|pod| pod["metadata"]["name"].clone()).collect();
+    assert!(names.len() == 2 && names[0] != names[1], "{names:?}");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_vanished_is_followed_by_another_under_another_name() {
+    let stage = Stage::new(&[]).await;
+    stage.pass().await.unwrap();
+    stage.claim().await;
+    stage.pass().await.unwrap();
+    stage.writes();
+    stage.server.lock().pods.clear();
+    // Its cache lags: the API server is asked only after a while.
+    stage.runs.memories.change("uid-nightly", |memory| memory.pod = None);
+    stage.pass().await.unwrap();
+    stage.pass().await.unwrap();
+    assert_eq!(stage.writes(), ["pod created"], "no status for what is the same run");
+    let events = stage.events().await;
+    assert_eq!(events, ["RunAccepted", "EpochOpened", "InstanceClaimed", "EpochEnded", "EpochOpened"]);
     let folded = stage.journal.state("uid-nightly").await.unwrap().unwrap();
-    assert_eq!(folded.end.as_ref().unwrap().reason, EndReason::PodLost);
-    assert_eq!(stage.server.lock().pods.len(), 1);
+    assert_eq!(folded.undead.len(), 1, "nobody saw the first one end");
     stage.end().await;
 }
 

@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use belay_crds::{Agent, AgentRun, Credential, Inject as CrdInject, Limits as CrdLimits, Model, ModelApi, Tool, Usd};
+use belay_crds::{
+    Agent, AgentRun, Credential, Effects as CrdEffects, Inject as CrdInject, Limits as CrdLimits, Model, ModelApi,
+    Tool, Usd,
+};
 use belay_protocol::Digest;
 use belay_protocol::call::model_name;
 use belay_protocol::cost::Prices;
 use belay_protocol::plan::{
-    Inject, Limits, ModelApi as PlanApi, ObjectId, PLAN_VERSION, Plan, PlanCredential, PlanModel, PlanOperation,
-    PlanTool, ScriptedCall, ScriptedTurn, Timeouts,
+    Effects, Inject, Limits, ModelApi as PlanApi, ObjectId, PLAN_VERSION, Plan, PlanCredential, PlanModel,
+    PlanOperation, PlanTool, ScriptedCall, ScriptedTurn, Timeouts,
 };
 use kube::{Resource, ResourceExt};
 
@@ -101,7 +104,8 @@ fn freeze_tool(listed: &[String], tool: &Tool, taken: &mut BTreeSet<String>) -> 
         })?;
         let model_name = model_name(&tool.name_any(), &operation.name, taken);
         taken.insert(model_name.clone());
-        operations.push(PlanOperation { name: operation.name.clone(), model_name, definition });
+        let effects = effects(tool, &operation.name);
+        operations.push(PlanOperation { name: operation.name.clone(), model_name, definition, effects });
     }
     Ok(PlanTool {
         name: tool.name_any(),
@@ -111,6 +115,17 @@ fn freeze_tool(listed: &[String], tool: &Tool, taken: &mut BTreeSet<String>) -> 
         call_timeout_seconds: tool.spec.call_timeout_seconds.map_or(CALL_TIMEOUT_SECONDS, positive),
         operations,
     })
+}
+
+/// What the Tool's author says of an operation; silence means the worst.
+fn effects(tool: &Tool, operation: &str) -> Effects {
+    let said = tool.spec.effects.as_ref();
+    let said = said.and_then(|effects| effects.operations.get(operation).copied().or(effects.default));
+    match said.unwrap_or_default() {
+        CrdEffects::None => Effects::None,
+        CrdEffects::Idempotent => Effects::Idempotent,
+        CrdEffects::NonIdempotent => Effects::NonIdempotent,
+    }
 }
 
 fn freeze_model(model: &Model) -> PlanModel {

@@ -58,20 +58,27 @@ impl AgentRuns {
         self.launch(run, &sight).await
     }
 
-    /// 1. Status names the journal: from now on a lost journal is noticed. 2. Journal the pod's name.
-    /// 3. Create the pod.
+    /// 1. Status names the journal: from now on a lost journal is noticed. 2. Take a slot, if none is held.
+    /// 3. Journal the pod's name. 4. Create the pod.
     pub(super) async fn launch(&self, run: &AgentRun, sight: &Sight) -> Result<Action, Failure> {
         let Some(state) = sight.state.as_deref() else { return Ok(Action::requeue(QUIET)) };
         let named = run.status.as_ref().is_some_and(|status| status.journal.is_some());
         if !named {
             self.publish(run, sight, &Stand::following(Follow::Starting, state)).await?;
         }
+        let me = self.ticket(run);
+        let mut waiting = self.waiting();
+        waiting.push(me.clone());
+        if let Turn::Queued(full) = self.lobby.take_turn(&me, waiting, Instant::now()) {
+            return self.queue(run, sight, full).await;
+        }
         let opened;
-        let state = if state.epoch.is_some() {
+        let state = if state.live_epoch().is_some() {
             state
         } else {
             let suffix = random_suffix(&mut rand::rng(), SUFFIX_LENGTH);
-            let event = Event::EpochOpened { epoch: 1, pod_name: format!("{POD_PREFIX}{suffix}") };
+            let number = state.epoch.as_ref().map_or(0, |epoch| epoch.number) + 1;
+            let event = Event::EpochOpened { epoch: number, pod_name: format!("{POD_PREFIX}{suffix}") };
             opened = self.append(sight, vec![event]).await?;
             &opened
         };
@@ -90,11 +97,13 @@ impl AgentRuns {
         epoch: &Epoch,
     ) -> Result<Action, Failure> {
         let Some(plan) = state.plan.as_deref() else { return Ok(Action::await_change()) };
-        let built = pod::build(run, plan, sight.agent.as_deref(), &epoch.pod_name, &self.settings.current());
+        let active = Duration::from_millis(state.active_milliseconds);
+        let place = pod::Place { name: &epoch.pod_name, active };
+        let built = pod::build(run, plan, sight.agent.as_deref(), &place, &self.settings.current());
         let pods: Api<Pod> = Api::namespaced(self.writes.client(), &sight.id.namespace);
         match pods.create(&PostParams::default(), &built).await {
             Ok(pod) => {
-                self.remember_pod(&sight.id.uid, &pod);
+                self.remember_pod(&sight.id.uid, epoch.number, &pod);
                 tracing::info!(
                     namespace = sight.id.namespace,
                     name = sight.id.name,
@@ -106,7 +115,7 @@ impl AgentRuns {
             Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {
                 let found = self.fetch_pod(&sight.id.namespace, &epoch.pod_name).await?;
                 if let Some(pod) = found.filter(|pod| is_ours(pod, &sight.id.uid)) {
-                    self.remember_pod(&sight.id.uid, &pod);
+                    self.remember_pod(&sight.id.uid, epoch.number, &pod);
                 }
                 Ok(Action::requeue(Duration::from_secs(1)))
             }
@@ -117,7 +126,7 @@ impl AgentRuns {
                     message: format!("pod {} cannot be created: {}", epoch.pod_name, status.message),
                 };
                 let sight = self.observe(run).await?;
-                self.publish(run, &sight, &Stand::pending(wait)).await?;
+                self.publish(run, &sight, &Stand::following(Follow::Waiting(wait), state)).await?;
                 Ok(Action::requeue(REFUSED_AGAIN))
             }
             Err(error) => Err(Failure::api("creating the pod")(error)),
@@ -139,8 +148,13 @@ impl AgentRuns {
             Full::Starting(limit) => ("starting".to_owned(), limit, "pods that start at the same time"),
         };
         let message = format!("{limit} {whose} are under way; runs start in the order in which they were created");
-        let wait = Wait { on: WaitingOn::new("queue", &scope), reason: RunReason::Queued, message };
-        self.wait(run, sight, wait).await?;
+        let wait = Wait { on: WaitingOn::new(super::QUEUE, &scope), reason: RunReason::Queued, message };
+        match sight.state.as_deref() {
+            Some(state) => self.publish(run, sight, &Stand::following(Follow::Waiting(wait), state)).await?,
+            None => {
+                self.wait(run, sight, wait).await?;
+            }
+        }
         Ok(Action::requeue(QUEUED_AGAIN))
     }
 }

@@ -33,14 +33,19 @@ impl Stand {
 
     #[must_use]
     pub fn following(follow: Follow, state: &RunState) -> Self {
-        let claimed = state.live_epoch().is_some_and(|epoch| epoch.claim.is_some());
+        let started = state.started_at.is_some();
+        let running = || (Phase::Running, None, RunReason::Running, "its runner is at work".to_owned());
         let (phase, waiting_on, reason, message) = match follow {
-            Follow::Starting => (Phase::Pending, None, RunReason::PodStarting, "its pod starts".to_owned()),
+            // From one pod to the next it runs on: a status for each would only be noise.
+            Follow::Starting | Follow::Backoff(_) if started => running(),
+            Follow::Starting | Follow::Backoff(_) => {
+                (Phase::Pending, None, RunReason::PodStarting, "its pod starts".to_owned())
+            }
             Follow::Waiting(wait) => {
-                let phase = if claimed { Phase::Waiting } else { Phase::Pending };
+                let phase = if started { Phase::Waiting } else { Phase::Pending };
                 (phase, Some(wait.on), wait.reason, wait.message)
             }
-            Follow::Running => (Phase::Running, None, RunReason::Running, "its runner is at work".to_owned()),
+            Follow::Running => running(),
             Follow::Cancelling => {
                 (Phase::Running, None, RunReason::Cancelling, "spec.cancel is true: calls in flight end".to_owned())
             }
@@ -126,8 +131,8 @@ fn take_state(status: &mut AgentRunStatus, state: &RunState, pod_uid: Option<&st
         let uid =
             uid.or_else(|| status.pod_ref.take().filter(|pod| pod.name == epoch.pod_name).and_then(|pod| pod.uid));
         status.pod_ref = Some(PodRef { name: epoch.pod_name.clone(), uid });
-        status.start_time = epoch.claim.as_ref().map(|claim| Time(from_milliseconds(claim.at)));
     }
+    status.start_time = state.started_at.map(|at| Time(from_milliseconds(at)));
     status.usage = usage(state);
     if state.end.is_some() {
         let output = state.output.as_deref();
@@ -215,5 +220,6 @@ pub fn reason_of(reason: EndReason) -> RunReason {
         EndReason::RunnerCrashed => RunReason::RunnerCrashed,
         EndReason::RunnerSilent => RunReason::RunnerSilent,
         EndReason::JournalLost => RunReason::JournalLost,
+        EndReason::UnknownEffect => RunReason::EndedByApprover,
     }
 }

@@ -9,7 +9,7 @@ use belay_protocol::fold::RunState;
 pub fn before_request(run: &RunState, reserved_tokens: u64) -> Option<Vec<Event>> {
     let plan = run.plan.as_ref()?;
     let limits = plan.limits;
-    let used = run.usage.total();
+    let used = run.tokens_spent();
     let (limit, reason, message) = if run.steps >= limits.steps {
         let message = format!("spec.limits.steps is {}, and that many model requests were answered", limits.steps);
         (Limit::Steps, EndReason::StepsExceeded, message)
@@ -19,8 +19,9 @@ pub fn before_request(run: &RunState, reserved_tokens: u64) -> Option<Vec<Event>
         let message =
             format!("spec.limits.tokens is {tokens}: {used} are used and the next request may take {reserved_tokens}");
         (Limit::Tokens, EndReason::TokensExceeded, message)
-    } else if let Some(budget) = limits.cost_micro_usd.filter(|budget| run.cost.micro_usd() >= *budget) {
-        let message = format!("spec.limits.costUSD is {}, and {} is spent", usd(budget), usd(run.cost.micro_usd()));
+    } else if let Some(budget) = limits.cost_micro_usd.filter(|budget| run.cost_spent().micro_usd() >= *budget) {
+        let message =
+            format!("spec.limits.costUSD is {}, and {} is spent", usd(budget), usd(run.cost_spent().micro_usd()));
         (Limit::CostUSD, EndReason::CostExceeded, message)
     } else {
         return None;
@@ -85,6 +86,8 @@ fn end_reason(failure: &Failure, otherwise: EndReason) -> EndReason {
         | FailureReason::TooLarge
         | FailureReason::ScriptExhausted
         | FailureReason::Scripted
+        | FailureReason::Interrupted
+        | FailureReason::Withheld
         | FailureReason::ContextExceeded => otherwise,
     }
 }

@@ -2,7 +2,10 @@
 //! the journal records proposal and decision together.
 
 mod calls;
+mod closing;
 mod ends;
+
+pub use closing::{ModelRequest, close};
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -85,12 +88,16 @@ fn verdict(run: &RunState, event: &Event) -> Option<Event> {
     Some(Event::CallDecided { call_id: call_id.clone(), attempt: *attempt, verdict })
 }
 
-/// A run that is being cancelled does not wait to be resumed: it is told no.
-fn waits(run: &RunState, standing: Standing) -> bool {
-    match standing {
+/// Proposals are held while the Agent is suspended, while an earlier epoch may still act on a permit, and while
+/// people are asked what became of a call. A run that is being cancelled is told no instead.
+#[must_use]
+pub fn waits(run: &RunState, standing: Standing) -> bool {
+    let suspended = match standing {
         Standing::Running => false,
-        Standing::Suspended => !run.cancel_requested,
-    }
+        Standing::Suspended => true,
+    };
+    let asked = run.calls.values().any(|call| matches!(call, CallState::Unknown { .. }));
+    (suspended || asked || !run.undead.is_empty()) && !run.cancel_requested
 }
 
 fn is_open(state: &RunState, event: &Event) -> bool {

@@ -7,7 +7,7 @@ use belay_protocol::event::{
     Outcome, ProposedCall, RunEnd, ToolResult, Verdict,
 };
 use belay_protocol::fold::RunState;
-use belay_protocol::plan::{Limits, ModelApi, ObjectId, Plan, PlanModel, PlanOperation, PlanTool, Timeouts};
+use belay_protocol::plan::{Effects, Limits, ModelApi, ObjectId, Plan, PlanModel, PlanOperation, PlanTool, Timeouts};
 use belay_protocol::{Digest, Record};
 use proptest::prelude::*;
 use rstest::rstest;
@@ -58,6 +58,7 @@ pub(crate) fn plan_of(run: &ObjectId) -> Plan {
                 name: "read".into(),
                 model_name: "files__read".into(),
                 definition: definition(),
+                effects: Effects::NonIdempotent,
             }],
         }],
         credentials: vec![],

@@ -174,7 +174,7 @@ async fn a_pod_is_known_while_its_epoch_lives() {
     journal.append(&run, 3, vec![ended()]).await.unwrap();
     assert_eq!(journal.run_of_pod("ns", "belay-run-a"), Some(run.clone()), "its runner is still to hear of the end");
     assert_eq!(journal.live_runs().await.unwrap(), []);
-    let over = Event::EpochEnded { epoch: 1, cause: EpochEnd::Completed };
+    let over = Event::EpochEnded { epoch: 1, cause: EpochEnd::Completed, active_milliseconds: 0 };
     journal.append(&run, 4, vec![over]).await.unwrap();
     assert_eq!(journal.run_of_pod("ns", "belay-run-a"), None);
     assert_eq!(journal.state(&run.uid).await.unwrap().unwrap().seq, 5, "an ended run is read from its rows");

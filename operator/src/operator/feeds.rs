@@ -4,6 +4,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use belay_crds::{Agent, AgentRun};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
@@ -52,38 +54,16 @@ impl Feeds {
                 }
             }
         }));
-        let relations = self.relations.clone();
-        tasks.spawn(self.follow("models", writers.models, trim, move |seen| {
-            let relations = relations.clone();
-            async move {
-                match seen {
-                    Seen::There(model) | Seen::Gone(model) => relations.model_changed(&model).await,
-                    Seen::Listed => relations.look_at_all().await,
-                    Seen::Forbidden => {}
-                }
-            }
+        tasks.spawn(
+            self.relate("models", writers.models, |to, model| async move { to.model_changed(&model).await }.boxed()),
+        );
+        tasks.spawn(self.relate("credentials", writers.credentials, |to, credential| {
+            async move { to.credential_changed(&credential).await }.boxed()
         }));
-        let relations = self.relations.clone();
-        tasks.spawn(self.follow("credentials", writers.credentials, trim, move |seen| {
-            let relations = relations.clone();
-            async move {
-                match seen {
-                    Seen::There(credential) | Seen::Gone(credential) => relations.credential_changed(&credential).await,
-                    Seen::Listed => relations.look_at_all().await,
-                    Seen::Forbidden => {}
-                }
-            }
-        }));
-        let relations = self.relations.clone();
-        tasks.spawn(self.follow("tools", writers.tools, trim, move |seen| {
-            let relations = relations.clone();
-            async move {
-                match seen {
-                    Seen::There(tool) | Seen::Gone(tool) => relations.tool_changed(&tool).await,
-                    Seen::Listed => relations.look_at_all().await,
-                    Seen::Forbidden => {}
-                }
-            }
+        tasks
+            .spawn(self.relate("tools", writers.tools, |to, tool| async move { to.tool_changed(&tool).await }.boxed()));
+        tasks.spawn(self.relate("approvals", writers.approvals, |to, approval| {
+            async move { to.approval_changed(&approval).await }.boxed()
         }));
         let feeds = self.clone();
         tasks.spawn(self.follow("agents", writers.agents, trim, move |seen| {
@@ -137,7 +117,31 @@ impl Feeds {
         world.credentials.wait_until_ready().await.map_err(ended)?;
         world.tools.wait_until_ready().await.map_err(ended)?;
         world.agents.wait_until_ready().await.map_err(ended)?;
+        world.approvals.wait_until_ready().await.map_err(ended)?;
         world.runs.wait_until_ready().await.map_err(ended)
+    }
+
+    /// The watch of a kind whose changes concern whoever names the object.
+    fn relate<K>(
+        &self,
+        name: &str,
+        writer: Writer<K>,
+        changed: fn(Relations, Arc<K>) -> BoxFuture<'static, ()>,
+    ) -> impl Future<Output = ()> + Send + 'static + use<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let relations = self.relations.clone();
+        self.follow(name, writer, trim, move |seen| {
+            let relations = relations.clone();
+            async move {
+                match seen {
+                    Seen::There(object) | Seen::Gone(object) => changed(relations, object).await,
+                    Seen::Listed => relations.look_at_all().await,
+                    Seen::Forbidden => {}
+                }
+            }
+        })
     }
 
     fn follow<K, F, T>(

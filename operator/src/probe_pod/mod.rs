@@ -220,9 +220,10 @@ impl ProbePods {
         match seen {
             Some(PodView::Blocked { why }) => format!("the probe pod cannot start: {why}"),
             Some(PodView::Ended(Exit::Clean)) => "the probe pod ended without a report: see its log".to_owned(),
-            Some(PodView::Ended(Exit::Crashed { why } | Exit::Evicted { why })) => {
+            Some(PodView::Ended(Exit::Crashed { why } | Exit::Evicted { why }) | PodView::Lost { why }) => {
                 format!("the probe pod ended without a report: {why}")
             }
+            Some(PodView::Ended(Exit::Stopped)) => "the probe pod was deleted".to_owned(),
             Some(PodView::Starting) => format!("the probe pod did not start within {PROBE_SECONDS} s"),
             Some(PodView::Running { .. } | PodView::Leaving | PodView::Foreign | PodView::Unseen | PodView::Absent)
             | None => format!("the probe pod reported nothing within {PROBE_SECONDS} s"),

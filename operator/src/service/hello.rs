@@ -13,6 +13,7 @@ use tonic::Status;
 use super::batch::end_words;
 use super::session::Over;
 use super::{PeerPod, RunService};
+use crate::gate::{ModelRequest, close};
 use crate::journal::{Journal, JournalError};
 
 const INSTANCE_BYTES_MAX: usize = 64;
@@ -125,12 +126,8 @@ async fn check_witness(journal: &Journal, run: &ObjectId, state: &RunState, hell
     let end = journal_lost(run, hello.last_seq, state.seq);
     let words = end_words(&end);
     let newest = journal.state(&run.uid).await?.unwrap_or_default();
-    let unknown = newest.calls_in_flight().map(|(call_id, attempt)| Event::CallUnknown {
-        call_id: call_id.to_owned(),
-        attempt,
-        message: "the journal lost what became of this call".to_owned(),
-    });
-    let events = unknown.chain([Event::RunEnded { end }]).collect();
+    let mut events = close(&newest, ModelRequest::Given, "the journal lost what became of it");
+    events.push(Event::RunEnded { end });
     journal.append(run, newest.seq, events).await?;
     Err(Over::bye(words))
 }

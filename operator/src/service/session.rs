@@ -23,8 +23,8 @@ use crate::journal::{Batch, BatchKey, JournalError};
 
 /// A peer that takes no message for so long is cut.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a withheld answer asks whether its Agent is still suspended.
-const SUSPENDED_POLL: Duration = Duration::from_millis(500);
+/// How often a withheld answer asks whether it may go now.
+const WITHHELD_POLL: Duration = Duration::from_millis(500);
 /// What calls in flight get when a runner comes back to a run that is being cancelled.
 const CANCEL_GRACE_SECONDS: u32 = 10;
 
@@ -80,7 +80,7 @@ impl From<JournalError> for Over {
     }
 }
 
-/// An answer that waits because the Agent is suspended.
+/// An answer that waits: the Agent is suspended, or an earlier epoch may still act on a permit.
 struct Withheld {
     n: u64,
     asked: Vec<Event>,
@@ -144,11 +144,15 @@ impl Stream {
                     In::Batch(batch) => {
                         let key = BatchKey { epoch, session, n: batch.n };
                         withheld = self.take(&run, key, &batch).await?;
+                        self.service.sessions.withhold(&run.uid, session, withheld.is_some());
                     }
                 },
-                () = tokio::time::sleep(SUSPENDED_POLL), if withheld.is_some() => {
+                () = tokio::time::sleep(WITHHELD_POLL), if withheld.is_some() => {
                     if let Some(waiting) = withheld.take() {
+                        // First, so that nobody takes for held back what is being let go.
+                        self.service.sessions.withhold(&run.uid, session, false);
                         withheld = self.release(&run, waiting).await?;
+                        self.service.sessions.withhold(&run.uid, session, withheld.is_some());
                     }
                 }
             }
@@ -191,7 +195,9 @@ impl Stream {
         let journal = self.service.journal.clone();
         let mut state = journal.state(&run.uid).await?.unwrap_or_default();
         let goes_on = state.end.is_none() && !state.cancel_requested;
-        if goes_on && standing(&self.service.suspended, &state) == Standing::Suspended {
+        let proposes = withheld.asked.iter().any(|event| matches!(event, Event::CallProposed { .. }));
+        let suspended = standing(&self.service.suspended, &state) == Standing::Suspended;
+        if goes_on && (suspended || (proposes && gate::waits(&state, Standing::Running))) {
             return Ok(Some(withheld));
         }
         let decided = gate::decide_late(&state, &withheld.asked, standing(&self.service.suspended, &state));

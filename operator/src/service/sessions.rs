@@ -25,6 +25,7 @@ struct Inner {
 struct Live {
     session: u64,
     orders: mpsc::Sender<Order>,
+    withheld: bool,
 }
 
 /// What a stream is told from outside. A closed channel means that a newer stream took its place.
@@ -64,6 +65,12 @@ impl Sessions {
         self.lock().contains_key(uid)
     }
 
+    /// Whether the runner waits for an answer that is held back: nothing that it asked leave for was begun.
+    #[must_use]
+    pub fn is_withheld(&self, uid: &str) -> bool {
+        self.lock().get(uid).is_some_and(|live| live.withheld)
+    }
+
     /// Uids of runs whose stream closed. A listener that lags must look at every run.
     #[must_use]
     pub fn ended(&self) -> broadcast::Receiver<String> {
@@ -76,9 +83,15 @@ impl Sessions {
         let mut live = self.lock();
         // A Hello that was overtaken on its way here finds its own orders closed at once.
         if live.get(uid).is_none_or(|newest| newest.session < session) {
-            live.insert(uid.to_owned(), Live { session, orders });
+            live.insert(uid.to_owned(), Live { session, orders, withheld: false });
         }
         receiver
+    }
+
+    pub(super) fn withhold(&self, uid: &str, session: u64, withheld: bool) {
+        if let Some(live) = self.lock().get_mut(uid).filter(|live| live.session == session) {
+            live.withheld = withheld;
+        }
     }
 
     pub(super) fn leave(&self, uid: &str, session: u64) {

@@ -78,7 +78,9 @@ fn reason(failure: &Failure) -> ToolReason {
         | FailureReason::TooLarge
         | FailureReason::ScriptExhausted
         | FailureReason::Scripted
-        | FailureReason::ContextExceeded => ToolReason::ServerFailed,
+        | FailureReason::ContextExceeded
+        | FailureReason::Interrupted
+        | FailureReason::Withheld => ToolReason::ServerFailed,
     }
 }
 

@@ -13,7 +13,7 @@ use belay_operator::service::{
 use belay_operator::tls::{Material, Reloadable, trust_bundle};
 use belay_protocol::call::CallBinding;
 use belay_protocol::event::{Event, Finish, Item, ListedOperation, Listing, ModelResponse, ProposedCall, ToolResult};
-use belay_protocol::plan::{Limits, ModelApi, ObjectId, Plan, PlanModel, PlanOperation, PlanTool, Timeouts};
+use belay_protocol::plan::{Effects, Limits, ModelApi, ObjectId, Plan, PlanModel, PlanOperation, PlanTool, Timeouts};
 use belay_protocol::wire::operator_message::Body as FromOperator;
 use belay_protocol::wire::run_service_client::RunServiceClient;
 use belay_protocol::wire::runner_message::Body as ToOperator;
@@ -257,6 +257,7 @@ pub fn plan(name: &str) -> Plan {
                 name: "read".into(),
                 model_name: "files__read".into(),
                 definition: definition(),
+                effects: Effects::NonIdempotent,
             }],
         }],
         credentials: vec![],

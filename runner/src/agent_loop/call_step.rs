@@ -5,7 +5,7 @@ use std::time::Duration;
 use belay_protocol::call::CallBinding;
 use belay_protocol::digest::DigestError;
 use belay_protocol::event::{NotSentReason, ProposedCall};
-use belay_protocol::plan::PlanTool;
+use belay_protocol::plan::{Effects, PlanTool};
 use belay_protocol::{Digest, Event};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -30,6 +30,7 @@ struct Bound {
     call: Call,
     digest: Digest,
     timeout: Duration,
+    effects: Effects,
 }
 
 /// A call that cannot even be proposed.
@@ -81,12 +82,6 @@ impl Agent {
         }
     }
 
-    /// An earlier epoch may have sent it, and left before the answer.
-    pub(super) fn give_up_call(&mut self, call_id: String, attempt: u32) -> Result<(), Halt> {
-        let message = "the runner that held the permit left before it reported an end".to_owned();
-        self.record(Event::CallUnknown { call_id, attempt, message })
-    }
-
     async fn send(&mut self, call_id: &str, attempt: u32, bound: &Bound, permit: Permit) -> Result<(), Halt> {
         self.progress.allow(call_id, attempt, permit.digest())?;
         let call_id = call_id.to_owned();
@@ -120,6 +115,9 @@ impl Agent {
                 if result.is_error { CallOutcome::ToolError } else { CallOutcome::Observed },
                 Event::CallObserved { call_id, attempt, result, milliseconds },
             ),
+            Outcome::Unknown { message } if bound.effects.may_repeat() => {
+                (CallOutcome::Interrupted, Event::CallInterrupted { call_id, attempt, message })
+            }
             Outcome::Unknown { message } => (CallOutcome::Unknown, Event::CallUnknown { call_id, attempt, message }),
             Outcome::NotSent { reason, message } => {
                 (CallOutcome::NotSent(reason), Event::CallNotSent { call_id, attempt, reason, message })
@@ -161,12 +159,19 @@ impl Agent {
         let digest = CallBinding::new(&self.plan, tool, definition, &operation, &args).digest();
         let digest = digest.map_err(|error| inexact(&error))?;
         let Value::Object(arguments) = args else { return Err(unknown()) };
+        let effects = self.plan.effects(&tool.name, &operation);
         Ok(Bound {
             tool: tool.name.clone(),
-            call: Call { operation, arguments, definition },
+            call: Call { operation, arguments, definition, key: effects.may_repeat().then(|| self.key(call_id)) },
             digest,
+            effects,
             timeout: Duration::from_secs(u64::from(tool.call_timeout_seconds)),
         })
+    }
+
+    /// The same for every attempt of a call, and never another call's.
+    fn key(&self, call_id: &str) -> String {
+        format!("{}/{call_id}", self.plan.run.uid)
     }
 
     /// The tool and operation that the model means, with the definition that was accepted. An operation that

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use belay_protocol::event::{Failure, FailureReason, Item, ModelResponse};
+use belay_protocol::event::{FailureReason, Item, ModelResponse};
 use belay_protocol::{BATCH_BYTES_MAX, CALLS_PER_RESPONSE_MAX, Digest, Event};
 use rand::Rng as _;
 use tokio::time::Instant;
@@ -56,16 +56,6 @@ impl Agent {
                 self.fail(step, attempt, error).await
             }
         }
-    }
-
-    /// An earlier epoch asked and left before the answer; whatever it was is lost.
-    pub(super) fn give_up_request(&mut self, step: u32, attempt: u32) -> Result<(), Halt> {
-        let failure = Failure {
-            reason: FailureReason::Truncated,
-            message: format!("Model {}: the runner that asked left before the answer", self.plan.model.name),
-            retrying: true,
-        };
-        self.record(Event::ModelFailed { step, attempt, failure })
     }
 
     /// Nothing where the run was stopped meanwhile: an answer would have no use.
@@ -143,7 +133,7 @@ impl Agent {
                     let provider_id = provider_id.unwrap_or_else(|| call_id.clone());
                     provider_ids.insert(provider_id.clone());
                     let name = self.redactor.redact(&name).into_owned();
-                    let arguments = self.redactor.redact_arguments(arguments);
+                    let arguments = self.redactor.redact_arguments(&arguments);
                     items.push(Item::ToolCall { call_id, provider_id, name, arguments });
                 }
             }

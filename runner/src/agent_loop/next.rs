@@ -11,18 +11,8 @@ pub enum Next {
         step: u32,
         attempt: u32,
     },
-    /// A request of an earlier epoch, whose answer nobody has.
-    GiveUpRequest {
-        step: u32,
-        attempt: u32,
-    },
     /// Propose this call, and send it if that is permitted.
     Call {
-        call_id: String,
-        attempt: u32,
-    },
-    /// A call that an earlier epoch may have sent.
-    GiveUpCall {
         call_id: String,
         attempt: u32,
     },
@@ -37,8 +27,8 @@ pub fn next(state: &RunState, listed: bool) -> Next {
         return Next::Wait;
     }
     match state.model {
-        ModelState::InFlight { step, attempt, .. } => Next::GiveUpRequest { step, attempt },
-        ModelState::Done => Next::Wait,
+        // The operator closed what an earlier epoch left in flight before this one began.
+        ModelState::InFlight { .. } | ModelState::Done => Next::Wait,
         ModelState::Idle | ModelState::Failed { .. } if !listed => Next::List,
         ModelState::Idle => next_call(state).unwrap_or(Next::Ask { step: state.steps + 1, attempt: 1 }),
         ModelState::Failed { step, attempt } => next_call(state).unwrap_or(Next::Ask { step, attempt: attempt + 1 }),
@@ -52,20 +42,21 @@ fn next_call(state: &RunState) -> Option<Next> {
     let (call_id, call) = open.min_by_key(|(call_id, _)| number(call_id))?;
     let call_id = call_id.clone();
     Some(match call {
-        CallState::Requested => Next::Call { call_id, attempt: 1 },
-        CallState::Returned { attempt } => Next::Call { call_id, attempt: *attempt },
-        // Whatever this process proposes is decided before it looks again: these are of another one.
-        CallState::Proposed { attempt, .. } | CallState::Permitted { attempt, .. } => {
-            Next::GiveUpCall { call_id, attempt: *attempt }
-        }
+        CallState::Due { attempt } => Next::Call { call_id, attempt: *attempt },
+        // A person has the next word, or the operator has: whatever this process proposes is decided before it
+        // looks again.
+        CallState::Unknown { .. } | CallState::Proposed { .. } | CallState::Permitted { .. } => Next::Wait,
         CallState::Settled(_) => return None,
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use belay_protocol::event::{Failure, FailureReason};
+    use belay_protocol::Digest;
+    use belay_protocol::event::{Failure, FailureReason, ProposedCall};
     use belay_protocol::fold::Settlement;
 
     fn with_calls(calls: &[(&str, CallState)]) -> RunState {
@@ -77,8 +68,8 @@ mod tests {
     fn calls_are_taken_in_the_order_of_the_response() {
         let state = with_calls(&[
             ("c2", CallState::Settled(Settlement::Observed)),
-            ("c9", CallState::Returned { attempt: 2 }),
-            ("c10", CallState::Requested),
+            ("c9", CallState::Due { attempt: 2 }),
+            ("c10", CallState::Due { attempt: 1 }),
         ]);
         assert_eq!(next(&state, true), Next::Call { call_id: "c9".to_owned(), attempt: 2 });
     }
@@ -101,12 +92,16 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_epoch_left_in_flight_is_given_up_first() {
-        let permitted = CallState::Permitted { attempt: 1, tool: "t".to_owned(), operation: "o".to_owned() };
-        let state = with_calls(&[("c1", permitted)]);
-        assert_eq!(next(&state, true), Next::GiveUpCall { call_id: "c1".to_owned(), attempt: 1 });
-        let model = ModelState::InFlight { step: 2, attempt: 1, reserved_tokens: 0 };
-        let state = RunState { model, ..RunState::default() };
-        assert_eq!(next(&state, false), Next::GiveUpRequest { step: 2, attempt: 1 });
+    fn nothing_is_done_while_a_person_is_asked() {
+        let call = ProposedCall {
+            tool: "t".to_owned(),
+            operation: "o".to_owned(),
+            args: serde_json::json!({}),
+            definition: Digest::zero(),
+            digest: Digest::zero(),
+        };
+        let unknown = CallState::Unknown { attempt: 1, call: Arc::new(call), at: 0, message: String::new() };
+        let state = with_calls(&[("c1", unknown), ("c2", CallState::Due { attempt: 1 })]);
+        assert_eq!(next(&state, true), Next::Wait);
     }
 }

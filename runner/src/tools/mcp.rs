@@ -33,6 +33,8 @@ const PAGES_MAX: usize = 256;
 /// A server that has not listed its operations by then does not answer.
 const LISTING_TIMEOUT: Duration = Duration::from_secs(30);
 const SHOWN_BYTES: usize = 500;
+/// Where a call that may be sent twice carries its key: MCP has no name of its own for it.
+const KEY_META: &str = "belay.dev/idempotency-key";
 
 /// One MCP server, connected when it is first needed.
 pub struct McpServer {
@@ -177,7 +179,11 @@ impl ToolServer for McpServer {
     async fn call(&mut self, call: &Call, permit: Permit, timeout: Duration) -> Outcome {
         let Some(service) = &self.service else { return Outcome::PermitExpired };
         self.wire.clear(permit, call.definition);
-        let params = CallToolRequestParams::new(call.operation.clone()).with_arguments(call.arguments.clone());
+        let mut params = CallToolRequestParams::new(call.operation.clone()).with_arguments(call.arguments.clone());
+        if let Some(key) = &call.key {
+            let meta = serde_json::Map::from_iter([(KEY_META.to_owned(), Value::from(key.as_str()))]);
+            params.meta = Some(meta.into());
+        }
         let answered = tokio::time::timeout(timeout, service.call_tool_once(params)).await;
         let departure = self.wire.settle();
         let keeps_session = departure.keeps_session();

@@ -29,6 +29,8 @@ pub struct FakeMcp {
     operations: Arc<Vec<&'static str>>,
     /// Operations that were called, in order, with their arguments.
     called: Arc<Mutex<Vec<(String, Value)>>>,
+    /// The keys that calls carried.
+    keys: Arc<Mutex<Vec<Option<String>>>>,
     /// How many calls have arrived, for tests that wait for one.
     arrivals: Arc<watch::Sender<usize>>,
     /// Lets a call to `held` end.
@@ -44,6 +46,7 @@ impl FakeMcp {
             era,
             operations: Arc::new(operations.to_vec()),
             called: Arc::default(),
+            keys: Arc::default(),
             arrivals: Arc::new(watch::channel(0).0),
             release: Arc::default(),
             authorizations: Arc::default(),
@@ -63,6 +66,10 @@ impl FakeMcp {
 
     pub fn called_operations(&self) -> Vec<String> {
         self.called().into_iter().map(|(operation, _)| operation).collect()
+    }
+
+    pub fn keys(&self) -> Vec<Option<String>> {
+        self.keys.lock().unwrap().clone()
     }
 
     pub fn release(&self) {
@@ -126,6 +133,8 @@ fn page(server: &FakeMcp, cursor: &Value) -> Value {
 async fn call(server: &FakeMcp, id: &Value, params: &Value, authorization: Option<String>) -> Response<Body> {
     let operation = params["name"].as_str().unwrap();
     server.called.lock().unwrap().push((operation.to_owned(), params["arguments"].clone()));
+    let key = params["_meta"]["belay.dev/idempotency-key"].as_str().map(str::to_owned);
+    server.keys.lock().unwrap().push(key);
     server.arrivals.send_modify(|arrived| *arrived += 1);
     let text = |text: &str, is_error: bool| json!({"resultType": "complete", "content": [{"type": "text", "text": text}], "isError": is_error});
     let rpc = |result: Value| json!({"jsonrpc": "2.0", "id": id, "result": result});

@@ -45,7 +45,7 @@ pub async fn call(server: &mut McpServer, operation: &str, args: Value, permitte
     let binding = CallBinding::new(&plan, &plan.tools[0], definition, operation, &args);
     let digest = permitted.unwrap_or_else(|| binding.digest().unwrap());
     let Value::Object(arguments) = args else { panic!("arguments are an object") };
-    let call = Call { operation: operation.into(), arguments, definition };
+    let call = Call { operation: operation.into(), arguments, definition, key: None };
     server.call(&call, permit(digest), Duration::from_millis(400)).await
 }
 

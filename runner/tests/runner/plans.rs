@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use belay_protocol::Plan;
 use belay_protocol::call::{definition_digest, model_name};
 use belay_protocol::plan::{
-    Inject, Limits, ModelApi, ObjectId, PLAN_VERSION, PlanCredential, PlanModel, PlanOperation, PlanTool, ScriptedCall,
-    ScriptedTurn, Timeouts,
+    Effects, Inject, Limits, ModelApi, ObjectId, PLAN_VERSION, PlanCredential, PlanModel, PlanOperation, PlanTool,
+    ScriptedCall, ScriptedTurn, Timeouts,
 };
 use belay_runner::credential::Credentials;
 use serde_json::{Value, json};
@@ -86,6 +86,7 @@ pub fn tool(url: &str, operations: &[&str]) -> PlanTool {
                 &definition["inputSchema"],
             )
             .unwrap(),
+            effects: Effects::NonIdempotent,
         }
     };
     PlanTool {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use belay_protocol::Event;
 use belay_protocol::event::{EndReason, NotSentReason, Outcome, ToolResult};
-use belay_protocol::plan::ScriptedTurn;
+use belay_protocol::fold::CallState;
+use belay_protocol::plan::{Effects, ScriptedTurn};
 use belay_runner::agent_loop::Parting;
 use belay_runner::models::scripted::Scripted;
 use belay_runner::redact::Redactor;
@@ -87,6 +88,41 @@ async fn a_run_lists_asks_calls_and_ends_in_two_round_trips_a_step(#[case] era: 
     assert_eq!((journal.end().outcome, journal.state.output.as_deref()), (Outcome::Succeeded, Some("done")));
     assert_eq!(server.called_operations(), ["echo", "stream", "fail", "echo"]);
     assert_eq!(server.called()[0].1, json!({"text": "one"}));
+}
+
+#[rstest]
+#[case::broken_connection("break")]
+#[case::lost_upstream("bad-gateway")]
+#[tokio::test]
+async fn a_call_that_may_be_repeated_is_sent_again_with_its_key_and_not_for_ever(#[case] operation: &str) {
+    let server = FakeMcp::start(Era::Sessions, &["break", "bad-gateway"]).await;
+    let turns = vec![calls(&[(operation, json!({}))]), says("done")];
+    let mut plan = plan(scripted(turns), vec![tool(&server.url(), &["break", "bad-gateway"])]);
+    plan.tools[0].operations.iter_mut().for_each(|operation| operation.effects = Effects::Idempotent);
+    let journal = run_plan(plan, Script::default(), &[]).await;
+    let interrupted: Vec<u32> = journal.events().filter_map(interrupted).collect();
+    assert_eq!(interrupted, [1, 2, 3]);
+    assert_eq!(server.keys(), vec![Some("run-uid/c1".to_owned()); 3]);
+    assert_eq!(journal.end().outcome, Outcome::Succeeded, "the model goes on with what it was told");
+}
+
+fn interrupted(event: &Event) -> Option<u32> {
+    match event {
+        Event::CallInterrupted { attempt, .. } => Some(*attempt),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_may_have_happened_is_not_sent_again_and_the_model_waits_for_a_person() {
+    let server = FakeMcp::start(Era::Sessions, &["break", "echo"]).await;
+    let turns = vec![calls(&[("break", json!({})), ("echo", json!({}))]), says("never said")];
+    let script = Script { stop_on: Some("CallUnknown"), ..Script::default() };
+    let journal = run_script(&server, &["break", "echo"], turns, script).await;
+    assert_eq!(server.called_operations(), ["break"]);
+    assert_eq!(server.keys(), [None], "a key would promise what the server does not keep");
+    assert_eq!(journal.state.steps, 1);
+    assert!(matches!(journal.state.calls["c1"], CallState::Unknown { attempt: 1, .. }));
 }
 
 #[tokio::test]

@@ -1,0 +1,212 @@
+//! Approval: one question of a run to people, and their decisions.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A question to people about one call of a run. The operator alone creates it; whoever holds the verb `approve`
+/// on a policy that asks (approvalpolicies.decide.belay.dev) adds a decision to `decisions`.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[kube(
+    group = "belay.dev",
+    version = "v1alpha1",
+    kind = "Approval",
+    plural = "approvals",
+    singular = "approval",
+    shortname = "apv",
+    category = "belay",
+    namespaced,
+    status = "ApprovalStatus",
+    derive = "PartialEq",
+    printcolumn(name = "RUN", type_ = "string", json_path = ".spec.request.run.name"),
+    printcolumn(name = "PURPOSE", type_ = "string", json_path = ".spec.request.purpose"),
+    printcolumn(name = "TOOL", type_ = "string", json_path = ".spec.request.tool"),
+    printcolumn(name = "OPERATION", type_ = "string", json_path = ".spec.request.operation"),
+    printcolumn(name = "NEEDS", type_ = "string", json_path = ".spec.request.requirements[*].policy"),
+    printcolumn(name = "GIVEN", type_ = "string", json_path = ".status.given"),
+    printcolumn(name = "EXPIRES", type_ = "string", json_path = ".spec.request.expiresAt"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = ("!has(oldSelf.decisions) || has(self.decisions)", "decisions cannot be removed"),
+    validation = ("self.request.purpose != 'Unknown' || !has(self.decisions) || self.decisions.all(d, (d.verdict == 'Allow') == has(d.answer))", "on an Unknown an Allow carries answer.happened or answer.retry; a Deny ends the run and carries none")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ApprovalSpec {
+    /// What is asked. Cannot change.
+    pub request: ApprovalRequest,
+    /// What people decided, each entry for good. One for each policy, approver and verdict; a Deny beats any
+    /// Allow. At most 32. None can be added once the Approval is sealed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["by", "policy", "verdict"],
+        "x-kubernetes-validations" = [{"rule": "oldSelf.all(o, self.exists(n, n == o))", "message": "a decision, once written, stays"}]
+    ))]
+    pub decisions: Vec<Decision>,
+}
+
+/// The question, whole: `digest` is taken over all the rest of it, and a decision repeats that digest.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "spec.request cannot change"}]))]
+#[serde(rename_all = "camelCase")]
+pub struct ApprovalRequest {
+    /// What kind of question it is.
+    pub purpose: ApprovalPurpose,
+    /// The run that asks.
+    pub run: ApprovalRun,
+    /// The call within the run, such as `c3`.
+    #[schemars(length(min = 1, max = 32))]
+    pub call_id: String,
+    /// Which attempt of the call.
+    #[schemars(range(min = 1, max = 2_147_483_647))]
+    pub attempt: i32,
+    /// The Tool that the call goes to.
+    #[schemars(length(min = 1, max = 253))]
+    pub tool: String,
+    /// The operation, as its server spells it.
+    #[schemars(length(min = 1, max = 256))]
+    pub operation: String,
+    /// Digest of the operation's definition.
+    #[schemars(length(min = 1, max = 128))]
+    pub definition: String,
+    /// The arguments: the very bytes, as canonical JSON (RFC 8785). Written by a model.
+    #[schemars(length(max = 262_144))]
+    pub arguments: String,
+    /// Present and true where the arguments are longer than `arguments` can hold; the journal has all of them, and
+    /// `callDigest` is over all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arguments_truncated: Option<bool>,
+    /// The URL that the call goes to.
+    #[schemars(length(max = 2048))]
+    pub destination: String,
+    /// The Credential that goes with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub credential: Option<String>,
+    /// Digest over tool, definition, operation, arguments, credential and destination.
+    #[schemars(length(min = 1, max = 128))]
+    pub call_digest: String,
+    /// On an Unknown: when the call was permitted, shortly before it was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<Time>,
+    /// What is known, in words.
+    #[schemars(length(max = 4096))]
+    pub message: String,
+    /// Whose yes it needs: every one of these policies.
+    #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["policy"]))]
+    pub requirements: Vec<Requirement>,
+    /// Who created the run; empty where nobody vouched for it.
+    #[schemars(length(max = 512))]
+    pub requested_by: String,
+    /// From then on no decision counts.
+    pub expires_at: Time,
+    /// Random: no two questions are alike.
+    #[schemars(length(min = 1, max = 64))]
+    pub nonce: String,
+    /// SHA-256 over the canonical bytes of everything above.
+    #[schemars(length(min = 1, max = 128))]
+    pub digest: String,
+}
+
+/// What a question is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum ApprovalPurpose {
+    /// Nobody knows whether the call took effect. Allow with `answer.happened` or `answer.retry`; Deny ends the run.
+    Unknown,
+}
+
+/// A run, for good: a name may be given again, a uid never is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct ApprovalRun {
+    /// The AgentRun's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The AgentRun's uid.
+    #[schemars(length(min = 1, max = 64))]
+    pub uid: String,
+}
+
+/// What one policy wants.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Requirement {
+    /// The policy's name; `default` is the built-in one.
+    #[schemars(length(min = 1, max = 253))]
+    pub policy: String,
+    /// How many different people.
+    #[schemars(range(min = 1, max = 8))]
+    pub quorum: i32,
+    /// Whether whoever created the run may not be one of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub separation_of_duty: Option<bool>,
+}
+
+/// What one person decided, for good.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Decision {
+    /// For which policy.
+    #[schemars(length(min = 1, max = 253))]
+    pub policy: String,
+    /// The user who decides; admission refuses any other name.
+    #[schemars(length(min = 1, max = 512))]
+    pub by: String,
+    /// `spec.request.digest`, repeated: what was read is what is decided.
+    #[schemars(length(min = 1, max = 128))]
+    pub digest: String,
+    /// Yes or no.
+    pub verdict: DecisionVerdict,
+    /// What goes with the yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<DecisionAnswer>,
+    /// Why, for the record. At most 1024 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub reason: Option<String>,
+}
+
+/// Yes or no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum DecisionVerdict {
+    Allow,
+    Deny,
+}
+
+/// Exactly one of these.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = [{"rule": "has(self.happened) != has(self.retry)", "message": "an answer is either happened or retry"}]))]
+pub struct DecisionAnswer {
+    /// The call took effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub happened: Option<Happened>,
+    /// It did not, or doing it twice does no harm: it is sent again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+}
+
+/// What the call came to.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct Happened {
+    /// What the model is told as the call's result. At most 65536 characters.
+    #[schemars(length(max = 65536))]
+    pub result: String,
+}
+
+/// Send it again. Has no fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct Retry {}
+
+/// Where the question stands. Only the operator writes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ApprovalStatus {
+    /// True once its decisions were taken: no other is added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<bool>,
+    /// How many of the needed people said yes, such as `1/2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub given: Option<String>,
+}

@@ -1,0 +1,110 @@
+//! Runs with a live epoch: whether its pod is still there, and whether it is needed. Pure.
+
+use std::time::Duration;
+
+use belay_crds::WaitingOn;
+use belay_crds::reason::RunReason;
+use belay_protocol::event::{DeathProof, EpochEnd};
+use belay_protocol::fold::{Epoch, ModelState, RunState};
+
+use super::{
+    Decision, EpochEnding, Follow, LAST_WORDS_MAX, Observed, SILENT_MAX, Stream, WAIT_GRACE, Wait, seconds_since,
+};
+use crate::pod_view::{Exit, PodView};
+
+impl Observed<'_> {
+    /// Whether the epoch is over because its pod is. What the kubelet reported as ended can act no more; an
+    /// object that merely vanished proves nothing.
+    pub(super) fn lost_epoch(&self, epoch: &Epoch) -> Option<Decision> {
+        let claimed = epoch.claim.is_some();
+        let (cause, proof, how) = match &self.pod {
+            PodView::Ended(_) if claimed && self.stream == Stream::Live && self.ended_for < LAST_WORDS_MAX => {
+                return None;
+            }
+            PodView::Ended(exit) => {
+                let (cause, how) = ended(exit);
+                (cause, Some(DeathProof::Reported), how)
+            }
+            PodView::Absent if claimed || self.pod_was_there => (EpochEnd::PodLost, None, "is gone".to_owned()),
+            PodView::Foreign => {
+                (EpochEnd::PodLost, None, "is another pod, that the operator did not create".to_owned())
+            }
+            PodView::Lost { why } => (EpochEnd::PodLost, None, format!("was given up: {why}")),
+            PodView::Running { since } if !claimed && self.is_silent(since.as_millisecond()) => {
+                let how = format!(
+                    "ran for {} s without saying Hello: see its log, and whether the network lets it reach the operator",
+                    SILENT_MAX.as_secs()
+                );
+                (EpochEnd::NoHello, None, how)
+            }
+            PodView::Absent
+            | PodView::Unseen
+            | PodView::Blocked { .. }
+            | PodView::Starting
+            | PodView::Running { .. }
+            | PodView::Leaving => return None,
+        };
+        let message = format!("pod {} {how}", epoch.pod_name);
+        Some(Decision::EndEpoch(EpochEnding { epoch: epoch.number, cause, proof, message }))
+    }
+
+    fn is_silent(&self, since: i64) -> bool {
+        seconds_since(since, self.now) >= SILENT_MAX.as_secs()
+    }
+
+    pub(super) fn live(&self, epoch: &Epoch, state: &RunState) -> Decision {
+        if epoch.claim.is_none() {
+            return self.unclaimed(epoch);
+        }
+        let Some(wait) = self.wait(state) else { return Decision::Follow(Follow::Running) };
+        if is_idle(state, self.withheld) && self.idle_for >= WAIT_GRACE {
+            let message = format!("the run waits for {}", wait.on.display);
+            let (epoch, cause) = (epoch.number, EpochEnd::Released);
+            return Decision::EndEpoch(EpochEnding { epoch, cause, proof: None, message });
+        }
+        Decision::Follow(Follow::Waiting(wait))
+    }
+
+    fn unclaimed(&self, epoch: &Epoch) -> Decision {
+        match &self.pod {
+            PodView::Unseen => Decision::Hold,
+            PodView::Absent => self.unlaunched(),
+            PodView::Blocked { why } => Decision::Follow(Follow::Waiting(Wait {
+                on: WaitingOn::new("pod", &epoch.pod_name),
+                reason: RunReason::PodBlocked,
+                message: format!("pod {} cannot start: {why}", epoch.pod_name),
+            })),
+            PodView::Foreign
+            | PodView::Lost { .. }
+            | PodView::Ended(_)
+            | PodView::Starting
+            | PodView::Leaving
+            | PodView::Running { .. } => Decision::Follow(Follow::Starting),
+        }
+    }
+}
+
+/// Whether the runner has nothing under way: no call, and no model request that it has leave for.
+#[must_use]
+pub fn is_idle(state: &RunState, withheld: bool) -> bool {
+    let asking = matches!(state.model, ModelState::InFlight { .. }) && !withheld;
+    !asking && state.calls_in_flight().next().is_none()
+}
+
+fn ended(exit: &Exit) -> (EpochEnd, String) {
+    match exit {
+        Exit::Clean => (EpochEnd::Exited, "ended by itself".to_owned()),
+        Exit::Crashed { why } => (EpochEnd::Exited, format!("ended with {why}")),
+        Exit::Stopped => (EpochEnd::PodLost, "was deleted".to_owned()),
+        Exit::Evicted { why } => (EpochEnd::PodLost, format!("was taken away ({why})")),
+    }
+}
+
+/// How long after its end an epoch may still act: a permit of its last moment, and the call that it was for.
+#[must_use]
+pub fn quarantine(state: &RunState) -> Duration {
+    let tools = state.plan.iter().flat_map(|plan| &plan.tools);
+    let call = tools.map(|tool| tool.call_timeout_seconds).max().unwrap_or(0);
+    let permit = Duration::from_millis(u64::from(belay_protocol::PERMIT_VALID_MILLISECONDS));
+    permit + Duration::from_secs(u64::from(call)) + super::QUARANTINE_MARGIN
+}

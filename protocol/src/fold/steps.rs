@@ -1,0 +1,110 @@
+//! Listings and model requests.
+
+use std::collections::BTreeMap;
+
+use super::{CallState, IllegalEvent, ModelState, RunState, out_of_order, wrong_call};
+use crate::CALLS_PER_RESPONSE_MAX;
+use crate::cost::Usage;
+use crate::event::{Failure, FailureReason, Item, Listing, ModelResponse};
+
+impl RunState {
+    pub(super) fn list(&mut self, tool: &str, listing: &Listing) -> Result<(), IllegalEvent> {
+        if self.plan.as_ref().is_none_or(|plan| plan.tool(tool).is_none()) {
+            return Err(out_of_order("ToolsListed", "the plan names no such tool"));
+        }
+        match listing {
+            Listing::Listed(operations) => {
+                self.listings.insert(tool.to_owned(), operations.clone());
+            }
+            Listing::Failed(failure) => self.failure = Some(failure.clone()),
+        }
+        Ok(())
+    }
+
+    pub(super) fn request_model(&mut self, step: u32, attempt: u32, reserved: u64) -> Result<(), IllegalEvent> {
+        let due = match self.model {
+            ModelState::Idle => (self.steps + 1, 1),
+            ModelState::Failed { step, attempt } => (step, attempt + 1),
+            ModelState::InFlight { .. } => return Err(out_of_order("ModelRequested", "a request is in flight")),
+            ModelState::Done => return Err(out_of_order("ModelRequested", "the model has given its last answer")),
+        };
+        if (step, attempt) != due {
+            return Err(out_of_order("ModelRequested", "steps and attempts count up by one"));
+        }
+        if !self.is_settled() {
+            return Err(out_of_order("ModelRequested", "calls of the response before are not settled"));
+        }
+        self.model = ModelState::InFlight { step, attempt, reserved_tokens: reserved };
+        Ok(())
+    }
+
+    pub(super) fn respond(&mut self, step: u32, attempt: u32, response: &ModelResponse) -> Result<(), IllegalEvent> {
+        self.expect_in_flight("ModelResponded", step, attempt)?;
+        let mut calls = BTreeMap::new();
+        for item in &response.items {
+            if let Item::ToolCall { call_id, .. } = item {
+                let due = format!("c{}", self.calls_total as usize + calls.len() + 1);
+                if *call_id != due || calls.len() >= CALLS_PER_RESPONSE_MAX {
+                    return Err(wrong_call("ModelResponded", call_id, "ids count up, and calls are bounded"));
+                }
+                calls.insert(call_id.clone(), CallState::Due { attempt: 1 });
+            }
+        }
+        self.model = if calls.is_empty() { ModelState::Done } else { ModelState::Idle };
+        self.calls_total += u32::try_from(calls.len()).unwrap_or(u32::MAX);
+        self.calls = calls;
+        self.steps = step;
+        self.usage = self.usage.plus(&response.usage);
+        if let Some(prices) = self.plan.as_ref().and_then(|plan| plan.model.prices) {
+            self.cost = self.cost.plus(prices.cost(&response.usage));
+        }
+        self.output = text_of(response);
+        self.failure = None;
+        self.come_forward();
+        Ok(())
+    }
+
+    pub(super) fn fail_model(&mut self, step: u32, attempt: u32, failure: &Failure) -> Result<(), IllegalEvent> {
+        self.expect_in_flight("ModelFailed", step, attempt)?;
+        if failure.reason == FailureReason::Interrupted {
+            self.interrupt_model();
+        } else {
+            self.model = ModelState::Failed { step, attempt };
+        }
+        self.failure = Some(failure.clone());
+        Ok(())
+    }
+
+    /// A request whose answer will never be known counts as spent, at the dearer of the two prices.
+    pub(super) fn interrupt_model(&mut self) {
+        let ModelState::InFlight { step, attempt, reserved_tokens } = self.model else { return };
+        self.model = ModelState::Failed { step, attempt };
+        self.presumed.tokens = self.presumed.tokens.saturating_add(reserved_tokens);
+        if let Some(prices) = self.plan.as_ref().and_then(|plan| plan.model.prices) {
+            let input = Usage { input_tokens: Some(reserved_tokens), ..Usage::default() };
+            let output = Usage { output_tokens: Some(reserved_tokens), ..Usage::default() };
+            self.presumed.cost = self.presumed.cost.plus(prices.cost(&input).max(prices.cost(&output)));
+        }
+    }
+
+    fn expect_in_flight(&self, event: &'static str, step: u32, attempt: u32) -> Result<(), IllegalEvent> {
+        match self.model {
+            ModelState::InFlight { step: s, attempt: a, .. } if (s, a) == (step, attempt) => Ok(()),
+            ModelState::InFlight { .. } | ModelState::Idle | ModelState::Failed { .. } | ModelState::Done => {
+                Err(out_of_order(event, "no such request is in flight"))
+            }
+        }
+    }
+}
+
+fn text_of(response: &ModelResponse) -> Option<String> {
+    let texts: Vec<&str> = response
+        .items
+        .iter()
+        .filter_map(|item| match item {
+            Item::Text { text } => Some(text.as_str()),
+            Item::ToolCall { .. } => None,
+        })
+        .collect();
+    (!texts.is_empty()).then(|| texts.join("\n"))
+}
