@@ -25,25 +25,26 @@ build_go() {
   digest_of "$folder" >"$BIN/$name.source"
 }
 
-say_what_will_be_built() {
+# What an API server alone needs.
+build_kubernetes() {
+  local version=k8s.io/component-base/version
   is_built hyperkube "$CLUSTER_DIR/hyperkube" ||
     say "building Kubernetes $KUBERNETES from its Go module, once: about 5 minutes on 2 cores"
-  is_built coredns "$CLUSTER_DIR/coredns" ||
-    say "building CoreDNS $COREDNS from its Go module, once: about 1 minute on 2 cores"
-}
-
-build_all() {
-  say_what_will_be_built
-  local version=k8s.io/component-base/version
   build_go hyperkube "$CLUSTER_DIR/hyperkube" . \
     "-X $version.gitVersion=$KUBERNETES -X $version.gitMajor=1 -X $version.gitMinor=$(cut -d. -f2 <<<"$KUBERNETES")"
-  build_go coredns "$CLUSTER_DIR/coredns" .
-  build_go pause "$CLUSTER_DIR/tools" ./pause
   build_go certs "$CLUSTER_DIR/tools" ./certs
   local part
   for part in etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy local-storage kubectl; do
     [[ -e $BIN/$part ]] || ln -sfn hyperkube "$BIN/$part"
   done
+}
+
+build_all() {
+  build_kubernetes
+  is_built coredns "$CLUSTER_DIR/coredns" ||
+    say "building CoreDNS $COREDNS from its Go module, once: about 1 minute on 2 cores"
+  build_go coredns "$CLUSTER_DIR/coredns" .
+  build_go pause "$CLUSTER_DIR/tools" ./pause
   mkdir -p "$IMAGES"
   build_image pause "localhost/belay-pause:1" --entrypoint /pause
   build_image coredns "localhost/belay-coredns:$COREDNS" --entrypoint /coredns
