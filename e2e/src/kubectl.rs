@@ -82,7 +82,7 @@ pub fn belay(arguments: &[&str]) -> Result<Output> {
     run(Command::new(format!("{folder}/belay")).args(arguments), None)
 }
 
-fn run(command: &mut Command, input: Option<&str>) -> Result<Output> {
+pub(crate) fn run(command: &mut Command, input: Option<&str>) -> Result<Output> {
     ensure!(
         std::env::var_os("KUBECONFIG").is_some(),
         "KUBECONFIG is not set: `make test-cluster` starts a cluster and sets it"

@@ -1,10 +1,5 @@
 //! What the tests on a real cluster share: kubectl as a person would type it, and a namespace of their own.
 //! Needs KUBECONFIG and kubectl; `e2e/cluster-tests` provides both. No test skips without them.
 
-pub mod counter;
-pub mod image;
-pub mod kubectl;
-pub mod namespace;
-
-pub use kubectl::{Kubectl, Output};
-pub use namespace::TempNamespace;
+pub mod bare;
+pub mod helm;

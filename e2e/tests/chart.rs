@@ -2,25 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
-use belay_e2e::Kubectl;
+use belay_e2e::{Helm, Kubectl, Output};
 use serde_json::{Value, json};
 
-struct Helm {
-    success: bool,
-    stdout: String,
-    stderr: String,
-}
-
-fn helm(command: &str, values: &Value) -> Helm {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/helm/helm");
-    let output = Command::new(script).arg(command).arg(values.to_string()).output().unwrap();
-    Helm {
-        success: output.status.success(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
+fn helm(command: &str, values: &Value) -> Output {
+    Helm::new().output(command, values).unwrap()
 }
 
 /// Objects by kind and name, as YAML says them.
