@@ -36,7 +36,7 @@ impl BareServer {
         let kinds = kinds.into_iter().collect::<Vec<_>>().join(",");
         let listed = self.kubectl.run(&["get", &kinds, "--all-namespaces", "--output=json"])?;
         let listed: Value = serde_json::from_str(&listed)?;
-        let objects = listed["items"].as_array().context("kubectl get printed no list")?;
+        let objects = listed.get("items").and_then(Value::as_array).context("kubectl get printed no list")?;
         Ok(objects.iter().map(name_of).collect())
     }
 
