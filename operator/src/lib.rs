@@ -13,6 +13,7 @@ mod fixtures;
 pub mod gate;
 pub mod http;
 pub mod journal;
+pub mod leader;
 pub mod metrics;
 pub mod model;
 pub mod namespaces;
