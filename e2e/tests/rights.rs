@@ -42,6 +42,25 @@ fn the_operator_holds_no_verb_on_secrets_but_on_its_own_certificate() {
 }
 
 #[test]
+fn the_operator_writes_one_lease_and_no_other() {
+    let namespace = TempNamespace::enabled("rights-lease").unwrap();
+    let lease = "leases.coordination.k8s.io/belay-operator";
+    for (verb, granted) in
+        [("get", true), ("update", true), ("patch", false), ("delete", false), ("list", false), ("watch", false)]
+    {
+        assert_eq!(may("belay-system", verb, lease), granted, "{verb} its own");
+        assert!(!may("belay-system", verb, "leases.coordination.k8s.io/other"), "{verb} another");
+        assert!(!may("belay-system", verb, "leases.coordination.k8s.io"), "{verb} all");
+    }
+    assert!(may("belay-system", "create", "leases.coordination.k8s.io"));
+    for place in [namespace.name.as_str(), "kube-system", "kube-node-lease"] {
+        for verb in ["get", "list", "watch", "create", "update", "patch", "delete"] {
+            assert!(!may(place, verb, "leases.coordination.k8s.io"), "{verb} in {place}");
+        }
+    }
+}
+
+#[test]
 fn the_operator_has_pod_rights_only_where_a_namespace_opted_in() {
     let enabled = TempNamespace::enabled("rights-in").unwrap();
     let plain = TempNamespace::plain("rights-out").unwrap();

@@ -17,6 +17,10 @@ pub struct Config {
     #[arg(long, env = "BELAY_NAMESPACE", default_value = "belay-system")]
     pub namespace: String,
 
+    /// Uid of the operator's own pod; outside of a pod a random one is made
+    #[arg(long, env = "BELAY_POD_UID")]
+    pub pod_uid: Option<String>,
+
     /// Where runners connect
     #[arg(long, env = "BELAY_GRPC_ADDRESS", default_value = "0.0.0.0:8443")]
     pub grpc_address: SocketAddr,
@@ -127,6 +131,15 @@ impl Config {
         names.into_iter().chain(self.certificate_names.iter().cloned()).collect()
     }
 
+    /// Who holds the Lease. No two living processes share it: a pod's containers never live at one time, so one
+    /// that was restarted goes on where the last one died.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let place = std::env::var("HOSTNAME").unwrap_or_else(|_| "belay-operator".to_owned());
+        let random = || format!("{:016x}", rand::random::<u64>());
+        format!("{place}_{}", self.pod_uid.clone().unwrap_or_else(random))
+    }
+
     #[must_use]
     pub fn journal_path(&self) -> PathBuf {
         self.data_dir.join("journal.sqlite")
@@ -149,6 +162,13 @@ mod tests {
         assert!(config.verify_peer_address);
         assert_eq!((config.max_runs, config.max_runs_per_namespace), (100, 50));
         assert!(config.certificate_names().contains(&"belay-operator.belay-system.svc".to_owned()));
+    }
+
+    #[test]
+    fn only_a_pod_has_the_same_identity_twice() {
+        assert_ne!(parse(&[]).unwrap().identity(), parse(&[]).unwrap().identity());
+        let pod = || parse(&["--pod-uid", "u-1"]).unwrap().identity();
+        assert!(pod() == pod() && pod().ends_with("_u-1"));
     }
 
     #[test]

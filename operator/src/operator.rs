@@ -4,6 +4,7 @@
 mod feeds;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use belay_crds::{Agent, AgentRun, Approval, Credential, Model, Tool};
 use k8s_openapi::api::core::v1::Namespace;
@@ -24,8 +25,9 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::controller;
 use crate::credential::Credentials;
-use crate::http::{self, Started};
+use crate::http::{self, Stage, Stages};
 use crate::journal::{Journal, JournalError};
+use crate::leader::{Leadership, Loss, lead};
 use crate::metrics::Metrics;
 use crate::model::Models;
 use crate::namespaces::Namespaces;
@@ -42,6 +44,8 @@ use crate::writes::Writes;
 
 /// Streams beyond the runs that may be under way: probes, and reconnects that overlap.
 const STREAMS_SPARE: usize = 32;
+/// How long a leader that is none any more may take to stop: others lead 5 s after it gave up.
+const STOP_WITHIN: Duration = Duration::from_secs(4);
 
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
@@ -59,35 +63,85 @@ pub enum OperatorError {
     Http(std::io::Error),
     #[error("a watch ended before it had listed anything")]
     WatchEnded,
+    #[error("this operator is not the leader any more: {0}")]
+    LeadershipLost(Loss),
 }
 
-/// Runs the operator until `shutdown`, then drains: streams are told to come again, passes under way end, and
-/// the journal is closed last.
+/// Runs the operator until `shutdown`, then drains: streams are told to come again, passes under way end, the
+/// journal is closed, and the Lease is given back last. Until it leads, only health and metrics are served.
 pub async fn run(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), OperatorError> {
     let metrics = Metrics::default();
-    let (pulses, started) = (Pulses::default(), Started::default());
+    let (pulses, stages) = (Pulses::default(), Stages::default());
     let http = listen(config.http_address).await?;
-    let page = http::serve(http, pulses.clone(), started.clone(), metrics.registry(), shutdown.clone());
+    let page = http::serve(http, pulses.clone(), stages.clone(), metrics.registry(), shutdown.clone());
     let page = tokio::spawn(page);
-
-    let certificate = Certificate::new(client.clone(), config.namespace.clone(), config.certificate_names());
-    let material = certificate.ensure(Clock.now()).await?;
-    let settings = SharedSettings::new(pod_settings(&config, trust_bundle(&material)));
-    let tls = Reloadable::new(&material)?;
-    let journal = Journal::open(&config.journal_path()).await?;
-    tracing::info!(journal = journal.id(), "journal open");
-
-    let core = Core { config, client, journal: journal.clone(), metrics, pulses, settings, shutdown: shutdown.clone() };
-    let renewal = certificate.keep(tls.clone(), core.settings.clone(), material, shutdown.clone());
-    let renewal = tokio::spawn(renewal);
-    let result = core.serve(tls, started).await;
+    let leadership = lead(client.clone(), &config.namespace, config.identity(), &shutdown).await;
+    let result = match leadership {
+        Some(leadership) => {
+            stages.reach(Stage::Starting);
+            let outset = Outset { config, client, metrics, pulses, stages, shutdown: shutdown.clone() };
+            while_leading(leadership, outset).await
+        }
+        None => Ok(()),
+    };
     // Also where serving failed: nothing may go on without it.
     shutdown.cancel();
-    journal.close().await;
-    let _ = renewal.await;
     match page.await {
         Ok(page) => result.and(page.map_err(OperatorError::Http)),
         Err(_) => result,
+    }
+}
+
+/// What is there before anything is led.
+struct Outset {
+    config: Config,
+    client: Client,
+    metrics: Metrics,
+    pulses: Pulses,
+    stages: Stages,
+    shutdown: CancellationToken,
+}
+
+/// Everything that only a leader does. Who stops being one gets a moment to stop, and then is stopped.
+async fn while_leading(leadership: Leadership, outset: Outset) -> Result<(), OperatorError> {
+    let shutdown = outset.shutdown.clone();
+    let result = tokio::select! {
+        result = outset.serve(&leadership) => result,
+        () = overstayed(&leadership, &shutdown) => Ok(()),
+    };
+    match leadership.resign().await {
+        Ok(()) => result,
+        Err(loss) => Err(OperatorError::LeadershipLost(loss)),
+    }
+}
+
+async fn overstayed(leadership: &Leadership, shutdown: &CancellationToken) {
+    leadership.lost.cancelled().await;
+    shutdown.cancel();
+    tokio::time::sleep(STOP_WITHIN).await;
+}
+
+impl Outset {
+    async fn serve(self, leadership: &Leadership) -> Result<(), OperatorError> {
+        let Self { config, client, metrics, pulses, stages, shutdown } = self;
+        let certificate = Certificate::new(client.clone(), config.namespace.clone(), config.certificate_names());
+        let material = certificate.ensure(Clock.now()).await?;
+        let settings = SharedSettings::new(pod_settings(&config, trust_bundle(&material)));
+        let tls = Reloadable::new(&material)?;
+        let journal = Journal::open(&config.journal_path()).await?;
+        // Here the journal's fence is raised with `leadership.token`, its state is compared with what
+        // `leadership.previous` says, and `leadership.bear_witness` begins.
+        tracing::info!(journal = journal.id(), reign = leadership.token.transitions, "journal open");
+
+        let core =
+            Core { config, client, journal: journal.clone(), metrics, pulses, settings, shutdown: shutdown.clone() };
+        let renewal = certificate.keep(tls.clone(), core.settings.clone(), material, shutdown.clone());
+        let renewal = tokio::spawn(renewal);
+        let result = core.serve(tls, stages).await;
+        shutdown.cancel();
+        journal.close().await;
+        let _ = renewal.await;
+        result
     }
 }
 
@@ -125,7 +179,7 @@ struct Writers {
 impl Core {
     /// 1. Caches. 2. Everything that works with them. 3. Watches, until all have listed. 4. The run service.
     /// 5. Controllers. 6. Until the end: drain in the opposite order.
-    async fn serve(self, tls: Reloadable, started: Started) -> Result<(), OperatorError> {
+    async fn serve(self, tls: Reloadable, stages: Stages) -> Result<(), OperatorError> {
         let (caches, world) = caches();
         let (queues, pulls) = queues();
         let relations = Relations { world: world.clone(), queues: queues.clone() };
@@ -176,7 +230,7 @@ impl Core {
         let listener = listen(self.config.grpc_address).await?;
         let service = self.run_service(&namespaces, sessions, probes, suspensions);
         let grpc = service::serve(listener, tls, service, self.shutdown.clone());
-        started.set();
+        stages.reach(Stage::Serving);
         tracing::info!(grpc = %self.config.grpc_address, "serving runners");
         self.control(
             &tasks,

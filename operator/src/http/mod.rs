@@ -1,13 +1,13 @@
 //! Health, readiness and metrics over plain HTTP. Says nothing of tenants' objects.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use parking_lot::RwLock;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -16,25 +16,36 @@ use tokio_util::sync::CancellationToken;
 
 use crate::watches::Pulses;
 
-/// What the process has got ready besides its watches. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Started(Arc<AtomicBool>);
+/// How far the process has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// Another process may lead: nothing is served, watched or written.
+    #[default]
+    NotLeading,
+    /// Certificate and journal are being opened.
+    Starting,
+    /// Runners are served.
+    Serving,
+}
 
-impl Started {
-    /// The journal is open, the certificate loaded, and runners are served.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Release);
+/// The stage, for who waits for it. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Stages(Arc<RwLock<Stage>>);
+
+impl Stages {
+    pub fn reach(&self, stage: Stage) {
+        *self.0.write() = stage;
     }
 
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    fn reached(&self) -> Stage {
+        *self.0.read()
     }
 }
 
 #[derive(Clone)]
 struct Page {
     pulses: Pulses,
-    started: Started,
+    stages: Stages,
     registry: Arc<Registry>,
 }
 
@@ -45,11 +56,11 @@ struct Page {
 pub async fn serve(
     listener: TcpListener,
     pulses: Pulses,
-    started: Started,
+    stages: Stages,
     registry: Registry,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
-    let page = Page { pulses, started, registry: Arc::new(registry) };
+    let page = Page { pulses, stages, registry: Arc::new(registry) };
     axum::serve(listener, router(page)).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
@@ -70,10 +81,13 @@ async fn live(State(page): State<Page>) -> (StatusCode, String) {
     (StatusCode::SERVICE_UNAVAILABLE, format!("watches that fail for too long: {}\n", dead.join(", ")))
 }
 
-/// Ready once runners are served and every watch has listed what is there.
+/// Ready once this process leads, runners are served and every watch has listed what is there.
 async fn ready(State(page): State<Page>) -> (StatusCode, String) {
-    if !page.started.is_set() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "starting: journal, certificate\n".to_owned());
+    let waits = |words: &str| (StatusCode::SERVICE_UNAVAILABLE, words.to_owned());
+    match page.stages.reached() {
+        Stage::NotLeading => return waits("not the leader: waiting for the Lease belay-operator\n"),
+        Stage::Starting => return waits("starting: journal, certificate\n"),
+        Stage::Serving => {}
     }
     let behind = page.pulses.behind();
     if behind.is_empty() {
@@ -97,19 +111,19 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn page() -> Page {
-        Page {
-            pulses: Pulses::default(),
-            started: Started::default(),
-            registry: Arc::new(Metrics::default().registry()),
-        }
+        Page { pulses: Pulses::default(), stages: Stages::default(), registry: Arc::new(Metrics::default().registry()) }
     }
 
     #[tokio::test]
     async fn it_is_live_before_it_is_ready() {
         let page = page();
         assert_eq!(live(State(page.clone())).await.0, StatusCode::OK);
-        assert_eq!(ready(State(page.clone())).await.0, StatusCode::SERVICE_UNAVAILABLE);
-        page.started.set();
+        for (stage, word) in [(Stage::NotLeading, "not the leader"), (Stage::Starting, "starting")] {
+            page.stages.reach(stage);
+            let (status, words) = ready(State(page.clone())).await;
+            assert!(status == StatusCode::SERVICE_UNAVAILABLE && words.starts_with(word), "{words}");
+        }
+        page.stages.reach(Stage::Serving);
         assert_eq!(ready(State(page)).await.0, StatusCode::OK);
     }
 

@@ -170,11 +170,12 @@ async fn a_short_outage_costs_no_leadership() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_was_taken_deleted_or_made_anew_is_lost() {
+    type Change<'a> = &'a dyn Fn(&mut Server);
     let taken = |server: &mut Server| server.change(|lease| lease["spec"]["holderIdentity"] = json!("she"));
     let released = |server: &mut Server| server.change(|lease| lease["spec"]["holderIdentity"] = json!(null));
     let deleted = |server: &mut Server| server.lease = None;
     let anew = |server: &mut Server| server.change(|lease| lease["metadata"]["uid"] = json!("uid-other"));
-    let table: [(&dyn Fn(&mut Server), Loss); 4] = [
+    let table: [(Change<'_>, Loss); 4] = [
         (&taken, Loss::Taken("she".into())),
         (&released, Loss::Released),
         (&deleted, Loss::Deleted),
