@@ -126,6 +126,9 @@ fn a_helm_upgrade_changes_what_changed_and_keeps_what_the_operator_wrote() {
     let filled = r#"{"data":{"tls.crt":"Y2VydGlmaWNhdGU=","tls.key":"a2V5"}}"#;
     server.system().run(&["patch", "secret", "belay-operator-tls", "--type=merge", "-p", filled]).unwrap();
 
+    let leads = r#"{"spec":{"holderIdentity":"pod","leaseTransitions":3}}"#;
+    server.system().run(&["patch", "lease", "belay-operator", "--type=merge", "-p", leads]).unwrap();
+
     let second = json!({
         "crds": {"keep": false},
         "image": {"operator": "registry.example/belay-operator:2", "runner": "registry.example/belay-runner:2"},
@@ -142,6 +145,8 @@ fn a_helm_upgrade_changes_what_changed_and_keeps_what_the_operator_wrote() {
     assert!(!there.contains("RoleBinding default/belay-operator"));
     let secret = server.system().get("secret", "belay-operator-tls").unwrap();
     assert_eq!(secret["data"], json!({"tls.crt": "Y2VydGlmaWNhdGU=", "tls.key": "a2V5"}));
+    let lease = server.system().get("lease", "belay-operator").unwrap();
+    assert_eq!(lease["spec"], json!({"holderIdentity": "pod", "leaseTransitions": 3}));
 
     bare.helm.run("uninstall", &json!({})).unwrap();
     bare.settles_at(&server.before_and(&["Namespace /belay-system"])).unwrap();
