@@ -9,6 +9,8 @@ mod chain;
 #[cfg(test)]
 mod conformance;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod memory;
 mod place;
 mod sqlite;
