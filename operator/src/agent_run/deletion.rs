@@ -1,5 +1,6 @@
-//! Runs whose AgentRun is gone: the pod goes, the journal records the end and forgets the run. A watch that
-//! says so is believed only after the API server agreed, by name and uid.
+//! Runs whose AgentRun is gone: the pod goes, the journal records the end and keeps
+//! the rows for its retention time. A watch that says so is believed only after the API server agreed, by name
+//! and uid.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -56,8 +57,8 @@ impl AgentRuns {
 
     /// Runs of the journal that no AgentRun stands for any more: they were deleted while nobody watched.
     pub async fn report_missing(&self, orphans: &Orphans) -> Result<(), Failure> {
-        let live = self.journal.live_runs().await.map_err(Failure::journal("listing runs"))?;
-        for run in live {
+        let kept = self.journal.kept_runs().await.map_err(Failure::journal("listing runs"))?;
+        for run in kept {
             let there = self.world.run(&run.namespace, &run.name);
             if there.and_then(|there| there.uid()).as_deref() != Some(run.uid.as_str()) {
                 orphans.report(run).await;
@@ -85,8 +86,8 @@ impl AgentRuns {
             let _ = self.sessions.bye(&run.uid, "the AgentRun was deleted");
             tracing::info!(namespace = run.namespace, name = run.name, uid = run.uid, "deleted run closed");
             self.delete_pod_of(run, &state).await;
-            self.journal.forget(&run.uid).await.map_err(Failure::journal("forgetting a run"))?;
         }
+        self.journal.mark_deleted(&run.uid).await.map_err(Failure::journal("marking a run as deleted"))?;
         self.memories.forget(&run.uid);
         self.leave_lobby(&run.uid).await;
         Ok(())

@@ -11,7 +11,9 @@ use belay_protocol::plan::ObjectId;
 
 use super::chain::open_rows;
 use super::sqlite::SqliteStore;
-use super::store::{Append, BatchKey, BatchSpan, Change, Outcome, RunHead, Store};
+use super::store::{Append, BatchKey, BatchSpan, Change, Fence, Outcome, RunHead, Store, StoreError};
+
+const RESERVE: u64 = 64 * 1024;
 
 /// A database that can be left and come back to.
 struct Place {
@@ -28,7 +30,14 @@ impl Place {
     }
 
     async fn open(&self) -> Arc<dyn Store> {
-        Arc::new(SqliteStore::open(&self.path(), format!("{:032x}", rand::random::<u128>())).await.unwrap())
+        Arc::new(SqliteStore::open(&self.path(), format!("{:032x}", rand::random::<u128>()), RESERVE).await.unwrap())
+    }
+}
+
+impl Place {
+    /// A second store over the same rows, as another process would open it whom no lock keeps out.
+    async fn open_beside(&self) -> Arc<dyn Store> {
+        Arc::new(SqliteStore::open_locked(&self.path(), "unused".into(), RESERVE, None).await.unwrap())
     }
 }
 
@@ -187,4 +196,116 @@ async fn a_store_that_was_reopened_goes_on_with_all_that_was_acknowledged() {
     assert_eq!(store.head("a-uid").await.unwrap(), Some(opened.next.clone()));
     assert_eq!(commit_one(&*store, append_of(behind(&opened.next, 1, None))).await, Outcome::Done);
     assert_eq!(store.events("a-uid", 1, 9).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn whoever_opened_before_the_fence_was_raised_never_writes_again() {
+    let place = Place::new();
+    let old = place.open().await;
+    assert_eq!(old.raise_fence("lease", 1).await, Ok(Fence::Raised(1)));
+    let opened = behind(&first("a"), 1, None);
+    commit_one(&*old, append_of(opened.clone())).await;
+    let new = place.open_beside().await;
+    commit_one(&*old, append_of(behind(&first("b"), 1, None))).await;
+    assert_eq!(new.raise_fence("lease", 2).await, Ok(Fence::Raised(2)));
+    let late = || [append_of(behind(&opened.next, 1, None))];
+    assert_eq!(old.commit(&late()).await, Err(StoreError::Fenced));
+    old.reopen().await.unwrap();
+    assert_eq!(old.commit(&late()).await, Err(StoreError::Fenced), "opening anew is no way around");
+    assert_eq!(old.raise_fence("lease", 3).await, Err(StoreError::Fenced), "it may hold old states");
+    assert_eq!(commit_one(&*new, late()[0].clone()).await, Outcome::Done);
+    assert_eq!(new.events("a-uid", 1, 9).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_fence_is_raised_by_a_newer_holder_or_a_newer_lease_only() {
+    let place = Place::new();
+    let store = place.open().await;
+    let refused = |highest| Ok(Fence::Refused { highest });
+    assert_eq!(store.raise_fence("first", 5).await, Ok(Fence::Raised(1)));
+    assert_eq!(store.raise_fence("first", 4).await, refused(5));
+    assert_eq!(store.raise_fence("first", 5).await, Ok(Fence::Raised(2)), "the same leader, started again");
+    assert_eq!(store.raise_fence("second", 0).await, Ok(Fence::Raised(3)), "the first was deleted");
+    assert_eq!(store.raise_fence("first", 6).await, refused(5), "a lease that was replaced leads no more");
+    assert_eq!(store.raise_fence("second", 1).await, Ok(Fence::Raised(4)));
+    assert_eq!(commit_one(&*store, append_of(behind(&first("a"), 1, None))).await, Outcome::Done);
+    store.close().await;
+    let store = place.open().await;
+    assert_eq!(store.raise_fence("second", 0).await, refused(1), "that is kept");
+}
+
+#[tokio::test]
+async fn a_run_of_many_rows_is_forgotten_in_steps_and_a_step_cut_off_is_gone_on_with() {
+    let place = Place::new();
+    let store = place.open().await;
+    let opened = behind(&first("a"), 1, None);
+    commit_one(&*store, append_of(opened.clone())).await;
+    let over = RunHead { ended: true, pod_name: None, ..opened.next.clone() };
+    let last = Append {
+        next: RunHead { chain: behind(&over, 1000, None).next.chain, ..over.clone() },
+        ..behind(&over, 1000, None)
+    };
+    commit_one(&*store, append_of(last)).await;
+    commit_one(&*store, append_of(behind(&first("b"), 1, None))).await;
+    let forget = || Change::Forget { run: "a-uid".into() };
+    assert_eq!(commit_one(&*store, Change::MarkDeleted { run: "a-uid".into(), at: 7 }).await, Outcome::Done);
+    assert_eq!(commit_one(&*store, forget()).await, Outcome::More);
+    store.close().await;
+    let store = place.open().await;
+    assert_eq!(store.deleted_before(7, 9).await.unwrap(), ["a-uid"]);
+    assert_eq!(commit_one(&*store, forget()).await, Outcome::Done);
+    assert_eq!(store.deleted_before(7, 9).await.unwrap(), [""; 0]);
+    assert_eq!(store.head("a-uid").await.unwrap(), None);
+    assert_eq!(store.events("b-uid", 1, 9).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn only_an_ended_run_is_marked_as_deleted_and_the_first_mark_counts() {
+    let place = Place::new();
+    let store = place.open().await;
+    let ended = RunHead { ended: true, ..first("over") };
+    for head in [first("on"), ended] {
+        commit_one(&*store, append_of(behind(&head, 1, None))).await;
+    }
+    for (uid, at) in [("on-uid", 5), ("over-uid", 5), ("over-uid", 9), ("nobody", 5)] {
+        commit_one(&*store, Change::MarkDeleted { run: uid.into(), at }).await;
+    }
+    assert_eq!(store.deleted_before(4, 9).await.unwrap(), [""; 0]);
+    assert_eq!(store.deleted_before(5, 9).await.unwrap(), ["over-uid"]);
+    assert_eq!(store.kept().await.unwrap(), [run("on")]);
+}
+
+#[tokio::test]
+async fn a_batch_is_held_once_and_its_number_never_given_again() {
+    let place = Place::new();
+    let store = place.open().await;
+    let opened = behind(&first("a"), 1, None);
+    commit_one(&*store, append_of(opened.clone())).await;
+    let batch = |before: &RunHead, n| behind(before, 2, Some(BatchKey { epoch: 1, session: 0, n }));
+    let one = batch(&opened.next, 1);
+    // The same batch twice, as after an answer that was lost: within a group, and after it.
+    let outcomes = store.commit(&[append_of(one.clone()), append_of(one.clone())]).await.unwrap();
+    assert!(matches!(outcomes[..], [Outcome::Done, Outcome::Refused(Some(_))]), "{outcomes:?}");
+    store.reopen().await.unwrap();
+    assert!(matches!(commit_one(&*store, append_of(one.clone())).await, Outcome::Refused(Some(_))));
+    assert_eq!(store.batch("a-uid", 1, 1).await.unwrap(), Some(BatchSpan { first_seq: 2, last_seq: 3 }));
+    assert_eq!(commit_one(&*store, append_of(batch(&one.next, 2))).await, Outcome::Done);
+    assert_eq!(store.head("a-uid").await.unwrap().unwrap().batch, 2);
+}
+
+#[tokio::test]
+async fn without_its_reserve_a_store_takes_ends_and_sessions_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    // More than any volume has: it is never set aside, which is what a full volume looks like.
+    let store = SqliteStore::open(&folder.path().join("journal.db"), "id".into(), 1 << 60).await.unwrap();
+    let opened = behind(&first("a"), 1, None);
+    assert_eq!(store.commit(&[append_of(opened.clone())]).await, Ok(vec![Outcome::Done]), "a cancel goes in");
+    let batch = behind(&opened.next, 1, Some(BatchKey { epoch: 1, session: 0, n: 1 }));
+    assert_eq!(store.commit(&[append_of(batch)]).await, Err(StoreError::Full));
+    let epoch = Event::EpochOpened { epoch: 2, pod_name: "p".into() };
+    let epoch = opened.next.chain.seal(epoch, 1).unwrap();
+    let append = Append { records: vec![epoch], ..behind(&opened.next, 1, None) };
+    assert_eq!(store.commit(&[append_of(append)]).await, Err(StoreError::Full));
+    let session = Change::RaiseSession { run: "a-uid".into(), epoch: 1 };
+    assert_eq!(store.commit(&[session]).await, Ok(vec![Outcome::Session(1)]));
 }

@@ -31,8 +31,16 @@ pub enum JournalError {
     Digest(#[from] DigestError),
     #[error("the journal of run {run} is damaged: {damage}")]
     Damaged { run: String, damage: Damage },
-    #[error("the journal's volume is full: nothing was written; enlarge it")]
+    #[error("the journal's volume is full: nothing was written; enlarge it. Cancelling still works")]
     Full,
+    #[error("another operator leads since: this one writes no more and has to start anew")]
+    Fenced,
+    /// Within a Lease numbers never go back, and a Lease that was replaced never leads again.
+    #[error(
+        "the Lease {lease} at {token} is older than what led this journal before ({highest}): \
+         if the cluster's state was restored to an earlier copy, delete the Lease, and the operator makes a new one"
+    )]
+    FenceRefused { lease: String, token: i64, highest: i64 },
     /// Whether the events are in is not known: read the run again.
     #[error("the journal failed and is opened anew: {0}")]
     Unavailable(String),
@@ -53,6 +61,8 @@ pub enum Damage {
     Head { head: u64, last: u64 },
     #[error("row {seq} holds no hash")]
     Hash { seq: u64 },
+    #[error("the database is malformed where its rows lie ({0}): restore an earlier copy of the file")]
+    Database(String),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -65,15 +75,35 @@ pub enum OpenError {
         "{path} was written by another version of Belay (schema {found}, this build knows {known}): install a newer one"
     )]
     NewerSchema { path: PathBuf, found: i64, known: i64 },
+    #[error(
+        "{path} is damaged ({message}): restore an earlier copy of it, or move it away; \
+         runs that were under way then end as JournalLost"
+    )]
+    Corrupt { path: PathBuf, message: String },
+    #[error("{path} cannot be written: make the file, its folder and its volume writable for the operator")]
+    ReadOnly { path: PathBuf },
+    #[error("the volume of {path} is full: enlarge it, or free space on it")]
+    Full { path: PathBuf },
     #[error("{path} cannot be used: {message}")]
     Unusable { path: PathBuf, message: String },
+}
+
+impl StoreError {
+    /// The error of a read or write that touched this run alone.
+    pub(super) fn of_run(self, run: &str) -> JournalError {
+        match self {
+            Self::Corrupt(message) => JournalError::Damaged { run: run.to_owned(), damage: Damage::Database(message) },
+            Self::Full | Self::Fenced | Self::Io(_) | Self::Closed => self.into(),
+        }
+    }
 }
 
 impl From<StoreError> for JournalError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Full => Self::Full,
-            StoreError::Io(message) => Self::Unavailable(message),
+            StoreError::Fenced => Self::Fenced,
+            StoreError::Corrupt(message) | StoreError::Io(message) => Self::Unavailable(message),
             StoreError::Closed => Self::Closed,
         }
     }

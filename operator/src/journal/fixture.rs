@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use belay_protocol::Digest;
 use belay_protocol::call::CallBinding;
@@ -15,6 +16,7 @@ use belay_protocol::event::{
 use belay_protocol::fold::RunState;
 use belay_protocol::plan::ObjectId;
 use serde_json::json;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 
 use super::sqlite::{SCHEMA_VERSION, SqliteStore};
 use super::{Batch, BatchKey, Journal};
@@ -125,16 +127,18 @@ pub(super) async fn write_runs(journal: &Journal) {
 async fn write_the_fixture_of_this_schema() {
     let path = folder().join(format!("journal-v{SCHEMA_VERSION}.db"));
     assert!(!path.exists(), "{} is there: a released schema's fixture never changes", path.display());
-    let store = SqliteStore::open(&path, "f".repeat(32)).await.unwrap();
-    let journal = Journal::over(Arc::new(store), || 1_790_000_000_000).await.unwrap();
+    let store = SqliteStore::open(&path, "f".repeat(32), 64 * 1024).await.unwrap();
+    let journal = Journal::over(Arc::new(store), || 1_790_000_000_000, Duration::ZERO).await.unwrap();
     write_runs(&journal).await;
     journal.close().await;
-    std::fs::remove_file(path.with_extension("db.lock")).unwrap();
+    for beside in ["db.lock", "db.reserve"] {
+        std::fs::remove_file(path.with_extension(beside)).unwrap();
+    }
 }
 
 #[tokio::test]
 async fn a_journal_of_every_earlier_version_opens_verifies_and_goes_on() {
-    for version in 1..=1 {
+    for version in 1..SCHEMA_VERSION {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("journal.db");
         std::fs::copy(folder().join(format!("journal-v{version}.db")), &path).unwrap();
@@ -153,4 +157,27 @@ async fn a_journal_of_every_earlier_version_opens_verifies_and_goes_on() {
         journal.append(&open, 8, vec![Event::CancelRequested {}]).await.unwrap();
         journal.close().await;
     }
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_brought_up_stays_as_it_was() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("journal.db");
+    std::fs::copy(folder().join("journal-v1.db"), &path).unwrap();
+    let tables = async || {
+        let pool = SqlitePool::connect_with(SqliteConnectOptions::new().filename(&path)).await.unwrap();
+        let sql = "SELECT (SELECT schema_version FROM meta), (SELECT count(*) FROM pragma_table_info('heads'))";
+        let row = sqlx::query_as::<_, (i64, i64)>(sql).fetch_one(&pool).await.unwrap();
+        pool.close().await;
+        row
+    };
+    let before = tables().await;
+    let pool = SqlitePool::connect_with(SqliteConnectOptions::new().filename(&path)).await.unwrap();
+    // In the way of the last statement of the step: what the ones before it did must not stay.
+    sqlx::query("CREATE TABLE deleted_heads (x)").execute(&pool).await.unwrap();
+    pool.close().await;
+    let error = Journal::open(&path).await.map(drop).unwrap_err();
+    assert!(error.to_string().contains("journal.db"), "{error}");
+    assert_eq!(tables().await, before);
+    assert_eq!(before.0, 1);
 }

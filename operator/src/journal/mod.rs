@@ -13,6 +13,8 @@ mod error;
 mod fixture;
 mod memory;
 mod place;
+mod reserve;
+mod retention;
 mod sqlite;
 mod store;
 #[cfg(test)]
@@ -22,6 +24,7 @@ mod writer;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use belay_protocol::chain::{Head, SealedRecord};
 use belay_protocol::event::Event;
@@ -35,7 +38,7 @@ pub use self::error::{Damage, JournalError, OpenError};
 use self::memory::{Folded, Memory};
 use self::sqlite::SqliteStore;
 pub use self::store::{BatchKey, RunHead};
-use self::store::{Change, Outcome, Store};
+use self::store::{Change, Fence, Outcome, Store, StoreError};
 use self::writer::{QUEUE, Waiter, Write, Writer};
 
 /// Announcements that a slow listener may be behind; beyond it, it is told to look at everything.
@@ -55,8 +58,25 @@ struct Inner {
     queue: mpsc::Sender<Write>,
     changes: broadcast::Sender<ObjectId>,
     healthy: Arc<AtomicBool>,
+    fenced: CancellationToken,
     closing: CancellationToken,
     clock: Clock,
+    retention: Duration,
+}
+
+/// What an installation decides about its journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Space that is held back for cancels and ends while the volume is full.
+    pub reserve_bytes: u64,
+    /// How long rows are kept after their AgentRun was deleted.
+    pub retention: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { reserve_bytes: 8 * 1024 * 1024, retention: Duration::from_hours(30 * 24) }
+    }
 }
 
 /// Milliseconds since the Unix epoch.
@@ -79,14 +99,24 @@ pub struct Taken {
 }
 
 impl Journal {
-    /// Opens the journal in the file `path`, or makes it. Held locked until [`Journal::close`] or the last
-    /// handle is dropped. Must be called within a tokio runtime.
+    /// As [`Journal::open_with`], by default settings.
     pub async fn open(path: &Path) -> Result<Self, JournalError> {
-        let store = SqliteStore::open(path, format!("{:032x}", rand::random::<u128>())).await?;
-        Self::over(Arc::new(store), || jiff::Timestamp::now().as_millisecond()).await
+        Self::open_with(path, Settings::default()).await
     }
 
-    async fn over(store: Arc<dyn Store>, clock: Clock) -> Result<Self, JournalError> {
+    /// Opens the journal in the file `path`, or makes it. Held locked until [`Journal::close`] or the last
+    /// handle is dropped. Must be called within a tokio runtime.
+    pub async fn open_with(path: &Path, settings: Settings) -> Result<Self, JournalError> {
+        let id = format!("{:032x}", rand::random::<u128>());
+        let store = Arc::new(SqliteStore::open(path, id, settings.reserve_bytes).await?);
+        let opened = Self::over(store, || jiff::Timestamp::now().as_millisecond(), settings.retention).await;
+        opened.map_err(|error| match error {
+            StoreError::Corrupt(message) => OpenError::Corrupt { path: path.to_owned(), message }.into(),
+            StoreError::Full | StoreError::Fenced | StoreError::Io(_) | StoreError::Closed => error.into(),
+        })
+    }
+
+    async fn over(store: Arc<dyn Store>, clock: Clock, retention: Duration) -> Result<Self, StoreError> {
         let memory = Arc::new(Memory::default());
         for head in store.open_heads().await? {
             memory.note_pod(&head);
@@ -94,16 +124,18 @@ impl Journal {
         let (queue, queued) = mpsc::channel(QUEUE);
         let (changes, _) = broadcast::channel(CHANGES);
         let healthy = Arc::new(AtomicBool::new(true));
-        let closing = CancellationToken::new();
+        let (fenced, closing) = (CancellationToken::new(), CancellationToken::new());
         let writer = Writer {
             store: Arc::clone(&store),
             memory: Arc::clone(&memory),
             changes: changes.clone(),
             healthy: Arc::clone(&healthy),
+            fenced: fenced.clone(),
         };
         // Ends with the last handle, or by `close`, which waits for it.
         tokio::spawn(writer.run(queued, closing.clone()));
-        Ok(Self { inner: Arc::new(Inner { store, memory, queue, changes, healthy, closing, clock }) })
+        let inner = Inner { store, memory, queue, changes, healthy, fenced, closing, clock, retention };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The journal's random id, made once.
@@ -115,7 +147,32 @@ impl Journal {
     /// Whether the last commit left the journal usable.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
-        self.inner.healthy.load(Ordering::Acquire)
+        self.inner.healthy.load(Ordering::Acquire) && !self.inner.fenced.is_cancelled()
+    }
+
+    /// Keeps everyone who opened this journal before from writing; a leader does so before it serves.
+    /// `lease` is the uid of the Lease that it holds, `token` the Lease's count of transitions.
+    pub async fn raise_fence(&self, lease: &str, token: i64) -> Result<(), JournalError> {
+        match self.inner.store.raise_fence(lease, token).await {
+            Ok(Fence::Raised(number)) => {
+                tracing::info!(lease, token, number, "fence raised");
+                Ok(())
+            }
+            Ok(Fence::Refused { highest }) => {
+                Err(JournalError::FenceRefused { lease: lease.to_owned(), token, highest })
+            }
+            Err(error) => {
+                if error == StoreError::Fenced {
+                    self.inner.fenced.cancel();
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Resolves once another leader has raised the fence: nothing is written by this handle any more.
+    pub async fn fenced(&self) {
+        self.inner.fenced.cancelled().await;
     }
 
     /// Transactions ever committed.
@@ -137,7 +194,7 @@ impl Journal {
     pub async fn run_head(&self, uid: &str) -> Result<Option<RunHead>, JournalError> {
         match self.inner.memory.get(uid) {
             Some(folded) => Ok(Some(folded.head)),
-            None => Ok(self.inner.store.head(uid).await?),
+            None => self.stored_head(uid).await,
         }
     }
 
@@ -161,7 +218,7 @@ impl Journal {
         let state = Arc::clone(&prepared.folded.state);
         match self.submit(prepared).await? {
             Outcome::Refused(head) => Err(moved(head.map_or(0, |head| head.chain.seq))),
-            Outcome::Done | Outcome::Session(_) => Ok(state),
+            Outcome::Done | Outcome::Session(_) | Outcome::More => Ok(state),
         }
     }
 
@@ -195,7 +252,7 @@ impl Journal {
             let prepared = prepare(&before.head.run, Some(&before), events, Some(key), (self.inner.clock)())?;
             let taken = Taken { state: Arc::clone(&prepared.folded.state), records: prepared.append.records.clone() };
             match self.submit(prepared).await? {
-                Outcome::Done | Outcome::Session(_) => return Ok(taken),
+                Outcome::Done | Outcome::Session(_) | Outcome::More => return Ok(taken),
                 Outcome::Refused(Some(head)) => refuse_replaced(&head, key)?,
                 Outcome::Refused(None) => return Err(JournalError::UnknownRun(uid.to_owned())),
             }
@@ -209,7 +266,7 @@ impl Journal {
         let change = Change::RaiseSession { run: uid.to_owned(), epoch };
         match self.write(change, None).await? {
             Outcome::Session(session) => Ok(session),
-            Outcome::Done | Outcome::Refused(_) => {
+            Outcome::Done | Outcome::More | Outcome::Refused(_) => {
                 Err(JournalError::SessionReplaced { run: uid.to_owned(), epoch, session: 0 })
             }
         }
@@ -235,7 +292,7 @@ impl Journal {
 
     /// Verified records from `from_seq` to the head.
     pub async fn records(&self, uid: &str, from_seq: u64) -> Result<Vec<SealedRecord>, JournalError> {
-        let Some(head) = self.inner.store.head(uid).await? else {
+        let Some(head) = self.stored_head(uid).await? else {
             return Ok(Vec::new());
         };
         let records = self.verified(&head, from_seq, head.chain.seq).await?;
@@ -243,16 +300,6 @@ impl Journal {
             check_end(&head, &records).map_err(|damage| damaged(uid, damage))?;
         }
         Ok(records)
-    }
-
-    /// Removes the rows of a run that has ended.
-    pub async fn forget(&self, uid: &str) -> Result<(), JournalError> {
-        match self.inner.store.head(uid).await? {
-            None => return Ok(()),
-            Some(head) if !head.ended => return Err(JournalError::NotEnded { run: uid.to_owned() }),
-            Some(_) => {}
-        }
-        self.write(Change::Forget { run: uid.to_owned() }, None).await.map(drop)
     }
 
     /// Writes what is queued, closes the file and gives back its lock. Every handle is closed with it.
@@ -267,7 +314,7 @@ impl Journal {
         if let Some(folded) = self.inner.memory.get(uid) {
             return Ok(Some(folded));
         }
-        let Some(head) = self.inner.store.head(uid).await? else {
+        let Some(head) = self.stored_head(uid).await? else {
             return Ok(None);
         };
         let records = self.verified(&head, 1, head.chain.seq).await?;
@@ -283,7 +330,8 @@ impl Journal {
     async fn verified(&self, head: &RunHead, first: u64, last: u64) -> Result<Vec<SealedRecord>, JournalError> {
         let uid = &head.run.uid;
         let first = first.max(1);
-        let mut rows = self.inner.store.events(uid, first - 1, last).await?;
+        let rows = self.inner.store.events(uid, first - 1, last).await;
+        let mut rows = rows.map_err(|error| error.of_run(uid))?;
         let anchor = if first == 1 {
             Head::empty()
         } else {
@@ -300,7 +348,8 @@ impl Journal {
         let BatchKey { epoch, n, .. } = batch.key;
         let uid = &now.head.run.uid;
         let differs = || JournalError::BatchDiffers { run: uid.clone(), epoch, n };
-        let span = self.inner.store.batch(uid, epoch, n).await?.ok_or_else(differs)?;
+        let span = self.inner.store.batch(uid, epoch, n).await.map_err(|error| error.of_run(uid))?;
+        let span = span.ok_or_else(differs)?;
         let records = self.verified(&now.head, span.first_seq, span.last_seq).await?;
         let mut recorded = records.iter().map(|sealed| &sealed.record.event).filter(|event| event.is_runners());
         // What follows an end of the run within its batch was never taken in.
@@ -315,11 +364,16 @@ impl Journal {
         self.write(Change::Append(Box::new(prepared.append)), Some(prepared.folded)).await
     }
 
+    async fn stored_head(&self, uid: &str) -> Result<Option<RunHead>, JournalError> {
+        self.inner.store.head(uid).await.map_err(|error| error.of_run(uid))
+    }
+
     async fn write(&self, change: Change, folded: Option<Folded>) -> Result<Outcome, JournalError> {
         let (reply, answer) = oneshot::channel();
+        let run = change.run().to_owned();
         let write = Write { change, waiter: Waiter { folded, reply } };
         self.inner.queue.send(write).await.map_err(|_| JournalError::Closed)?;
-        Ok(answer.await.map_err(|_| JournalError::Closed)??)
+        answer.await.map_err(|_| JournalError::Closed)?.map_err(|error| error.of_run(&run))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Where a journal may lie: on a local file system, under a lock that one process holds for its life.
 
 use std::fs::{File, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{
@@ -10,6 +11,7 @@ use nix::sys::statfs::{
 };
 
 use super::error::OpenError;
+use super::reserve::with_suffix;
 
 /// Missing from nix: linux/magic.h and fs/smb/client.
 const CEPH: FsType = FsType(0x00c3_6400);
@@ -23,25 +25,28 @@ pub(super) type Lock = Flock<File>;
 /// Locks the database at `path`, after a look at what it lies on.
 pub(super) fn take(path: &Path) -> Result<Lock, OpenError> {
     let unusable = |message: String| OpenError::Unusable { path: path.to_owned(), message };
+    let not_open = |at: &Path, e: std::io::Error| match e.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => OpenError::ReadOnly { path: path.to_owned() },
+        ErrorKind::StorageFull => OpenError::Full { path: path.to_owned() },
+        _ => unusable(format!("{}: {e}", at.display())), // foreign, non-exhaustive enum
+    };
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         Some(_) | None => Path::new("."),
     };
-    std::fs::create_dir_all(folder).map_err(|e| unusable(e.to_string()))?;
+    std::fs::create_dir_all(folder).map_err(|e| not_open(folder, e))?;
     let kind = statfs(folder).map_err(|e| unusable(e.to_string()))?.filesystem_type();
     if let Some(kind) = network(kind) {
         return Err(OpenError::NetworkFilesystem { path: path.to_owned(), kind });
     }
-    let lock_path = lock_path(path);
+    let lock_path = with_suffix(path, ".lock");
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
-    let file = file.map_err(|e| unusable(format!("{}: {e}", lock_path.display())))?;
+    let file = file.map_err(|e| not_open(&lock_path, e))?;
+    // SQLite would open it to read alone, and fail at the first commit.
+    if path.exists() {
+        OpenOptions::new().append(true).open(path).map_err(|e| not_open(path, e))?;
+    }
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| OpenError::Locked { path: path.to_owned() })
-}
-
-fn lock_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    name.into()
 }
 
 /// The file system's name where it is a network one, or one in user space of which nothing is known.

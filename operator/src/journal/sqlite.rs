@@ -1,26 +1,29 @@
 //! The journal's rows in one SQLite file: WAL, fsynced at every commit. Knows SQL, and no event.
 
+mod rows;
+mod schema;
+
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use belay_protocol::Digest;
-use belay_protocol::chain::Head;
 use belay_protocol::plan::ObjectId;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
 };
-use sqlx::{Executor as _, Row as _};
+use sqlx::{Row as _, Sqlite, Transaction};
 
+use self::rows::{apply, head_of, number, raise, stored};
+pub(super) use self::schema::SCHEMA_VERSION;
+use self::schema::{Brought, bring_up};
 use super::error::OpenError;
 use super::place::{self, Lock};
-use super::store::{Append, BatchKey, BatchSpan, Change, Outcome, RunHead, Store, StoreError, StoredEvent};
+use super::reserve::{self, Reserve};
+use super::store::{BatchSpan, Change, Fence, Outcome, RunHead, Store, StoreError, StoredEvent};
 
-/// The shape of the tables that this build writes.
-pub(super) const SCHEMA_VERSION: i64 = 1;
-const SCHEMA: &str = include_str!("schema.sql");
 /// Readers beside the one writer.
 const READERS: u32 = 2;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,6 +32,9 @@ pub(super) struct SqliteStore {
     path: PathBuf,
     id: String,
     pools: RwLock<Pools>,
+    /// Number of the fence under which this store writes: the one that stood when it was opened, or its own.
+    fence: AtomicU64,
+    reserve: Reserve,
     lock: Mutex<Option<Lock>>,
 }
 
@@ -40,26 +46,74 @@ struct Pools {
 
 impl SqliteStore {
     /// Opens or makes the file at `path`; `fresh_id` becomes the journal's id if it is new.
-    pub(super) async fn open(path: &Path, fresh_id: String) -> Result<Self, OpenError> {
+    pub(super) async fn open(path: &Path, fresh_id: String, reserve_bytes: u64) -> Result<Self, OpenError> {
         let lock = place::take(path)?;
-        let unusable = |e: sqlx::Error| OpenError::Unusable { path: path.to_owned(), message: e.to_string() };
+        Self::open_locked(path, fresh_id, reserve_bytes, Some(lock)).await
+    }
+
+    /// As `open`, where the caller answers for who else may write.
+    pub(super) async fn open_locked(
+        path: &Path,
+        fresh_id: String,
+        reserve_bytes: u64,
+        lock: Option<Lock>,
+    ) -> Result<Self, OpenError> {
+        let reserve = Reserve::beside(path, reserve_bytes);
+        let unusable = |error: sqlx::Error| open_error(path, &error);
         let pools = Pools::open(path).await.map_err(unusable)?;
-        let found = schema_version(&pools.writer).await.map_err(unusable)?;
-        match found {
-            None => create(&pools.writer, &fresh_id).await.map_err(unusable)?,
-            Some(SCHEMA_VERSION) => {}
-            Some(found) => {
+        match bring_up(&pools.writer, &fresh_id).await.map_err(unusable)? {
+            Brought::UpToDate => {}
+            Brought::Newer { found } => {
                 pools.close().await;
                 return Err(OpenError::NewerSchema { path: path.to_owned(), found, known: SCHEMA_VERSION });
             }
         }
         let row = sqlx::query("SELECT journal_id FROM meta").fetch_one(&pools.writer).await.map_err(unusable)?;
         let id = row.try_get(0).map_err(unusable)?;
-        Ok(Self { path: path.to_owned(), id, pools: RwLock::new(pools), lock: Mutex::new(Some(lock)) })
+        let fence = rows::fence(&mut *pools.writer.acquire().await.map_err(unusable)?).await.map_err(unusable)?;
+        Ok(Self {
+            path: path.to_owned(),
+            id,
+            pools: RwLock::new(pools),
+            fence: AtomicU64::new(fence),
+            reserve,
+            lock: Mutex::new(lock),
+        })
     }
 
     fn pools(&self) -> Pools {
         self.pools.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A transaction that writes, unless another leader raised the fence since.
+    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        let mut tx = self.pools().writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let stands = rows::fence(&mut tx).await.map_err(failed)?;
+        if stands == self.fence.load(Ordering::Acquire) { Ok(tx) } else { Err(StoreError::Fenced) }
+    }
+
+    async fn transact(&self, changes: &[Change]) -> Result<Vec<Outcome>, StoreError> {
+        let mut tx = self.begin().await?;
+        let mut outcomes = Vec::with_capacity(changes.len());
+        for change in changes {
+            outcomes.push(apply(&mut tx, change).await.map_err(failed)?);
+        }
+        sqlx::query("UPDATE meta SET commits = commits + 1").execute(&mut *tx).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)?;
+        Ok(outcomes)
+    }
+
+    async fn try_raise(&self, lease: &str, token: i64) -> Result<Fence, StoreError> {
+        let mut tx = self.begin().await?;
+        let outcome = raise(&mut tx, lease, token).await.map_err(failed)?;
+        match outcome {
+            Fence::Raised(number) => {
+                tx.commit().await.map_err(failed)?;
+                self.fence.store(number, Ordering::Release);
+            }
+            Fence::Refused { .. } => {}
+        }
+        Ok(outcome)
     }
 }
 
@@ -81,7 +135,11 @@ impl Pools {
                 .idle_timeout(None)
                 .max_lifetime(None)
         };
-        let writer = pool(1).connect_with(options.clone()).await?;
+        // Only a file without content can be told to give pages back later.
+        let is_new = std::fs::metadata(path).map_or(true, |file| file.len() == 0);
+        let to_write =
+            if is_new { options.clone().auto_vacuum(SqliteAutoVacuum::Incremental) } else { options.clone() };
+        let writer = pool(1).connect_with(to_write).await?;
         let readers = pool(READERS).connect_lazy_with(options.pragma("query_only", "ON"));
         Ok(Self { writer, readers })
     }
@@ -92,25 +150,6 @@ impl Pools {
     }
 }
 
-async fn schema_version(writer: &SqlitePool) -> Result<Option<i64>, sqlx::Error> {
-    let table = sqlx::query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'meta'");
-    if table.fetch_optional(writer).await?.is_none() {
-        return Ok(None);
-    }
-    sqlx::query("SELECT schema_version FROM meta").fetch_one(writer).await?.try_get(0).map(Some)
-}
-
-async fn create(writer: &SqlitePool, id: &str) -> Result<(), sqlx::Error> {
-    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
-    tx.execute(sqlx::raw_sql(SCHEMA)).await?;
-    sqlx::query("INSERT INTO meta (only, journal_id, commits, schema_version) VALUES (1, ?, 0, ?)")
-        .bind(id)
-        .bind(SCHEMA_VERSION)
-        .execute(&mut *tx)
-        .await?;
-    tx.commit().await
-}
-
 #[async_trait]
 impl Store for SqliteStore {
     fn id(&self) -> &str {
@@ -118,14 +157,22 @@ impl Store for SqliteStore {
     }
 
     async fn commit(&self, changes: &[Change]) -> Result<Vec<Outcome>, StoreError> {
-        let mut tx = self.pools().writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        let mut outcomes = Vec::with_capacity(changes.len());
-        for change in changes {
-            outcomes.push(apply(&mut tx, change).await.map_err(failed)?);
+        self.reserve.restore();
+        let vital = changes.iter().all(Change::is_vital);
+        if !vital && !self.reserve.is_held() {
+            return Err(StoreError::Full);
         }
-        sqlx::query("UPDATE meta SET commits = commits + 1").execute(&mut *tx).await.map_err(failed)?;
-        tx.commit().await.map_err(failed)?;
-        Ok(outcomes)
+        match self.transact(changes).await {
+            Err(StoreError::Full) if self.reserve.give_up() && vital => self.transact(changes).await,
+            result => result,
+        }
+    }
+
+    async fn raise_fence(&self, lease: &str, token: i64) -> Result<Fence, StoreError> {
+        match self.try_raise(lease, token).await {
+            Err(StoreError::Full) if self.reserve.give_up() => self.try_raise(lease, token).await,
+            result => result,
+        }
     }
 
     async fn head(&self, run: &str) -> Result<Option<RunHead>, StoreError> {
@@ -137,7 +184,21 @@ impl Store for SqliteStore {
     async fn open_heads(&self) -> Result<Vec<RunHead>, StoreError> {
         let query = sqlx::query("SELECT * FROM heads WHERE ended = 0 OR pod_name IS NOT NULL ORDER BY rowid");
         let rows = query.fetch_all(&self.pools().readers).await.map_err(failed)?;
-        rows.iter().map(head_of).collect::<Result<_, _>>().map_err(failed)
+        // One row that cannot be read is its run's damage; whoever asks for that run is told.
+        let readable = |row: &SqliteRow| head_of(row).inspect_err(|error| tracing::error!(%error, "damaged head"));
+        Ok(rows.iter().filter_map(|row| readable(row).ok()).collect())
+    }
+
+    async fn kept(&self) -> Result<Vec<ObjectId>, StoreError> {
+        let query = sqlx::query("SELECT namespace, name, run FROM heads WHERE deleted_at IS NULL ORDER BY rowid");
+        let rows = query.fetch_all(&self.pools().readers).await.map_err(failed)?;
+        rows.iter().map(rows::run_of).collect::<Result<_, _>>().map_err(failed)
+    }
+
+    async fn deleted_before(&self, at: i64, limit: u32) -> Result<Vec<String>, StoreError> {
+        let query = sqlx::query("SELECT run FROM heads WHERE deleted_at <= ? ORDER BY deleted_at LIMIT ?");
+        let rows = query.bind(at).bind(limit).fetch_all(&self.pools().readers).await.map_err(failed)?;
+        rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed)
     }
 
     async fn events(&self, run: &str, first: u64, last: u64) -> Result<Vec<StoredEvent>, StoreError> {
@@ -168,6 +229,7 @@ impl Store for SqliteStore {
 
     async fn reopen(&self) -> Result<(), StoreError> {
         self.pools().close().await;
+        self.reserve.give_up_if_short();
         let pools = Pools::open(&self.path).await.map_err(failed)?;
         // What a failed fsync left in the WAL may live in the page cache alone: write all of it to the file
         // anew, so that everything that can be read from here on is on the disk.
@@ -186,144 +248,54 @@ impl Store for SqliteStore {
     }
 }
 
-async fn apply(tx: &mut SqliteConnection, change: &Change) -> Result<Outcome, sqlx::Error> {
-    match change {
-        Change::Append(append) => add(tx, append).await,
-        Change::RaiseSession { run, epoch } => {
-            let raised = sqlx::query(
-                "UPDATE heads SET session = session + 1 WHERE run = ? AND epoch = ? AND pod_name IS NOT NULL RETURNING session",
-            );
-            let row = raised.bind(run).bind(stored(*epoch)).fetch_optional(&mut *tx).await?;
-            match row {
-                Some(row) => Ok(Outcome::Session(number(&row, "session")?)),
-                None => refused(tx, run).await,
-            }
-        }
-        Change::Forget { run } => {
-            for table in [
-                "DELETE FROM events WHERE run = ?",
-                "DELETE FROM batches WHERE run = ?",
-                "DELETE FROM heads WHERE run = ?",
-            ] {
-                sqlx::query(table).bind(run).execute(&mut *tx).await?;
-            }
-            Ok(Outcome::Done)
-        }
-    }
-}
-
-/// The head moves first: where it is another one, nothing else is written.
-async fn add(tx: &mut SqliteConnection, append: &Append) -> Result<Outcome, sqlx::Error> {
-    if !move_head(tx, append).await? {
-        return refused(tx, &append.next.run.uid).await;
-    }
-    let run = &append.next.run.uid;
-    for sealed in &append.records {
-        sqlx::query("INSERT INTO events (run, seq, epoch, batch, bytes, hash) VALUES (?, ?, ?, ?, ?, ?)")
-            .bind(run)
-            .bind(stored(sealed.record.seq))
-            .bind(stored(append.next.epoch))
-            .bind(append.batch.map(|batch| stored(batch.n)))
-            .bind(&sealed.bytes)
-            .bind(sealed.hash.as_bytes())
-            .execute(&mut *tx)
-            .await?;
-    }
-    if let Some(BatchKey { epoch, n, .. }) = append.batch {
-        sqlx::query("INSERT INTO batches (run, epoch, n, first_seq, last_seq) VALUES (?, ?, ?, ?, ?)")
-            .bind(run)
-            .bind(stored(epoch))
-            .bind(stored(n))
-            .bind(stored(append.expected.seq + 1))
-            .bind(stored(append.next.chain.seq))
-            .execute(&mut *tx)
-            .await?;
-    }
-    Ok(Outcome::Done)
-}
-
-async fn move_head(tx: &mut SqliteConnection, append: &Append) -> Result<bool, sqlx::Error> {
-    let next = &append.next;
-    let query = if append.expected.seq == 0 {
-        sqlx::query(
-            "INSERT INTO heads (namespace, name, seq, hash, at, epoch, batch, instance, pod_name, ended, session, run) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?) ON CONFLICT DO NOTHING",
-        )
-    } else {
-        sqlx::query(
-            "UPDATE heads SET namespace = ?, name = ?, seq = ?, hash = ?, at = ?, epoch = ?, batch = ?, instance = ?, \
-             pod_name = ?, ended = ? WHERE run = ? AND seq = ? AND hash = ? AND (? IS NULL OR (epoch = ? AND session = ?))",
-        )
-    };
-    let query = query
-        .bind(&next.run.namespace)
-        .bind(&next.run.name)
-        .bind(stored(next.chain.seq))
-        .bind(next.chain.hash.as_bytes())
-        .bind(next.chain.at)
-        .bind(stored(next.epoch))
-        .bind(stored(next.batch))
-        .bind(next.instance.as_deref())
-        .bind(next.pod_name.as_deref())
-        .bind(next.ended)
-        .bind(&next.run.uid);
-    let query = if append.expected.seq == 0 {
-        query
-    } else {
-        query
-            .bind(stored(append.expected.seq))
-            .bind(append.expected.hash.as_bytes())
-            .bind(append.batch.map(|batch| stored(batch.n)))
-            .bind(append.batch.map(|batch| stored(batch.epoch)))
-            .bind(append.batch.map(|batch| stored(batch.session)))
-    };
-    Ok(query.execute(&mut *tx).await?.rows_affected() == 1)
-}
-
-async fn refused(tx: &mut SqliteConnection, run: &str) -> Result<Outcome, sqlx::Error> {
-    let row = sqlx::query("SELECT * FROM heads WHERE run = ?").bind(run).fetch_optional(&mut *tx).await?;
-    Ok(Outcome::Refused(row.as_ref().map(head_of).transpose()?.map(Box::new)))
-}
-
-fn head_of(row: &SqliteRow) -> Result<RunHead, sqlx::Error> {
-    let hash: Vec<u8> = row.try_get("hash")?;
-    let hash = Digest::try_from(hash.as_slice()).map_err(|e| sqlx::Error::Decode(e.into()))?;
-    Ok(RunHead {
-        run: ObjectId { namespace: row.try_get("namespace")?, name: row.try_get("name")?, uid: row.try_get("run")? },
-        chain: Head { seq: number(row, "seq")?, hash, at: row.try_get("at")? },
-        epoch: number(row, "epoch")?,
-        batch: number(row, "batch")?,
-        session: number(row, "session")?,
-        instance: row.try_get("instance")?,
-        pod_name: row.try_get("pod_name")?,
-        ended: row.try_get("ended")?,
-    })
-}
-
-fn number(row: &SqliteRow, column: &'static str) -> Result<u64, sqlx::Error> {
-    let value: i64 = row.try_get(column)?;
-    u64::try_from(value).map_err(|e| sqlx::Error::Decode(e.into()))
-}
-
-/// SQLite's integers are signed; ours count from 0 and never get near 2^63.
-fn stored(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
 /// Primary result codes: <https://www.sqlite.org/rescode.html>.
+enum Code {
+    ReadOnly,
+    IoError,
+    Corrupt,
+    Full,
+    CannotOpen,
+    Other,
+}
+
+fn code(error: &sqlx::Error) -> Code {
+    let database = match error {
+        sqlx::Error::Database(database) => database,
+        // A value that no build of ours wrote there.
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => return Code::Corrupt,
+        _ => return Code::Other, // foreign, non-exhaustive enum
+    };
+    match database.code().and_then(|code| code.parse::<i64>().ok()).map(|code| code & 0xff) {
+        Some(8) => Code::ReadOnly,
+        Some(10) => Code::IoError,
+        Some(11 | 26) => Code::Corrupt,
+        Some(13) => Code::Full,
+        Some(14) => Code::CannotOpen,
+        Some(_) | None => Code::Other,
+    }
+}
+
 #[allow(clippy::needless_pass_by_value)] // for map_err
 fn failed(error: sqlx::Error) -> StoreError {
-    const FULL: i64 = 13;
-    match &error {
-        sqlx::Error::PoolClosed => StoreError::Closed,
-        sqlx::Error::Database(database) => {
-            let code = database.code().and_then(|code| code.parse::<i64>().ok());
-            if code.is_some_and(|code| code & 0xff == FULL) {
-                StoreError::Full
-            } else {
-                StoreError::Io(error.to_string())
-            }
-        }
-        _ => StoreError::Io(error.to_string()), // foreign, non-exhaustive enum: unknown means assume the worst
+    if matches!(error, sqlx::Error::PoolClosed) {
+        return StoreError::Closed;
+    }
+    match code(&error) {
+        Code::Full => StoreError::Full,
+        Code::Corrupt => StoreError::Corrupt(error.to_string()),
+        // Unknown means: assume the worst.
+        Code::ReadOnly | Code::IoError | Code::CannotOpen | Code::Other => StoreError::Io(error.to_string()),
+    }
+}
+
+fn open_error(path: &Path, error: &sqlx::Error) -> OpenError {
+    let (path, message) = (path.to_owned(), error.to_string());
+    match code(error) {
+        Code::Corrupt => OpenError::Corrupt { path, message },
+        Code::ReadOnly => OpenError::ReadOnly { path },
+        Code::Full => OpenError::Full { path },
+        // Without space SQLite cannot make its index either, which it calls an I/O error.
+        Code::IoError | Code::CannotOpen if reserve::is_full(&path) => OpenError::Full { path },
+        Code::IoError | Code::CannotOpen | Code::Other => OpenError::Unusable { path, message },
     }
 }

@@ -3,6 +3,7 @@
 
 use async_trait::async_trait;
 use belay_protocol::chain::{Head, SealedRecord};
+use belay_protocol::event::Event;
 use belay_protocol::plan::ObjectId;
 
 /// The one row a run that every append is checked against and moves on.
@@ -30,7 +31,12 @@ pub enum Change {
         run: String,
         epoch: u64,
     },
-    /// Removes every row of a run.
+    /// The AgentRun of a run that has ended is gone since `at`; its rows may go later.
+    MarkDeleted {
+        run: String,
+        at: i64,
+    },
+    /// Removes rows of a run, until none is left.
     Forget {
         run: String,
     },
@@ -42,9 +48,30 @@ impl Change {
     pub fn run(&self) -> &str {
         match self {
             Self::Append(append) => &append.next.run.uid,
-            Self::RaiseSession { run, .. } | Self::Forget { run } => run,
+            Self::RaiseSession { run, .. } | Self::MarkDeleted { run, .. } | Self::Forget { run } => run,
         }
     }
+
+    /// Whether a full volume must still take it: a runner hears of the end on a session, and nothing that a
+    /// run may still spend space on begins here.
+    #[must_use]
+    pub fn is_vital(&self) -> bool {
+        match self {
+            Self::Append(append) => {
+                append.batch.is_none() && append.records.iter().all(|sealed| ends(&sealed.record.event))
+            }
+            Self::RaiseSession { .. } => true,
+            Self::MarkDeleted { .. } | Self::Forget { .. } => false,
+        }
+    }
+}
+
+/// Whether the event brings a run, an epoch or a call to its end.
+fn ends(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::CancelRequested {} | Event::CallUnknown { .. } | Event::EpochEnded { .. } | Event::RunEnded { .. }
+    )
 }
 
 /// Records behind a head that must still be there.
@@ -69,8 +96,20 @@ pub struct BatchKey {
 pub enum Outcome {
     Done,
     Session(u64),
+    /// Of a run to be forgotten, rows are left: ask again.
+    More,
     /// The head, the session or the epoch is another one; nothing was changed. None: no such run.
     Refused(Option<Box<RunHead>>),
+}
+
+/// What became of raising the fence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fence {
+    Raised(u64),
+    /// The Lease was replaced by another, or its number is behind `highest`.
+    Refused {
+        highest: i64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +131,12 @@ pub enum StoreError {
     /// No space: nothing of the transaction was written, and the database goes on.
     #[error("no space left")]
     Full,
+    /// What is stored contradicts itself where it was touched: nothing of the transaction was written.
+    #[error("{0}")]
+    Corrupt(String),
+    /// Another leader raised the fence: this store never writes again.
+    #[error("another operator leads")]
+    Fenced,
     /// Whether the transaction is in is not known. Nothing more may be written before `reopen`.
     #[error("{0}")]
     Io(String),
@@ -105,12 +150,19 @@ pub trait Store: Send + Sync + 'static {
     fn id(&self) -> &str;
     /// Takes all changes in order in one durable transaction. One caller at a time.
     async fn commit(&self, changes: &[Change]) -> Result<Vec<Outcome>, StoreError>;
+    /// Keeps every store that was opened before from writing, from now on and for good; only then may a
+    /// leader serve. `lease` is the uid of the Lease that it holds, `token` how often that changed hands.
+    async fn raise_fence(&self, lease: &str, token: i64) -> Result<Fence, StoreError>;
     async fn head(&self, run: &str) -> Result<Option<RunHead>, StoreError>;
     /// Heads of runs that have not ended or whose pod may live, oldest run first.
     async fn open_heads(&self) -> Result<Vec<RunHead>, StoreError>;
     /// Rows of a run with `first <= seq <= last`, in order.
     async fn events(&self, run: &str, first: u64, last: u64) -> Result<Vec<StoredEvent>, StoreError>;
     async fn batch(&self, run: &str, epoch: u64, n: u64) -> Result<Option<BatchSpan>, StoreError>;
+    /// Runs whose AgentRun is not known to be deleted, oldest first.
+    async fn kept(&self) -> Result<Vec<ObjectId>, StoreError>;
+    /// Uids of up to `limit` runs that were marked as deleted at `at` or before.
+    async fn deleted_before(&self, at: i64, limit: u32) -> Result<Vec<String>, StoreError>;
     /// Transactions ever committed.
     async fn commits(&self) -> Result<u64, StoreError>;
     /// Drops every connection and recovers from what the disk holds.

@@ -4,7 +4,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use belay_protocol::event::{EndReason, EpochEnd, Event, ListedOperation, Listing, Outcome as RunOutcome, RunEnd};
@@ -14,8 +15,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 
 use super::error::OpenError;
 use super::sqlite::{SCHEMA_VERSION, SqliteStore};
-use super::store::{BatchSpan, Change, Outcome, RunHead, Store, StoreError, StoredEvent};
-use super::{Batch, BatchKey, Damage, Journal, JournalError, Taken};
+use super::store::{BatchSpan, Change, Fence, Outcome, RunHead, Store, StoreError, StoredEvent};
+use super::{Batch, BatchKey, Damage, Journal, JournalError, Settings, Taken};
 use crate::gate::tests::plan_of;
 
 fn accepted(run: &ObjectId) -> Vec<Event> {
@@ -257,10 +258,10 @@ async fn a_second_journal_over_one_file_is_refused_until_the_first_is_closed() {
 async fn a_file_of_a_newer_schema_is_refused_in_words() {
     let (folder, journal, _) = with_claimed_run().await;
     journal.close().await;
-    tamper(folder.path(), "UPDATE meta SET schema_version = 2").await;
+    tamper(folder.path(), "UPDATE meta SET schema_version = 99").await;
     let error = Journal::open(&file(folder.path())).await.map(drop).unwrap_err();
     assert!(
-        matches!(error, JournalError::Open(OpenError::NewerSchema { found: 2, known: SCHEMA_VERSION, .. })),
+        matches!(error, JournalError::Open(OpenError::NewerSchema { found: 99, known: SCHEMA_VERSION, .. })),
         "{error}"
     );
 }
@@ -332,6 +333,15 @@ impl Store for Faulty {
     async fn batch(&self, run: &str, epoch: u64, n: u64) -> Result<Option<BatchSpan>, StoreError> {
         self.inner.batch(run, epoch, n).await
     }
+    async fn raise_fence(&self, lease: &str, token: i64) -> Result<Fence, StoreError> {
+        self.inner.raise_fence(lease, token).await
+    }
+    async fn kept(&self) -> Result<Vec<ObjectId>, StoreError> {
+        self.inner.kept().await
+    }
+    async fn deleted_before(&self, at: i64, limit: u32) -> Result<Vec<String>, StoreError> {
+        self.inner.deleted_before(at, limit).await
+    }
     async fn commits(&self) -> Result<u64, StoreError> {
         self.inner.commits().await
     }
@@ -345,11 +355,11 @@ impl Store for Faulty {
 }
 
 async fn faulty(folder: &Path, script: Vec<Fault>) -> (Journal, Arc<Faulty>) {
-    let inner = SqliteStore::open(&file(folder), "id".into()).await.unwrap();
+    let inner = SqliteStore::open(&file(folder), "id".into(), 64 * 1024).await.unwrap();
     let script = std::sync::Mutex::new(script);
     let store = Faulty { inner, script, reopened: AtomicU32::new(0), groups_refused: AtomicU32::new(0) };
     let store = Arc::new(store);
-    (Journal::over(store.clone(), || 1).await.unwrap(), store)
+    (Journal::over(store.clone(), || 1, Duration::from_mins(1)).await.unwrap(), store)
 }
 
 #[tokio::test]
@@ -394,4 +404,74 @@ async fn a_group_that_does_not_fit_is_tried_run_by_run() {
     let (one, other) = tokio::join!(journal.append(&a, 2, vec![claimed()]), journal.append(&b, 2, vec![claimed()]));
     assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
     assert_eq!(store.groups_refused.load(Ordering::SeqCst), 1, "they came as one group");
+}
+
+#[tokio::test]
+async fn a_journal_that_was_fenced_says_so_and_takes_nothing_more() {
+    let (folder, journal, run) = with_claimed_run().await;
+    journal.raise_fence("lease", 1).await.unwrap();
+    let refused = journal.raise_fence("lease", 0).await;
+    assert!(matches!(refused, Err(JournalError::FenceRefused { highest: 1, .. })), "{refused:?}");
+    assert!(journal.is_healthy(), "a refusal harms nothing");
+    let new = SqliteStore::open_locked(&file(folder.path()), "id".into(), 64 * 1024, None).await.unwrap();
+    assert_eq!(new.raise_fence("lease", 2).await, Ok(Fence::Raised(2)));
+    for _ in 0..2 {
+        let result = journal.append(&run, 3, vec![ended()]).await;
+        assert!(matches!(result, Err(JournalError::Fenced)), "{result:?}");
+    }
+    journal.fenced().await;
+    assert!(!journal.is_healthy());
+    assert_eq!(new.head(&run.uid).await.unwrap().map(|head| head.chain.seq), Some(3));
+}
+
+#[tokio::test]
+async fn rows_of_a_deleted_run_stay_for_their_time_and_go_then() {
+    static NOW: AtomicI64 = AtomicI64::new(1_000);
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&file(folder.path()), "id".into(), 64 * 1024).await.unwrap();
+    let journal = Journal::over(Arc::new(store), || NOW.load(Ordering::SeqCst), Duration::from_mins(1)).await.unwrap();
+    let (gone, kept) = (run("gone"), run("kept"));
+    for run in [&gone, &kept] {
+        journal.append(run, 0, accepted(run)).await.unwrap();
+    }
+    assert!(matches!(journal.mark_deleted(&gone.uid).await, Err(JournalError::NotEnded { .. })));
+    journal.append(&gone, 2, vec![ended()]).await.unwrap();
+    journal.mark_deleted(&gone.uid).await.unwrap();
+    journal.mark_deleted("nobody").await.unwrap();
+    assert_eq!(journal.kept_runs().await.unwrap(), std::slice::from_ref(&kept));
+    NOW.store(60_999, Ordering::SeqCst);
+    assert_eq!(journal.forget_expired().await.unwrap(), 0);
+    assert_eq!(journal.records(&gone.uid, 1).await.unwrap().len(), 3);
+    NOW.store(61_000, Ordering::SeqCst);
+    assert_eq!(journal.forget_expired().await.unwrap(), 1);
+    assert_eq!(journal.records(&gone.uid, 1).await.unwrap(), []);
+    assert_eq!(journal.records(&kept.uid, 1).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn without_a_retention_time_rows_go_with_their_agentrun() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { retention: Duration::ZERO, ..Settings::default() };
+    let journal = Journal::open_with(&file(folder.path()), settings).await.unwrap();
+    let run = run("a");
+    journal.append(&run, 0, vec![ended()]).await.unwrap();
+    journal.mark_deleted(&run.uid).await.unwrap();
+    assert_eq!(journal.records(&run.uid, 1).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_file_gives_back_the_space_of_what_was_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Journal::open(&file(folder.path())).await.unwrap();
+    for i in 0..20 {
+        let run = run(&format!("r{i}"));
+        let mut plan = plan_of(&run);
+        plan.input = "x".repeat(100_000);
+        let accepted = Event::RunAccepted { plan_digest: plan.digest().unwrap(), plan: Box::new(plan) };
+        journal.append(&run, 0, vec![accepted, ended()]).await.unwrap();
+        journal.forget(&run.uid).await.unwrap();
+    }
+    journal.close().await;
+    let bytes = std::fs::metadata(file(folder.path())).unwrap().len();
+    assert!(bytes < 200_000, "{bytes}");
 }

@@ -32,6 +32,8 @@ pub(super) struct Writer {
     pub memory: Arc<Memory>,
     pub changes: broadcast::Sender<ObjectId>,
     pub healthy: Arc<AtomicBool>,
+    /// Cancelled once another leader has raised the fence.
+    pub fenced: CancellationToken,
 }
 
 impl Writer {
@@ -58,13 +60,16 @@ impl Writer {
     }
 
     async fn commit(&self, changes: Vec<Change>, waiters: Vec<Waiter>) {
+        if self.fenced.is_cancelled() {
+            return fail(waiters, &StoreError::Fenced);
+        }
         if !self.healthy.load(Ordering::Acquire) && !self.recover().await {
             return fail(waiters, &StoreError::Io("the journal's file could not be opened anew".into()));
         }
         match self.store.commit(&changes).await {
             Ok(outcomes) => self.settle(&changes, waiters, outcomes),
-            // One run's large batch must not keep a small one of another out.
-            Err(StoreError::Full) if changes.len() > 1 => {
+            // Neither one run's large batch nor its damage may keep another run out.
+            Err(StoreError::Full | StoreError::Corrupt(_)) if changes.len() > 1 => {
                 for (change, waiter) in changes.into_iter().zip(waiters) {
                     Box::pin(self.commit(vec![change], vec![waiter])).await;
                 }
@@ -76,7 +81,8 @@ impl Writer {
     async fn give_up(&self, waiters: Vec<Waiter>, error: &StoreError) {
         tracing::error!(%error, writes = waiters.len(), "journal commit failed");
         match error {
-            StoreError::Full | StoreError::Closed => {}
+            StoreError::Full | StoreError::Corrupt(_) | StoreError::Closed => {}
+            StoreError::Fenced => self.fenced.cancel(),
             // Never the same sync again: what the disk holds is read anew before anything else is written.
             StoreError::Io(_) => {
                 self.healthy.store(false, Ordering::Release);
@@ -104,7 +110,7 @@ impl Writer {
             match &outcome {
                 Outcome::Done => self.remember(change, waiter.folded),
                 Outcome::Session(session) => self.memory.put_session(change.run(), *session),
-                Outcome::Refused(_) => {}
+                Outcome::More | Outcome::Refused(_) => {}
             }
             // Whoever asked may be gone; what was written stays written.
             let _ = waiter.reply.send(Ok(outcome));
@@ -120,7 +126,7 @@ impl Writer {
                 // Nobody listening is no error.
                 let _ = self.changes.send(append.next.run.clone());
             }
-            Change::RaiseSession { .. } => {}
+            Change::RaiseSession { .. } | Change::MarkDeleted { .. } => {}
             Change::Forget { run } => self.memory.forget(run),
         }
     }

@@ -73,6 +73,8 @@ impl From<JournalError> for Over {
             | JournalError::OtherRun { .. }
             | JournalError::NotEnded { .. }
             | JournalError::Full
+            | JournalError::Fenced
+            | JournalError::FenceRefused { .. }
             | JournalError::Unavailable(_)
             | JournalError::Closed
             | JournalError::Open(_) => Status::unavailable(words),
