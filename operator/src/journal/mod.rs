@@ -19,6 +19,8 @@ mod sqlite;
 mod store;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod volume_tests;
 mod writer;
 
 use std::path::Path;

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use belay_protocol::plan::ObjectId;
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
-    SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
-    SqliteSynchronous,
+    SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteRow, SqliteSynchronous,
 };
-use sqlx::{Row as _, Sqlite, Transaction};
+use sqlx::{Connection as _, Row as _, Sqlite, Transaction};
 
 use self::rows::{apply, head_of, number, raise, stored};
 pub(super) use self::schema::SCHEMA_VERSION;
@@ -85,36 +86,57 @@ impl SqliteStore {
         self.pools.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A transaction that writes, unless another leader raised the fence since.
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        let mut tx = self.pools().writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        let stands = rows::fence(&mut tx).await.map_err(failed)?;
-        if stands == self.fence.load(Ordering::Acquire) { Ok(tx) } else { Err(StoreError::Fenced) }
-    }
-
     async fn transact(&self, changes: &[Change]) -> Result<Vec<Outcome>, StoreError> {
-        let mut tx = self.begin().await?;
-        let mut outcomes = Vec::with_capacity(changes.len());
-        for change in changes {
-            outcomes.push(apply(&mut tx, change).await.map_err(failed)?);
-        }
-        sqlx::query("UPDATE meta SET commits = commits + 1").execute(&mut *tx).await.map_err(failed)?;
-        tx.commit().await.map_err(failed)?;
-        Ok(outcomes)
+        let mut writer = self.pools().writer.acquire().await.map_err(failed)?;
+        let result = write(&mut writer, self.fence.load(Ordering::Acquire), changes).await;
+        give_back(writer, result).await
     }
 
     async fn try_raise(&self, lease: &str, token: i64) -> Result<Fence, StoreError> {
-        let mut tx = self.begin().await?;
-        let outcome = raise(&mut tx, lease, token).await.map_err(failed)?;
+        let mut writer = self.pools().writer.acquire().await.map_err(failed)?;
+        let result = write_fence(&mut writer, self.fence.load(Ordering::Acquire), lease, token).await;
+        let outcome = give_back(writer, result).await?;
         match outcome {
-            Fence::Raised(number) => {
-                tx.commit().await.map_err(failed)?;
-                self.fence.store(number, Ordering::Release);
-            }
+            Fence::Raised(number) => self.fence.store(number, Ordering::Release),
             Fence::Refused { .. } => {}
         }
         Ok(outcome)
     }
+}
+
+async fn write(writer: &mut SqliteConnection, fence: u64, changes: &[Change]) -> Result<Vec<Outcome>, StoreError> {
+    let mut tx = begin(writer, fence).await?;
+    let mut outcomes = Vec::with_capacity(changes.len());
+    for change in changes {
+        outcomes.push(apply(&mut tx, change).await.map_err(failed)?);
+    }
+    sqlx::query("UPDATE meta SET commits = commits + 1").execute(&mut *tx).await.map_err(failed)?;
+    tx.commit().await.map_err(failed)?;
+    Ok(outcomes)
+}
+
+async fn write_fence(writer: &mut SqliteConnection, fence: u64, lease: &str, token: i64) -> Result<Fence, StoreError> {
+    let mut tx = begin(writer, fence).await?;
+    let outcome = raise(&mut tx, lease, token).await.map_err(failed)?;
+    tx.commit().await.map_err(failed)?;
+    Ok(outcome)
+}
+
+/// A transaction that writes, unless another leader raised the fence since.
+async fn begin(writer: &mut SqliteConnection, fence: u64) -> Result<Transaction<'_, Sqlite>, StoreError> {
+    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+    let stands = rows::fence(&mut tx).await.map_err(failed)?;
+    if stands == fence { Ok(tx) } else { Err(StoreError::Fenced) }
+}
+
+/// Where space runs out SQLite rolls back by itself; sqlx does not notice and would not begin again on that
+/// connection.
+async fn give_back<T>(writer: PoolConnection<Sqlite>, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    if result.is_err() {
+        // What closing says about a failed transaction adds nothing to the error that is there.
+        let _ = writer.close().await;
+    }
+    result
 }
 
 impl Pools {
