@@ -6,6 +6,7 @@ pub mod chain;
 pub mod cost;
 pub mod digest;
 pub mod event;
+pub mod export;
 pub mod fold;
 pub mod plan;
 pub mod probe;

@@ -9,6 +9,7 @@ mod chain;
 #[cfg(test)]
 mod conformance;
 mod error;
+mod export;
 #[cfg(test)]
 mod fixture;
 mod memory;
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::chain::{Prepared, check_end, open_rows, prepare};
 pub use self::error::{Damage, JournalError, OpenError};
+pub use self::export::{ExportError, export};
 use self::memory::{Folded, Memory};
 use self::sqlite::SqliteStore;
 pub use self::store::{BatchKey, RunHead};

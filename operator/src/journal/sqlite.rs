@@ -18,6 +18,7 @@ use sqlx::sqlite::{
 use sqlx::{Connection as _, Row as _, Sqlite, Transaction};
 
 use self::rows::{apply, head_of, number, raise, stored};
+pub(super) use self::rows::{read_events, read_heads};
 pub(super) use self::schema::SCHEMA_VERSION;
 use self::schema::{Brought, bring_up};
 use super::error::OpenError;
@@ -224,14 +225,8 @@ impl Store for SqliteStore {
     }
 
     async fn events(&self, run: &str, first: u64, last: u64) -> Result<Vec<StoredEvent>, StoreError> {
-        let query =
-            sqlx::query("SELECT seq, bytes, hash FROM events WHERE run = ? AND seq BETWEEN ? AND ? ORDER BY seq");
-        let query = query.bind(run).bind(stored(first)).bind(stored(last));
-        let rows = query.fetch_all(&self.pools().readers).await.map_err(failed)?;
-        let event = |row: &SqliteRow| {
-            Ok(StoredEvent { seq: number(row, "seq")?, bytes: row.try_get("bytes")?, hash: row.try_get("hash")? })
-        };
-        rows.iter().map(event).collect::<Result<_, _>>().map_err(failed)
+        let rows = read_events(&self.pools().readers, run, first, last).await;
+        rows.map_err(failed)
     }
 
     async fn batch(&self, run: &str, epoch: u64, n: u64) -> Result<Option<BatchSpan>, StoreError> {
@@ -295,6 +290,11 @@ fn code(error: &sqlx::Error) -> Code {
         Some(14) => Code::CannotOpen,
         Some(_) | None => Code::Other,
     }
+}
+
+/// Whether the database contradicts itself where it was read.
+pub(super) fn code_is_corrupt(error: &sqlx::Error) -> bool {
+    matches!(code(error), Code::Corrupt)
 }
 
 #[allow(clippy::needless_pass_by_value)] // for map_err

@@ -3,10 +3,11 @@
 use belay_protocol::Digest;
 use belay_protocol::chain::Head;
 use belay_protocol::plan::ObjectId;
-use sqlx::Row as _;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteExecutor, SqliteRow};
+use sqlx::{Row as _, Sqlite};
 
-use crate::journal::store::{Append, BatchKey, Change, Fence, Outcome, RunHead};
+use crate::journal::store::{Append, BatchKey, Change, Fence, Outcome, RunHead, StoredEvent};
 
 /// The most rows that forgetting removes in one transaction: it holds up every other run.
 const FORGET_ROWS: i64 = 512;
@@ -154,6 +155,29 @@ async fn move_head(tx: &mut SqliteConnection, append: &Append) -> Result<bool, s
 async fn refused(tx: &mut SqliteConnection, run: &str) -> Result<Outcome, sqlx::Error> {
     let row = sqlx::query("SELECT * FROM heads WHERE run = ?").bind(run).fetch_optional(&mut *tx).await?;
     Ok(Outcome::Refused(row.as_ref().map(head_of).transpose()?.map(Box::new)))
+}
+
+/// Rows of a run with `first <= seq <= last`, in order.
+pub(in crate::journal) async fn read_events(
+    from: impl SqliteExecutor<'_>,
+    run: &str,
+    first: u64,
+    last: u64,
+) -> Result<Vec<StoredEvent>, sqlx::Error> {
+    let query = sqlx::query("SELECT seq, bytes, hash FROM events WHERE run = ? AND seq BETWEEN ? AND ? ORDER BY seq");
+    let rows = query.bind(run).bind(stored(first)).bind(stored(last)).fetch_all(from).await?;
+    let event = |row: &SqliteRow| {
+        Ok(StoredEvent { seq: number(row, "seq")?, bytes: row.try_get("bytes")?, hash: row.try_get("hash")? })
+    };
+    rows.iter().map(event).collect()
+}
+
+/// The heads that `query` selects, whole rows.
+pub(in crate::journal) async fn read_heads(
+    from: impl SqliteExecutor<'_>,
+    query: Query<'_, Sqlite, SqliteArguments>,
+) -> Result<Vec<RunHead>, sqlx::Error> {
+    query.fetch_all(from).await?.iter().map(head_of).collect()
 }
 
 pub(super) fn head_of(row: &SqliteRow) -> Result<RunHead, sqlx::Error> {

@@ -1,0 +1,136 @@
+//! What a run did to the world: each decided call, who let it through, and what became of it.
+
+use crate::event::{DenyReason, Event, NotSentReason, Record, Verdict};
+
+/// One attempt at one call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effect {
+    pub call_id: String,
+    pub attempt: u32,
+    pub tool: String,
+    pub operation: String,
+    pub permitted_by: PermittedBy,
+    /// Milliseconds since the Unix epoch.
+    pub decided_at: i64,
+    pub outcome: EffectOutcome,
+    /// Who said how it ended, and when. None: nobody did.
+    pub settled: Option<Settled>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PermittedBy {
+    /// The operations that the Agent lists.
+    AllowList,
+    Nobody(DenyReason),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EffectOutcome {
+    /// A permit was out when the journal was exported.
+    UnderWay,
+    Denied,
+    Observed,
+    /// Answered by the tool with an error.
+    ObservedError,
+    NotSent(NotSentReason),
+    /// The permit came back unused.
+    Returned,
+    /// It may have happened.
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    pub by: String,
+    /// Milliseconds since the Unix epoch.
+    pub at: i64,
+}
+
+/// Gathers effects while records are read in order.
+#[derive(Default)]
+pub(super) struct Effects {
+    rows: Vec<Effect>,
+    proposed: Vec<Named>,
+}
+
+struct Named {
+    call_id: String,
+    tool: String,
+    operation: String,
+}
+
+impl Effects {
+    pub(super) fn take(&mut self, record: &Record) {
+        match &record.event {
+            Event::CallProposed { call_id, call, .. } => {
+                let (tool, operation) = (call.tool.clone(), call.operation.clone());
+                self.proposed.retain(|named| named.call_id != *call_id);
+                self.proposed.push(Named { call_id: call_id.clone(), tool, operation });
+            }
+            Event::CallDecided { call_id, attempt, verdict } => self.decide(call_id, *attempt, verdict, record.at),
+            Event::CallObserved { call_id, attempt, result, .. } => {
+                let outcome = if result.is_error { EffectOutcome::ObservedError } else { EffectOutcome::Observed };
+                self.settle(call_id, *attempt, outcome, Some(settled("runner", record.at)));
+            }
+            Event::CallNotSent { call_id, attempt, reason, .. } => {
+                let outcome = EffectOutcome::NotSent(*reason);
+                self.settle(call_id, *attempt, outcome, Some(settled("runner", record.at)));
+            }
+            Event::PermitReturned { call_id, attempt } => {
+                self.settle(call_id, *attempt, EffectOutcome::Returned, Some(settled("runner", record.at)));
+            }
+            Event::CallUnknown { call_id, attempt, .. } => {
+                self.settle(call_id, *attempt, EffectOutcome::Unknown, None);
+            }
+            Event::RunAccepted { .. }
+            | Event::EpochOpened { .. }
+            | Event::InstanceClaimed { .. }
+            | Event::ToolsListed { .. }
+            | Event::ModelRequested { .. }
+            | Event::ModelResponded { .. }
+            | Event::ModelFailed { .. }
+            | Event::LimitReached { .. }
+            | Event::CancelRequested {}
+            | Event::EpochEnded { .. }
+            | Event::RunEnded { .. } => {}
+        }
+    }
+
+    pub(super) fn into_rows(self) -> Vec<Effect> {
+        self.rows
+    }
+
+    fn decide(&mut self, call_id: &str, attempt: u32, verdict: &Verdict, at: i64) {
+        let named = self.proposed.iter().find(|named| named.call_id == call_id);
+        let Some(Named { tool, operation, .. }) = named else { return }; // the fold refuses that
+        let (permitted_by, outcome, settled) = match verdict {
+            Verdict::Allowed { .. } => (PermittedBy::AllowList, EffectOutcome::UnderWay, None),
+            Verdict::Denied { reason, .. } => {
+                (PermittedBy::Nobody(*reason), EffectOutcome::Denied, Some(settled("gate", at)))
+            }
+        };
+        self.rows.push(Effect {
+            call_id: call_id.to_owned(),
+            attempt,
+            tool: tool.clone(),
+            operation: operation.clone(),
+            permitted_by,
+            decided_at: at,
+            outcome,
+            settled,
+        });
+    }
+
+    /// Of a call that was never decided nothing was sent: it is no effect.
+    fn settle(&mut self, call_id: &str, attempt: u32, outcome: EffectOutcome, settled: Option<Settled>) {
+        let row = self.rows.iter_mut().rev().find(|row| row.call_id == call_id && row.attempt == attempt);
+        if let Some(row) = row {
+            row.outcome = outcome;
+            row.settled = settled;
+        }
+    }
+}
+
+fn settled(by: &str, at: i64) -> Settled {
+    Settled { by: by.to_owned(), at }
+}

@@ -1,0 +1,275 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::cost::Usage;
+use crate::event::{
+    DenyReason, Finish, Item, ListedOperation, Listing, ModelResponse, NotSentReason, Record, ToolResult,
+};
+use crate::plan::Plan;
+
+fn run() -> ObjectId {
+    ObjectId { namespace: "team".into(), name: "triage-1".into(), uid: "run-uid".into() }
+}
+
+fn plan() -> Plan {
+    serde_json::from_value(json!({
+        "version": 1, "run": run(), "agent": {"namespace": "team", "name": "triage", "uid": "agent-uid"},
+        "agentGeneration": 1, "input": "go",
+        "model": {"name": "m", "api": "Scripted", "model": "m", "temperature": 0.5, "timeouts":
+            {"connectSeconds": 1, "firstByteSeconds": 1, "idleSeconds": 1, "totalSeconds": 1}},
+        "tools": [{"name": "files", "uid": "files-uid", "url": "http://files/mcp", "callTimeoutSeconds": 5,
+            "operations": [{"name": "read", "modelName": "files__read", "definition": Digest::of(b"definition")}]}],
+        "limits": {"steps": 2, "activeSeconds": 60, "waitSeconds": 60},
+    }))
+    .unwrap()
+}
+
+fn proposed(call_id: &str, operation: &str) -> Event {
+    let (plan, args) = (plan(), json!({"path": "ä/README.md"}));
+    let definition = Digest::of(b"definition");
+    let digest = CallBinding::new(&plan, &plan.tools[0], definition, operation, &args).digest().unwrap();
+    let call = ProposedCall { tool: "files".into(), operation: operation.into(), args, definition, digest };
+    Event::CallProposed { call_id: call_id.into(), attempt: 1, call }
+}
+
+fn decided(call_id: &str, verdict: Verdict) -> Event {
+    Event::CallDecided { call_id: call_id.into(), attempt: 1, verdict }
+}
+
+fn allowed(proposal: &Event) -> Verdict {
+    match proposal {
+        Event::CallProposed { call, .. } => Verdict::Allowed { digest: call.digest },
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A run with one call of each sort: observed, denied, not sent, and one under way.
+fn events() -> Vec<Event> {
+    let asks = |id: &str| Item::ToolCall {
+        call_id: id.into(),
+        provider_id: "x".into(),
+        name: "files__read".into(),
+        arguments: "{}".into(),
+    };
+    let response = ModelResponse {
+        items: ["c1", "c2", "c3", "c4"].map(asks).to_vec(),
+        finish: Finish::ToolCalls,
+        usage: Usage::default(),
+        response_id: None,
+        model: None,
+        milliseconds: 1,
+    };
+    let listed = ListedOperation { name: "read".into(), definition: Digest::of(b"definition") };
+    let result = ToolResult { is_error: false, content: "text\nand \"more\"".into(), truncated_from_bytes: None };
+    let denial = Verdict::Denied { reason: DenyReason::NotListed, message: "no".into() };
+    let not_sent = |id: &str| Event::CallNotSent {
+        call_id: id.into(),
+        attempt: 1,
+        reason: NotSentReason::Unreachable,
+        message: "refused".into(),
+    };
+    let (first, third, fourth) = (proposed("c1", "read"), proposed("c3", "read"), proposed("c4", "read"));
+    vec![
+        Event::RunAccepted { plan_digest: plan().digest().unwrap(), plan: Box::new(plan()) },
+        Event::EpochOpened { epoch: 1, pod_name: "belay-run-triage-1".into() },
+        Event::InstanceClaimed { epoch: 1, instance: "i".into(), pod_uid: "p".into() },
+        Event::ToolsListed { tool: "files".into(), listing: Listing::Listed(vec![listed]) },
+        Event::ModelRequested { step: 1, attempt: 1, request: Digest::zero(), reserved_tokens: 10 },
+        Event::ModelResponded { step: 1, attempt: 1, response },
+        first.clone(),
+        decided("c1", allowed(&first)),
+        Event::CallObserved { call_id: "c1".into(), attempt: 1, result, milliseconds: 2 },
+        proposed("c2", "delete"),
+        decided("c2", denial),
+        third.clone(),
+        decided("c3", allowed(&third)),
+        not_sent("c3"),
+        fourth.clone(),
+        decided("c4", allowed(&fourth)),
+    ]
+}
+
+fn seal(events: Vec<Event>) -> Vec<SealedRecord> {
+    let mut head = Head::empty();
+    let mut records = Vec::new();
+    for event in events {
+        let sealed = head.seal(event, 1000 + i64::try_from(head.seq).unwrap()).unwrap();
+        head = sealed.head();
+        records.push(sealed);
+    }
+    records
+}
+
+fn file_of(events: Vec<Event>) -> Vec<u8> {
+    write("journal-id", &run(), &seal(events))
+}
+
+fn fault(file: &[u8]) -> Fault {
+    verify(file).unwrap_err()
+}
+
+/// The file with its last line made anew, as someone would who knows the format but not the chain.
+fn ended_anew(file: &[u8]) -> Vec<u8> {
+    let text = file.strip_suffix(b"\n").unwrap();
+    let cut = text.iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+    let mut end: EndLine = serde_json::from_slice(&text[cut..]).unwrap();
+    end.digest = Digest::of(&file[..cut]);
+    [&file[..cut], &line(&end)].concat()
+}
+
+fn lines(file: &[u8]) -> Vec<String> {
+    std::str::from_utf8(file).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn joined(lines: &[String]) -> Vec<u8> {
+    lines.iter().flat_map(|line| format!("{line}\n").into_bytes()).collect()
+}
+
+#[test]
+fn an_export_verifies_and_tells_each_effect() {
+    let records = seal(events());
+    let verified = verify(&write("journal-id", &run(), &records)).unwrap();
+    assert_eq!(verified.header, Header { belay_journal_export: 1, journal: "journal-id".into(), run: run() });
+    assert_eq!(verified.head, records.last().unwrap().head());
+    let folded = RunState::replay(records.iter().map(|sealed| &sealed.record)).unwrap();
+    assert_eq!(*verified.state, folded);
+    let rows: Vec<_> = verified
+        .effects
+        .iter()
+        .map(|row| (row.call_id.as_str(), row.operation.as_str(), row.permitted_by, row.outcome, row.settled.clone()))
+        .collect();
+    let by = |by: &str, at| Some(Settled { by: by.into(), at });
+    let denied = PermittedBy::Nobody(DenyReason::NotListed);
+    let not_sent = EffectOutcome::NotSent(NotSentReason::Unreachable);
+    assert_eq!(
+        rows,
+        [
+            ("c1", "read", PermittedBy::AllowList, EffectOutcome::Observed, by("runner", 1008)),
+            ("c2", "delete", denied, EffectOutcome::Denied, by("gate", 1010)),
+            ("c3", "read", PermittedBy::AllowList, not_sent, by("runner", 1013)),
+            ("c4", "read", PermittedBy::AllowList, EffectOutcome::UnderWay, None),
+        ]
+    );
+}
+
+#[test]
+fn an_edited_line_is_named_with_its_run() {
+    let mut edited = lines(&file_of(events()));
+    edited[9] = edited[9].replace("more", "less");
+    let fault = fault(&joined(&edited));
+    assert!(matches!(fault.wrong, Wrong::Chain(crate::chain::ChainError::Changed { seq: 9, .. })), "{fault}");
+    assert_eq!(*fault.place, Place { line: 10, run: Some(run()), seq: Some(9) });
+    assert!(fault.to_string().starts_with("line 10 (record 9 of run team/triage-1, run-uid): "), "{fault}");
+}
+
+#[test]
+fn a_line_taken_out_moved_or_doubled_is_named() {
+    let whole = lines(&file_of(events()));
+    let mut out = whole.clone();
+    out.remove(5);
+    assert!(matches!(fault(&joined(&out)).wrong, Wrong::Gap { expected: 5, found: 6 }));
+    let mut moved = whole.clone();
+    moved.swap(5, 6);
+    assert!(matches!(fault(&joined(&moved)).wrong, Wrong::Gap { expected: 5, found: 6 }));
+    let mut doubled = whole.clone();
+    doubled.insert(6, whole[5].clone());
+    assert!(matches!(fault(&joined(&doubled)).wrong, Wrong::Gap { expected: 6, found: 5 }));
+    let mut last = whole.clone();
+    last.remove(whole.len() - 2);
+    assert!(matches!(fault(&joined(&last)).wrong, Wrong::Head { stated: 16, found: 15 }));
+}
+
+#[test]
+fn what_comes_after_the_end_and_a_header_of_another_journal_are_noticed() {
+    let mut whole = lines(&file_of(events()));
+    let other = whole[0].replace("journal-id", "another");
+    whole.push(whole[1].clone());
+    assert_eq!(fault(&joined(&whole)).wrong, Wrong::AfterEnd);
+    whole.pop();
+    whole[0] = other;
+    assert_eq!(fault(&joined(&whole)).wrong, Wrong::FileDigest);
+}
+
+#[test]
+fn other_files_and_other_versions_are_told_apart() {
+    assert!(matches!(fault(b"not an export\n").wrong, Wrong::Header(_)));
+    assert!(matches!(fault(b"").wrong, Wrong::Truncated { records: 0 }));
+    let newer = String::from_utf8(file_of(events())).unwrap().replacen("Export\":1", "Export\":2", 1);
+    assert_eq!(fault(newer.as_bytes()).wrong, Wrong::Version { found: 2 });
+    assert_eq!(fault(&file_of(vec![])).wrong, Wrong::Empty);
+}
+
+#[test]
+fn records_that_are_chained_but_not_an_operators_own_are_refused() {
+    let mut illegal = events();
+    illegal.remove(7);
+    assert!(matches!(fault(&file_of(illegal)).wrong, Wrong::Illegal(_)));
+
+    let mut other = events();
+    let mut another = plan();
+    another.input = "something else".into();
+    other[0] = Event::RunAccepted { plan_digest: plan().digest().unwrap(), plan: Box::new(another) };
+    assert!(matches!(fault(&file_of(other)).wrong, Wrong::PlanDigest { .. }));
+
+    let mut foreign = events();
+    let mut another = plan();
+    another.run.uid = "other".into();
+    foreign[0] = Event::RunAccepted { plan_digest: another.digest().unwrap(), plan: Box::new(another) };
+    assert!(matches!(fault(&file_of(foreign)).wrong, Wrong::OtherRun { .. }));
+
+    let mut swapped = events();
+    if let Event::CallProposed { call, .. } = &mut swapped[6] {
+        call.args = json!({"path": "/etc/passwd"});
+    }
+    assert!(matches!(fault(&file_of(swapped)).wrong, Wrong::CallDigest { .. }));
+
+    let mut unlisted = events();
+    unlisted[10] = decided("c2", allowed(&unlisted[9]));
+    let fault = fault(&file_of(unlisted));
+    assert!(matches!(&fault.wrong, Wrong::NotInPlan { operation, .. } if operation == "files/delete"), "{fault}");
+}
+
+#[test]
+fn a_record_of_a_kind_that_is_not_known_yet_is_named() {
+    let mut records = seal(events());
+    let head = records.last().unwrap().head();
+    let bytes = br#"{"at":2000,"event":{"kind":"Teleported"},"seq":17}"#.to_vec();
+    let hash = Digest::chained(head.hash, &bytes);
+    let record = Record { seq: 17, at: 2000, event: Event::CancelRequested {} };
+    records.push(SealedRecord { record, bytes, hash });
+    let fault = fault(&write("journal-id", &run(), &records));
+    assert!(fault.to_string().contains("record 17 cannot be read: unknown variant `Teleported`"), "{fault}");
+}
+
+proptest! {
+    #[test]
+    fn no_byte_can_be_another(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut file = file_of(events());
+        let at = at.index(file.len());
+        prop_assume!(file[at] != byte);
+        file[at] = byte;
+        prop_assert!(verify(&file).is_err());
+    }
+
+    /// The chain, not only the digest at the end, is what finds it.
+    #[test]
+    fn a_byte_changed_under_a_digest_made_anew_changes_no_meaning(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let whole = file_of(events());
+        let first = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+        let last = whole.len() - lines(&whole).last().unwrap().len() - 1;
+        let mut file = whole.clone();
+        file[first + at.index(last - first)] = byte;
+        if let Ok(verified) = verify(&ended_anew(&file)) {
+            prop_assert_eq!(verified, verify(&whole).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_file_that_breaks_off_anywhere_is_refused(at in any::<prop::sample::Index>()) {
+        let file = file_of(events());
+        prop_assert!(verify(&file[..at.index(file.len())]).is_err());
+    }
+}
