@@ -2,4 +2,13 @@
 //! Needs KUBECONFIG and kubectl; `e2e/cluster-tests` provides both. No test skips without them.
 
 pub mod bare;
+pub mod counter;
 pub mod helm;
+pub mod image;
+pub mod kubectl;
+pub mod namespace;
+
+pub use bare::BareServer;
+pub use helm::Helm;
+pub use kubectl::{Kubectl, Output};
+pub use namespace::TempNamespace;

@@ -2,12 +2,45 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use k8s_openapi::api::core::v1::Toleration;
 use serde::de::DeserializeOwned;
+
+use crate::journal::Settings;
+
+/// Governs AI agents on Kubernetes: turns every AgentRun into an isolated pod and decides what it may do.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "belay-operator", version, subcommand_negates_reqs = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Absent only where a command was given.
+    #[command(flatten)]
+    pub config: Option<Config>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Look into the journal beside the operator that writes it
+    #[command(subcommand)]
+    Journal(JournalCommand),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum JournalCommand {
+    /// Print all that the journal holds of a run; `belay journal verify` checks it anywhere
+    Export {
+        /// NAMESPACE/NAME, or the uid of the AgentRun
+        run: String,
+        /// Where the journal is kept
+        #[arg(long, env = "BELAY_DATA_DIR", default_value = "/var/lib/belay")]
+        data_dir: PathBuf,
+    },
+}
 
 /// Governs AI agents on Kubernetes: turns every AgentRun into an isolated pod and decides what it may do.
 #[derive(Clone, Debug, Parser)]
@@ -48,6 +81,14 @@ pub struct Config {
     /// Where the journal is kept
     #[arg(long, env = "BELAY_DATA_DIR", default_value = "/var/lib/belay")]
     pub data_dir: PathBuf,
+
+    /// Days for which the journal keeps a run after its AgentRun was deleted; 0 forgets it at once
+    #[arg(long, env = "BELAY_JOURNAL_RETENTION_DAYS", default_value_t = 30)]
+    pub journal_retention_days: u32,
+
+    /// Space that is held back so that runs can be cancelled and ended while the journal's volume is full
+    #[arg(long, env = "BELAY_JOURNAL_RESERVE_MEBIBYTES", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub journal_reserve_mebibytes: u32,
 
     /// Runs at one time in the whole installation; the rest wait in order
     #[arg(long, env = "BELAY_MAX_RUNS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
@@ -142,8 +183,22 @@ impl Config {
 
     #[must_use]
     pub fn journal_path(&self) -> PathBuf {
-        self.data_dir.join("journal.sqlite")
+        journal_path(&self.data_dir)
     }
+
+    #[must_use]
+    pub fn journal_settings(&self) -> Settings {
+        Settings {
+            reserve_bytes: u64::from(self.journal_reserve_mebibytes) * 1024 * 1024,
+            retention: Duration::from_hours(u64::from(self.journal_retention_days) * 24),
+        }
+    }
+}
+
+/// The journal's file in the folder that the installation gave it.
+#[must_use]
+pub fn journal_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("journal.sqlite")
 }
 
 #[cfg(test)]
@@ -169,6 +224,29 @@ mod tests {
         assert_ne!(parse(&[]).unwrap().identity(), parse(&[]).unwrap().identity());
         let pod = || parse(&["--pod-uid", "u-1"]).unwrap().identity();
         assert!(pod() == pod() && pod().ends_with("_u-1"));
+    }
+
+    #[test]
+    fn the_journal_can_be_looked_into_without_the_settings_of_an_operator() {
+        let export =
+            |words: &[&str]| Arguments::try_parse_from([&["belay-operator", "journal", "export"], words].concat());
+        let arguments = export(&["team/triage-1"]).unwrap();
+        let data_dir = PathBuf::from("/var/lib/belay");
+        let command = Command::Journal(JournalCommand::Export { run: "team/triage-1".into(), data_dir });
+        assert_eq!(arguments.command, Some(command));
+        assert!(export(&[]).is_err());
+        assert!(Arguments::try_parse_from(["belay-operator"]).is_err(), "an operator needs the runner's image");
+        let operator = Arguments::try_parse_from(["belay-operator", "--runner-image", "runner:1"]).unwrap();
+        assert!(operator.command.is_none() && operator.config.is_some());
+    }
+
+    #[test]
+    fn a_journal_keeps_eight_mebibytes_and_thirty_days_unless_told_otherwise() {
+        assert_eq!(parse(&[]).unwrap().journal_settings(), Settings::default());
+        let forgetful = parse(&["--journal-retention-days", "0", "--journal-reserve-mebibytes", "64"]).unwrap();
+        let settings = Settings { reserve_bytes: 64 << 20, retention: Duration::ZERO };
+        assert_eq!(forgetful.journal_settings(), settings);
+        assert!(parse(&["--journal-reserve-mebibytes", "0"]).is_err());
     }
 
     #[test]

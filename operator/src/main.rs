@@ -1,22 +1,49 @@
 //! The operator's process: settings, log, signals. Everything else is in the library.
 
+use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use belay_operator::config::{Config, LogFormat};
-use belay_operator::operator;
+use belay_operator::config::{Arguments, Command, Config, JournalCommand, LogFormat, journal_path};
+use belay_operator::{journal, operator};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let config = Config::parse();
+    let arguments = Arguments::parse();
+    match (arguments.command, arguments.config) {
+        (Some(Command::Journal(JournalCommand::Export { run, data_dir })), _) => print_export(&run, &data_dir),
+        (None, Some(config)) => operate(config),
+        // clap has said what is missing before it comes to this.
+        (None, None) => ExitCode::FAILURE,
+    }
+}
+
+fn operate(config: Config) -> ExitCode {
     log(config.log_format);
     match start(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "the operator ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The whole export or nothing, on standard output.
+fn print_export(run: &str, data_dir: &Path) -> ExitCode {
+    let exported = || -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let file = runtime.block_on(journal::export(&journal_path(data_dir), run))?;
+        std::io::stdout().lock().write_all(&file).context("writing the export")
+    };
+    match exported() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("belay-operator: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -128,7 +128,7 @@ impl Outset {
         let material = certificate.ensure(Clock.now()).await?;
         let settings = SharedSettings::new(pod_settings(&config, trust_bundle(&material)));
         let tls = Reloadable::new(&material)?;
-        let journal = Journal::open(&config.journal_path()).await?;
+        let journal = Journal::open_with(&config.journal_path(), config.journal_settings()).await?;
         // Here the journal's fence is raised with `leadership.token`, its state is compared with what
         // `leadership.previous` says, and `leadership.bear_witness` begins.
         tracing::info!(journal = journal.id(), reign = leadership.token.transitions, "journal open");
@@ -223,9 +223,11 @@ impl Core {
             metrics: self.metrics.clone(),
             shutdown: self.shutdown.clone(),
         };
+        // Before the first list: it may report more runs than wait in the queue.
+        tasks.spawn(Arc::clone(&runs).close_orphans(reports, self.shutdown.clone()));
         feeds.watch(caches, &tasks).await?;
         feeds.listen(&sessions, &self.journal, &tasks);
-        tasks.spawn(Arc::clone(&runs).close_orphans(reports, self.shutdown.clone()));
+        tasks.spawn(self.journal.clone().keep_house(self.shutdown.clone()));
 
         let listener = listen(self.config.grpc_address).await?;
         let service = self.run_service(&namespaces, sessions, probes, suspensions);
