@@ -8,6 +8,7 @@ mod doctor;
 mod exit;
 mod follow;
 mod get;
+mod journal;
 mod logs;
 mod namespace;
 mod run;
@@ -20,6 +21,7 @@ use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
 
 use crate::exit::CliError;
+use crate::journal::JournalCommand;
 
 /// Runs AI agents on Kubernetes, governed. Exit codes: 0 succeeded, 1 failed, 2 usage, 3 cancelled, 4 timed out.
 #[derive(Parser)]
@@ -65,6 +67,9 @@ enum Command {
     /// Opt a namespace in or out
     #[command(subcommand)]
     Namespace(namespace::NamespaceCommand),
+    /// Export what was recorded of a run, or verify such a file
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
     /// Check the installation and say what to do about what is wrong
     Doctor,
     /// Print the versions of this program and of the cluster
@@ -94,7 +99,10 @@ async fn main() -> ExitCode {
 }
 
 async fn dispatch(arguments: Arguments) -> Result<ExitCode, CliError> {
-    let target = connect(arguments.namespace, arguments.context).await?;
+    if let Command::Journal(JournalCommand::Verify { file }) = &arguments.command {
+        return journal::print_verdict(file); // works where no cluster is
+    }
+    let target = connect(arguments.namespace, arguments.context.clone()).await?;
     match arguments.command {
         Command::Run(run) => run::run(&target, run).await,
         Command::Get { name: None } => get::list(&target).await,
@@ -106,6 +114,10 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Resolve(arguments) => approvals::resolve(&target, arguments).await,
         Command::CanI { verb, policy } => can_i::can_i(&target, &verb, &policy).await,
         Command::Namespace(command) => namespace::namespace(&target, command).await,
+        Command::Journal(JournalCommand::Export(export)) => {
+            journal::export(&target, arguments.context.as_deref(), &export)
+        }
+        Command::Journal(JournalCommand::Verify { file }) => journal::print_verdict(&file),
         Command::Doctor => doctor::doctor(&target).await,
         Command::Version => version(&target).await,
     }
