@@ -123,6 +123,8 @@ fn outcome(outcome: EffectOutcome) -> String {
         EffectOutcome::Observed => "answered".into(),
         EffectOutcome::ObservedError => "answered with an error".into(),
         EffectOutcome::Unknown => "UNKNOWN".into(),
+        EffectOutcome::Interrupted => "no answer; may be sent again".into(),
+        EffectOutcome::Reported => "happened, a person says".into(),
     }
 }
 

@@ -24,6 +24,7 @@ pub mod pod_view;
 pub mod probe_pod;
 pub mod readiness;
 pub mod references;
+pub mod rollback;
 pub mod service;
 pub mod suspension;
 pub mod tls;

@@ -34,6 +34,7 @@ use crate::namespaces::Namespaces;
 use crate::peers::TokenPeers;
 use crate::pod_template::{PodSettings, SharedSettings};
 use crate::probe_pod::{self, ProbePods};
+use crate::rollback;
 use crate::service::{self, AddressCheck, Options, Probes, RunService, ServeError, Sessions};
 use crate::suspension::Suspensions;
 use crate::tls::{Reloadable, TlsError, trust_bundle};
@@ -129,15 +130,21 @@ impl Outset {
         let settings = SharedSettings::new(pod_settings(&config, trust_bundle(&material)));
         let tls = Reloadable::new(&material)?;
         let journal = Journal::open_with(&config.journal_path(), config.journal_settings()).await?;
-        // Here the journal's fence is raised with `leadership.token`, its state is compared with what
-        // `leadership.previous` says, and `leadership.bear_witness` begins.
+        journal.raise_fence(&leadership.token.lease_uid, leadership.token.transitions).await?;
+        let finding = rollback::compare(leadership.previous.as_ref(), journal.id(), journal.commits().await?);
+        rollback::heed(&journal, &finding).await?;
+        leadership.bear_witness(rollback::count(&journal, shutdown.clone()));
         tracing::info!(journal = journal.id(), reign = leadership.token.transitions, "journal open");
 
         let core =
             Core { config, client, journal: journal.clone(), metrics, pulses, settings, shutdown: shutdown.clone() };
         let renewal = certificate.keep(tls.clone(), core.settings.clone(), material, shutdown.clone());
         let renewal = tokio::spawn(renewal);
-        let result = core.serve(tls, stages).await;
+        let result = tokio::select! {
+            result = core.serve(tls, stages) => result,
+            // Another leader writes now: whatever this one still had in mind is void.
+            () = journal.fenced() => Err(OperatorError::Journal(JournalError::Fenced)),
+        };
         shutdown.cancel();
         journal.close().await;
         let _ = renewal.await;
@@ -224,6 +231,7 @@ impl Core {
             shutdown: self.shutdown.clone(),
         };
         // Before the first list: it may report more runs than wait in the queue.
+        tasks.spawn(self.journal.clone().keep_house(self.shutdown.clone()));
         tasks.spawn(Arc::clone(&runs).close_orphans(reports, self.shutdown.clone()));
         feeds.watch(caches, &tasks).await?;
         feeds.listen(&sessions, &self.journal, &tasks);

@@ -32,6 +32,7 @@ use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
 pub use self::deletion::Orphans;
+pub use self::ending::Ending;
 pub use self::memory::Memories;
 use self::plan::Decision;
 use self::queue::{Lobby, Ticket};

@@ -100,7 +100,7 @@ pub(super) async fn write_runs(journal: &Journal) {
     runner_says(journal, &done, session, 4, vec![observed("c1"), proposal(&state, "c2", "delete")]).await;
     let last = response(2, vec![Item::Text { text: "All is read.".into() }], Finish::Stop);
     let state = runner_says(journal, &done, session, 5, vec![request(2), last]).await;
-    let over = Event::EpochEnded { epoch: 1, cause: EpochEnd::Completed };
+    let over = Event::EpochEnded { epoch: 1, cause: EpochEnd::Completed, active_milliseconds: 0 };
     journal.append(&done, state.seq, vec![over]).await.unwrap();
 
     for (name, unknown) in [("in-flight", false), ("unknown", true)] {
@@ -111,7 +111,7 @@ pub(super) async fn write_runs(journal: &Journal) {
         if unknown {
             let nobody_knows =
                 Event::CallUnknown { call_id: "c1".into(), attempt: 1, message: "the pod is gone".into() };
-            let over = Event::EpochEnded { epoch: 1, cause: EpochEnd::PodLost };
+            let over = Event::EpochEnded { epoch: 1, cause: EpochEnd::PodLost, active_milliseconds: 0 };
             journal.append(&run, state.seq, vec![nobody_knows, over]).await.unwrap();
         }
     }

@@ -113,7 +113,7 @@ async fn on_a_full_volume_runs_are_cancelled_and_ended_and_with_space_again_they
     journal.append(&one, head, vec![Event::CancelRequested {}]).await.expect("a cancel goes in");
     journal.raise_session(&other.uid, 1).await.expect("a runner may come to hear of it");
     assert!(matches!(journal.append(&run("new"), 0, accepted(&run("new"))).await, Err(JournalError::Full)));
-    let over = Event::EpochEnded { epoch: 1, cause: EpochEnd::Cancelled };
+    let over = Event::EpochEnded { epoch: 1, cause: EpochEnd::Cancelled, active_milliseconds: 0 };
     journal.append(&one, head + 1, vec![over, Event::RunEnded { end }]).await.expect("so does the end");
     assert!(journal.is_healthy());
     journal.close().await;

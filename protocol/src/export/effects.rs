@@ -1,6 +1,8 @@
 //! What a run did to the world: each decided call, who let it through, and what became of it.
 
-use crate::event::{DenyReason, Event, NotSentReason, Record, Verdict};
+use std::collections::BTreeMap;
+
+use crate::event::{Answer, DenyReason, Event, NotSentReason, Record, Verdict};
 
 /// One attempt at one call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +39,10 @@ pub enum EffectOutcome {
     Returned,
     /// It may have happened.
     Unknown,
+    /// It may have happened, and was of a kind that may be sent again.
+    Interrupted,
+    /// A person said that it happened.
+    Reported,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +57,8 @@ pub struct Settled {
 pub(super) struct Effects {
     rows: Vec<Effect>,
     proposed: Vec<Named>,
+    /// Call and attempt by the name of the question about them.
+    asked: BTreeMap<String, (String, u32)>,
 }
 
 struct Named {
@@ -82,6 +90,13 @@ impl Effects {
             Event::CallUnknown { call_id, attempt, .. } => {
                 self.settle(call_id, *attempt, EffectOutcome::Unknown, None);
             }
+            Event::CallInterrupted { call_id, attempt, .. } => {
+                self.settle(call_id, *attempt, EffectOutcome::Interrupted, None);
+            }
+            Event::AskOpened { ask } => {
+                self.asked.insert(ask.name.clone(), (ask.call_id.clone(), ask.attempt));
+            }
+            Event::AskSettled { name, answer } => self.answer(name, answer, record.at),
             Event::RunAccepted { .. }
             | Event::EpochOpened { .. }
             | Event::InstanceClaimed { .. }
@@ -91,7 +106,9 @@ impl Effects {
             | Event::ModelFailed { .. }
             | Event::LimitReached { .. }
             | Event::CancelRequested {}
+            | Event::AskPosted { .. }
             | Event::EpochEnded { .. }
+            | Event::EpochDead { .. }
             | Event::RunEnded { .. } => {}
         }
     }
@@ -119,6 +136,17 @@ impl Effects {
             outcome,
             settled,
         });
+    }
+
+    /// What a person said of an attempt. Where it is sent again or the run ends, it stays unknown.
+    fn answer(&mut self, name: &str, answer: &Answer, at: i64) {
+        let Some((call_id, attempt)) = self.asked.remove(name) else { return };
+        let (outcome, by) = match answer {
+            Answer::Happened { by, .. } => (EffectOutcome::Reported, by),
+            Answer::Retry { by } | Answer::End { by, .. } => (EffectOutcome::Unknown, by),
+            Answer::Withdrawn { .. } => return,
+        };
+        self.settle(&call_id, attempt, outcome, Some(settled(by, at)));
     }
 
     /// Of a call that was never decided nothing was sent: it is no effect.
