@@ -21,6 +21,8 @@ mod store;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod torn_tests;
+#[cfg(test)]
 mod volume_tests;
 mod writer;
 
