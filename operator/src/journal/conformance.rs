@@ -309,3 +309,22 @@ async fn without_its_reserve_a_store_takes_ends_and_sessions_alone() {
     let session = Change::RaiseSession { run: "a-uid".into(), epoch: 1 };
     assert_eq!(store.commit(&[session]).await, Ok(vec![Outcome::Session(1)]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_that_come_together_are_taken_one_after_another() {
+    let place = Place::new();
+    let store = place.open().await;
+    let opened = behind(&first("a"), 1, None);
+    commit_one(&*store, append_of(opened.clone())).await;
+    let tasks = (0..8).map(|count| {
+        let (store, append) = (Arc::clone(&store), behind(&opened.next, count + 1, None));
+        tokio::spawn(async move { commit_one(&*store, append_of(append)).await })
+    });
+    let outcomes = futures::future::join_all(tasks).await;
+    let taken = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Outcome::Done))).count();
+    assert_eq!(taken, 1, "{outcomes:?}");
+    let head = store.head("a-uid").await.unwrap().unwrap();
+    let rows = store.events("a-uid", 1, 99).await.unwrap();
+    assert_eq!(rows.last().map(|row| row.seq), Some(head.chain.seq));
+    assert_eq!(open_rows(Head::empty(), &rows).unwrap().last().map(|sealed| sealed.hash), Some(head.chain.hash));
+}

@@ -29,7 +29,10 @@ pub enum JournalError {
     Illegal(#[from] IllegalEvent),
     #[error(transparent)]
     Digest(#[from] DigestError),
-    #[error("the journal of run {run} is damaged: {damage}")]
+    #[error(
+        "the journal of run {run} is damaged: {damage}; nothing is built on it. Restore an earlier copy of the \
+         journal's file, or install the version of Belay that wrote it"
+    )]
     Damaged { run: String, damage: Damage },
     #[error("the journal's volume is full: nothing was written; enlarge it. Cancelling still works")]
     Full,
@@ -61,7 +64,7 @@ pub enum Damage {
     Head { head: u64, last: u64 },
     #[error("row {seq} holds no hash")]
     Hash { seq: u64 },
-    #[error("the database is malformed where its rows lie ({0}): restore an earlier copy of the file")]
+    #[error("the database is malformed where its rows lie ({0})")]
     Database(String),
 }
 

@@ -8,6 +8,8 @@
 mod chain;
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod damage_tests;
 mod error;
 mod export;
 #[cfg(test)]

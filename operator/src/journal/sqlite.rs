@@ -111,7 +111,6 @@ async fn write(writer: &mut SqliteConnection, fence: u64, changes: &[Change]) ->
     for change in changes {
         outcomes.push(apply(&mut tx, change).await.map_err(failed)?);
     }
-    sqlx::query("UPDATE meta SET commits = commits + 1").execute(&mut *tx).await.map_err(failed)?;
     tx.commit().await.map_err(failed)?;
     Ok(outcomes)
 }
@@ -123,11 +122,10 @@ async fn write_fence(writer: &mut SqliteConnection, fence: u64, lease: &str, tok
     Ok(outcome)
 }
 
-/// A transaction that writes, unless another leader raised the fence since.
+/// A transaction that writes and is counted, unless another leader raised the fence since.
 async fn begin(writer: &mut SqliteConnection, fence: u64) -> Result<Transaction<'_, Sqlite>, StoreError> {
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-    let stands = rows::fence(&mut tx).await.map_err(failed)?;
-    if stands == fence { Ok(tx) } else { Err(StoreError::Fenced) }
+    if rows::count_commit(&mut tx, fence).await.map_err(failed)? { Ok(tx) } else { Err(StoreError::Fenced) }
 }
 
 /// Where space runs out SQLite rolls back by itself; sqlx does not notice and would not begin again on that

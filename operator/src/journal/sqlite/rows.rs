@@ -5,10 +5,12 @@ use belay_protocol::chain::Head;
 use belay_protocol::plan::ObjectId;
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteExecutor, SqliteRow};
-use sqlx::{Row as _, Sqlite};
+use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use crate::journal::store::{Append, BatchKey, Change, Fence, Outcome, RunHead, StoredEvent};
 
+/// Events of one statement: batches of usual size take one, and few statements are kept prepared.
+const INSERT_ROWS: usize = 8;
 /// The most rows that forgetting removes in one transaction: it holds up every other run.
 const FORGET_ROWS: i64 = 512;
 
@@ -61,6 +63,13 @@ pub(super) async fn fence(connection: &mut SqliteConnection) -> Result<u64, sqlx
     number(&row, "number")
 }
 
+/// The next commit's number is taken, and `fence` still stands. One statement, since every commit waits for it.
+pub(super) async fn count_commit(tx: &mut SqliteConnection, fence: u64) -> Result<bool, sqlx::Error> {
+    let count =
+        sqlx::query("UPDATE meta SET commits = commits + 1 WHERE (SELECT COALESCE(MAX(number), 0) FROM fences) = ?");
+    Ok(count.bind(stored(fence)).execute(&mut *tx).await?.rows_affected() == 1)
+}
+
 /// Raises the fence for the holder of `lease`. Within one Lease numbers must not go back, and a Lease that
 /// another one replaced never comes again.
 pub(super) async fn raise(tx: &mut SqliteConnection, lease: &str, token: i64) -> Result<Fence, sqlx::Error> {
@@ -90,16 +99,17 @@ async fn add(tx: &mut SqliteConnection, append: &Append) -> Result<Outcome, sqlx
         return refused(tx, &append.next.run.uid).await;
     }
     let run = &append.next.run.uid;
-    for sealed in &append.records {
-        sqlx::query("INSERT INTO events (run, seq, epoch, batch, bytes, hash) VALUES (?, ?, ?, ?, ?, ?)")
-            .bind(run)
-            .bind(stored(sealed.record.seq))
-            .bind(stored(append.next.epoch))
-            .bind(append.batch.map(|batch| stored(batch.n)))
-            .bind(&sealed.bytes)
-            .bind(sealed.hash.as_bytes())
-            .execute(&mut *tx)
-            .await?;
+    for records in append.records.chunks(INSERT_ROWS) {
+        let mut insert = QueryBuilder::new("INSERT INTO events (run, seq, epoch, batch, bytes, hash) ");
+        insert.push_values(records, |mut row, sealed| {
+            row.push_bind(run)
+                .push_bind(stored(sealed.record.seq))
+                .push_bind(stored(append.next.epoch))
+                .push_bind(append.batch.map(|batch| stored(batch.n)))
+                .push_bind(&sealed.bytes)
+                .push_bind(sealed.hash.as_bytes());
+        });
+        insert.build().execute(&mut *tx).await?;
     }
     if let Some(BatchKey { epoch, n, .. }) = append.batch {
         sqlx::query("INSERT INTO batches (run, epoch, n, first_seq, last_seq) VALUES (?, ?, ?, ?, ?)")
