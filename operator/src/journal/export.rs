@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 
 use super::chain::{check_end, open_rows};
 use super::error::Damage;
-use super::sqlite::{SCHEMA_VERSION, code_is_corrupt, read_events, read_heads};
+use super::sqlite::{SCHEMA_VERSION, is_corrupt, read_events, read_heads};
 use super::store::RunHead;
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ pub async fn export(path: &Path, run: &str) -> Result<Vec<u8>, ExportError> {
     let head = one_of(head, run)?;
     let damaged = |damage| ExportError::Damaged { run: name(&head.run), damage };
     let rows = read_events(&mut *snapshot, &head.run.uid, 1, head.chain.seq).await.map_err(|error| {
-        if code_is_corrupt(&error) { damaged(Damage::Database(error.to_string())) } else { failed(error) }
+        if is_corrupt(&error) { damaged(Damage::Database(error.to_string())) } else { failed(error) }
     })?;
     let records = open_rows(Head::empty(), &rows).map_err(damaged)?;
     check_end(&head, &records).map_err(damaged)?;

@@ -1,5 +1,6 @@
 //! The journal's rows in one SQLite file: WAL, fsynced at every commit. Knows SQL, and no event.
 
+mod failure;
 mod rows;
 mod schema;
 
@@ -17,13 +18,15 @@ use sqlx::sqlite::{
 };
 use sqlx::{Connection as _, Row as _, Sqlite, Transaction};
 
+pub(super) use self::failure::is_corrupt;
+use self::failure::{failed, open_error};
 use self::rows::{apply, head_of, number, raise, stored};
 pub(super) use self::rows::{read_events, read_heads};
 pub(super) use self::schema::SCHEMA_VERSION;
 use self::schema::{Brought, bring_up};
 use super::error::OpenError;
 use super::place::{self, Lock};
-use super::reserve::{self, Reserve};
+use super::reserve::Reserve;
 use super::store::{BatchSpan, Change, Fence, Outcome, RunHead, Store, StoreError, StoredEvent};
 
 /// Readers beside the one writer.
@@ -260,62 +263,5 @@ impl Store for SqliteStore {
     async fn close(&self) {
         self.pools().close().await;
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
-    }
-}
-
-/// Primary result codes: <https://www.sqlite.org/rescode.html>.
-enum Code {
-    ReadOnly,
-    IoError,
-    Corrupt,
-    Full,
-    CannotOpen,
-    Other,
-}
-
-fn code(error: &sqlx::Error) -> Code {
-    let database = match error {
-        sqlx::Error::Database(database) => database,
-        // A value that no build of ours wrote there.
-        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => return Code::Corrupt,
-        _ => return Code::Other, // foreign, non-exhaustive enum
-    };
-    match database.code().and_then(|code| code.parse::<i64>().ok()).map(|code| code & 0xff) {
-        Some(8) => Code::ReadOnly,
-        Some(10) => Code::IoError,
-        Some(11 | 26) => Code::Corrupt,
-        Some(13) => Code::Full,
-        Some(14) => Code::CannotOpen,
-        Some(_) | None => Code::Other,
-    }
-}
-
-/// Whether the database contradicts itself where it was read.
-pub(super) fn code_is_corrupt(error: &sqlx::Error) -> bool {
-    matches!(code(error), Code::Corrupt)
-}
-
-#[allow(clippy::needless_pass_by_value)] // for map_err
-fn failed(error: sqlx::Error) -> StoreError {
-    if matches!(error, sqlx::Error::PoolClosed) {
-        return StoreError::Closed;
-    }
-    match code(&error) {
-        Code::Full => StoreError::Full,
-        Code::Corrupt => StoreError::Corrupt(error.to_string()),
-        // Unknown means: assume the worst.
-        Code::ReadOnly | Code::IoError | Code::CannotOpen | Code::Other => StoreError::Io(error.to_string()),
-    }
-}
-
-fn open_error(path: &Path, error: &sqlx::Error) -> OpenError {
-    let (path, message) = (path.to_owned(), error.to_string());
-    match code(error) {
-        Code::Corrupt => OpenError::Corrupt { path, message },
-        Code::ReadOnly => OpenError::ReadOnly { path },
-        Code::Full => OpenError::Full { path },
-        // Without space SQLite cannot make its index either, which it calls an I/O error.
-        Code::IoError | Code::CannotOpen if reserve::is_full(&path) => OpenError::Full { path },
-        Code::IoError | Code::CannotOpen | Code::Other => OpenError::Unusable { path, message },
     }
 }
