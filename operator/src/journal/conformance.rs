@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use belay_protocol::chain::Head;
-use belay_protocol::event::Event;
+use belay_protocol::event::{DeathProof, EndReason, EpochEnd, Event, Limit, Outcome as RunOutcome, RunEnd};
 use belay_protocol::plan::ObjectId;
 
 use super::chain::open_rows;
@@ -308,6 +308,26 @@ async fn without_its_reserve_a_store_takes_ends_and_sessions_alone() {
     assert_eq!(store.commit(&[append_of(append)]).await, Err(StoreError::Full));
     let session = Change::RaiseSession { run: "a-uid".into(), epoch: 1 };
     assert_eq!(store.commit(&[session]).await, Ok(vec![Outcome::Session(1)]));
+    // All that closing a run in the middle of a call may take, in one append.
+    let message = || "the run was cancelled".to_owned();
+    let end = RunEnd { outcome: RunOutcome::Cancelled, reason: EndReason::Cancelled, message: message() };
+    let mut chain = opened.next.chain;
+    let closing = [
+        Event::LimitReached { limit: Limit::ActiveSeconds },
+        Event::CallInterrupted { call_id: "c1".into(), attempt: 1, message: message() },
+        Event::CallUnknown { call_id: "c2".into(), attempt: 1, message: message() },
+        Event::EpochEnded { epoch: 1, cause: EpochEnd::Cancelled, active_milliseconds: 1 },
+        Event::EpochDead { epoch: 1, proof: DeathProof::Reported },
+        Event::RunEnded { end },
+    ];
+    let records = closing.map(|event| {
+        let sealed = chain.seal(event, 1).unwrap();
+        chain = sealed.head();
+        sealed
+    });
+    let next = RunHead { chain, ended: true, ..opened.next.clone() };
+    let append = Append { expected: opened.next.chain, records: records.to_vec(), next, batch: None };
+    assert_eq!(store.commit(&[append_of(append)]).await, Ok(vec![Outcome::Done]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

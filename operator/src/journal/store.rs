@@ -66,12 +66,32 @@ impl Change {
     }
 }
 
-/// Whether the event brings a run, an epoch or a call to its end.
+/// Whether the operator closes something by the event, or writes down that it is to be closed.
 fn ends(event: &Event) -> bool {
-    matches!(
-        event,
-        Event::CancelRequested {} | Event::CallUnknown { .. } | Event::EpochEnded { .. } | Event::RunEnded { .. }
-    )
+    match event {
+        Event::CancelRequested {}
+        | Event::LimitReached { .. }
+        | Event::ModelFailed { .. }
+        | Event::CallUnknown { .. }
+        | Event::CallInterrupted { .. }
+        | Event::AskSettled { .. }
+        | Event::EpochEnded { .. }
+        | Event::EpochDead { .. }
+        | Event::RunEnded { .. } => true,
+        Event::RunAccepted { .. }
+        | Event::EpochOpened { .. }
+        | Event::InstanceClaimed { .. }
+        | Event::ToolsListed { .. }
+        | Event::ModelRequested { .. }
+        | Event::ModelResponded { .. }
+        | Event::CallProposed { .. }
+        | Event::CallDecided { .. }
+        | Event::PermitReturned { .. }
+        | Event::CallObserved { .. }
+        | Event::CallNotSent { .. }
+        | Event::AskOpened { .. }
+        | Event::AskPosted { .. } => false,
+    }
 }
 
 /// Records behind a head that must still be there.
