@@ -1,6 +1,7 @@
 //! One operator leads at a time, as processes that are killed, paused and asked to go, on a real API server.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -26,11 +27,11 @@ struct Process {
 
 impl Process {
     /// `program` of the folder in `BELAY_BIN`. Its output's lines are read as they come.
-    fn start(program: &str, arguments: &[&str], server: &BareServer) -> Self {
+    fn start(program: &str, arguments: &[&str], kubeconfig: &str) -> Self {
         let folder = std::env::var("BELAY_BIN").unwrap();
         let mut child = Command::new(format!("{folder}/{program}"))
             .args(arguments)
-            .env("KUBECONFIG", &server.kubeconfig)
+            .env("KUBECONFIG", kubeconfig)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -52,7 +53,7 @@ impl Process {
 
     fn contend(identity: &str, namespace: &str, witness: &[&str], server: &BareServer) -> Self {
         let arguments: Vec<&str> = [namespace, identity].into_iter().chain(witness.iter().copied()).collect();
-        Self::start("examples/contend", &arguments, server)
+        Self::start("examples/contend", &arguments, &server.kubeconfig)
     }
 
     /// The next line that holds `words`, and how long it took.
@@ -199,8 +200,22 @@ fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
+/// The server's kubeconfig with the rights of the operator, and no others.
+fn kubeconfig_of_the_operator(server: &BareServer, folder: &Path) -> String {
+    let admin = fs::read_to_string(&server.kubeconfig).unwrap();
+    let user = "user: {";
+    assert!(admin.contains(user), "{admin}");
+    let operator = admin.replace(user, &format!("{user}as: {OPERATOR}, as-groups: [{OPERATOR_GROUPS}], "));
+    let path = folder.join("kubeconfig");
+    fs::write(&path, operator).unwrap();
+    path.display().to_string()
+}
+
+const OPERATOR: &str = "'system:serviceaccount:belay-system:belay-operator'";
+const OPERATOR_GROUPS: &str = "'system:serviceaccounts', 'system:authenticated'";
+
 /// A whole operator and where its health is served.
-fn operator(uid: &str, data: &Path, server: &BareServer) -> (Process, SocketAddr) {
+fn operator(uid: &str, data: &Path, kubeconfig: &str) -> (Process, SocketAddr) {
     let (http, grpc) = (free_address(), free_address());
     let arguments = [
         format!("--pod-uid={uid}"),
@@ -211,7 +226,7 @@ fn operator(uid: &str, data: &Path, server: &BareServer) -> (Process, SocketAddr
         "--log-format=text".to_owned(),
     ];
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    (Process::start("belay-operator", &arguments, server), http)
+    (Process::start("belay-operator", &arguments, kubeconfig), http)
 }
 
 fn is_ready(address: SocketAddr) -> Result<()> {
@@ -225,20 +240,29 @@ fn an_operator_that_does_not_lead_says_so_and_takes_over_and_one_that_lost_ends_
     let installed = Installed::new();
     let server = &installed.0;
     let data = tempfile::tempdir().unwrap();
-    let (first, first_http) = operator("first", data.path(), server);
-    server.soon(|| is_ready(first_http)).unwrap();
-    let (mut second, second_http) = operator("second", data.path(), server);
+    let kubeconfig = kubeconfig_of_the_operator(server, data.path());
+    let start = |uid| operator(uid, data.path(), &kubeconfig);
+    let (mut first, http) = start("first");
+    server.soon(|| is_ready(http)).unwrap();
+    let (second, http) = start("second");
     // It would be ready by now, as the first was, if it opened the journal and watched.
     second.says("contending", AT_ONCE);
-    let answer = readiness(second_http).unwrap();
+    let answer = readiness(http).unwrap();
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("not the leader"), "{answer}");
-    first.signal("-KILL");
-    second.says("leading", LEASE + AT_ONCE);
-    server.soon(|| is_ready(second_http)).unwrap();
+
+    first.signal("-TERM");
+    assert!(first.child.wait().unwrap().success());
+    second.says("leading", AT_ONCE);
+    server.soon(|| is_ready(http)).unwrap();
+    let (mut third, http) = start("third");
+    third.says("contending", AT_ONCE);
+    second.signal("-KILL");
+    third.says("leading", LEASE + AT_ONCE);
+    server.soon(|| is_ready(http)).unwrap();
 
     let system = server.kubectl.with(&["--namespace", "belay-system"]);
     let taken = r#"{"spec":{"holderIdentity":"someone"}}"#;
     system.run(&["patch", "lease", "belay-operator", "--type=merge", "-p", taken]).unwrap();
-    second.says("not the leader any more: the Lease was taken by someone", AT_ONCE);
-    assert!(!second.child.wait().unwrap().success());
+    third.says("not the leader any more: the Lease was taken by someone", AT_ONCE);
+    assert!(!third.child.wait().unwrap().success());
 }
