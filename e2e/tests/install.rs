@@ -84,7 +84,12 @@ const SPEC_OF_AGENTS: &str = "/spec/versions/0/schema/openAPIV3Schema/properties
 const MODEL: &str = "{apiVersion: belay.dev/v1alpha1, kind: Model, metadata: {name: kept, namespace: default}, \
     spec: {api: ChatCompletions, model: m, baseURL: 'https://models.example/v1'}}";
 
-const CRDS: [&str; 5] = ["agentruns", "agents", "credentials", "models", "tools"];
+/// The plural names of every kind.
+fn crds() -> Vec<String> {
+    let files = fs::read_dir(format!("{MANIFESTS}/crds")).unwrap().map(|file| file.unwrap().path());
+    let names = files.map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned());
+    names.filter(|name| name != "kustomization").collect()
+}
 
 #[test]
 fn helm_installs_what_the_chart_says_and_uninstalls_all_but_what_is_kept() {
@@ -95,11 +100,11 @@ fn helm_installs_what_the_chart_says_and_uninstalls_all_but_what_is_kept() {
     bare.soon(|| bare.kubectl.apply(MODEL)).unwrap();
 
     let told = bare.helm.run("uninstall", &defaults).unwrap();
-    let kept: Vec<String> = CRDS.iter().map(|kind| format!("CustomResourceDefinition /{kind}.belay.dev")).collect();
+    let kept: Vec<String> = crds().iter().map(|kind| format!("CustomResourceDefinition /{kind}.belay.dev")).collect();
     let mut left = vec!["APIService /v1alpha1.belay.dev", "Namespace /belay-system", "Model default/kept"];
     left.extend(kept.iter().map(String::as_str));
     bare.settles_at(&server.before_and(&left)).unwrap();
-    assert!(CRDS.iter().all(|kind| told.contains(&format!("{kind}.belay.dev"))), "{told}");
+    assert!(crds().iter().all(|kind| told.contains(&format!("{kind}.belay.dev"))), "{told}");
 
     // A later installation takes up what was kept, objects included.
     bare.helm.run("install", &json!({"crds": {"keep": false}})).unwrap();
