@@ -169,6 +169,7 @@ async fn a_restarted_operator_goes_on_where_the_journal_ends() {
     assert_eq!(world.journal.id(), id);
     let (mut runner, welcome) = world.welcome("a", "one", Some(&ack)).await;
     assert_eq!((welcome.session, welcome.last_batch), (2, 2));
+    assert!(welcome.records.is_empty(), "it knows its run");
     runner.append(3, &[observed("c1"), requested(2)]).await;
     runner.append(4, &[responded(2, vec![text("done")], Finish::Stop)]).await;
     runner.bye().await;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::AgentRuns;
 use super::ending::Ending;
 use crate::controller::Failure;
+use crate::journal::JournalError;
 
 const QUEUE_MAX: usize = 1024;
 const AGAIN: Duration = Duration::from_secs(5);
@@ -48,9 +49,16 @@ impl AgentRuns {
                 () = tokio::time::sleep(AGAIN), if !failed.is_empty() => failed.pop_front(),
             };
             let Some(run) = next else { return };
-            if let Err(failure) = self.close_orphan(&run).await {
-                tracing::warn!(namespace = run.namespace, name = run.name, %failure, "deleted run not closed yet");
-                failed.push_back(run);
+            match self.close_orphan(&run).await {
+                Ok(()) => {}
+                // Only a person can mend it; the garbage collector takes its pod.
+                Err(Failure::Journal { source: source @ JournalError::Damaged { .. }, .. }) => {
+                    tracing::error!(namespace = run.namespace, name = run.name, %source, "deleted run left as it is");
+                }
+                Err(failure) => {
+                    tracing::warn!(namespace = run.namespace, name = run.name, %failure, "deleted run not closed yet");
+                    failed.push_back(run);
+                }
             }
         }
     }

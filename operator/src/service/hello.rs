@@ -40,13 +40,16 @@ pub(super) async fn greet(service: &RunService, pod: &PeerPod, hello: &Hello) ->
     check_witness(journal, &run, &state, hello).await?;
     let epoch = state.epoch.as_ref().map_or(0, |epoch| epoch.number);
     let session = journal.raise_session(&run.uid, epoch).await?;
-    let welcome = welcome(journal, &run, Place { epoch, session }).await?;
+    let returns = hello.last_seq > 0;
+    let welcome = welcome(journal, &run, Place { epoch, session, returns }).await?;
     Ok(Greeted { run, epoch, session, state, welcome })
 }
 
 struct Place {
     epoch: u64,
     session: u64,
+    /// A runner that comes back knows its run: it is not told all of it again.
+    returns: bool,
 }
 
 fn check_form(hello: &Hello) -> Result<(), Over> {
@@ -145,7 +148,7 @@ async fn welcome(journal: &Journal, run: &ObjectId, place: Place) -> Result<Welc
     // Read after the session was raised: no older stream can add to it any more.
     let state = journal.state(&run.uid).await?.unwrap_or_default();
     let last_batch = journal.run_head(&run.uid).await?.map_or(0, |head| head.batch);
-    let records = journal.records(&run.uid, 1).await?;
+    let records = if place.returns { Vec::new() } else { journal.records(&run.uid, 1).await? };
     let plan = serde_json::to_vec(&state.plan.as_deref()).map_err(|e| Over::Status(Status::internal(e.to_string())))?;
     Ok(Welcome {
         plan,
