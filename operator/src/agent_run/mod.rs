@@ -105,7 +105,9 @@ impl AgentRuns {
         let id = resolve::id_of(run);
         let pod = run.status.as_ref().and_then(|status| status.pod_ref.as_ref());
         let open = pod.is_some_and(|pod| self.journal.run_of_pod(&id.namespace, &pod.name).is_some());
-        has_ended(run) && !open && self.namespaces.pods_of(&id.namespace, &id.uid).is_empty()
+        // A status is anyone's who may write it; the journal's word is first.
+        let goes_on = self.journal.is_open(&id.uid);
+        has_ended(run) && !goes_on && !open && self.namespaces.pods_of(&id.namespace, &id.uid).is_empty()
     }
 
     /// Runs that could start if there were room.

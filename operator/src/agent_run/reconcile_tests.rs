@@ -357,6 +357,25 @@ async fn a_journal_that_was_lost_starts_nothing_again() {
 }
 
 #[tokio::test]
+async fn a_status_that_somebody_forged_does_not_end_a_run() {
+    let stage = Stage::new(&[]).await;
+    stage.pass().await.unwrap();
+    stage.writes();
+    {
+        let mut server = stage.server.lock();
+        let status = server.status.as_mut().unwrap();
+        status["phase"] = json!("Succeeded");
+        status["podRef"] = Value::Null;
+        server.pods.clear();
+    }
+    stage.runs.memories.change("uid-nightly", |memory| memory.pod = None);
+    stage.pass().await.unwrap();
+    assert_eq!(stage.writes(), ["pod created"]);
+    assert_eq!(stage.events().await, ["RunAccepted", "EpochOpened"]);
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn an_end_is_shown_once_and_its_epoch_closed() {
     let stage = Stage::new(&[]).await;
     stage.pass().await.unwrap();

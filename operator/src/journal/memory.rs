@@ -1,7 +1,7 @@
 //! Folded states of runs that are under way, and which pod belongs to which. A copy: what it does not hold
 //! is read again from the store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use belay_protocol::fold::RunState;
@@ -25,6 +25,8 @@ pub(super) struct Memory {
 struct Inner {
     runs: HashMap<String, Folded>,
     pods: HashMap<PodKey, ObjectId>,
+    /// Uids of runs that have not ended.
+    open: HashSet<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -42,9 +44,13 @@ impl Memory {
         self.lock().pods.get(&PodKey { namespace: namespace.to_owned(), name: name.to_owned() }).cloned()
     }
 
-    /// Knows a run's pod before anybody asks for its state.
-    pub(super) fn note_pod(&self, head: &RunHead) {
-        self.lock().note_pod(head);
+    /// Knows of a run before anybody asks for its state.
+    pub(super) fn note(&self, head: &RunHead) {
+        self.lock().note(head);
+    }
+
+    pub(super) fn is_open(&self, run: &str) -> bool {
+        self.lock().open.contains(run)
     }
 
     /// Takes in a state that was just written or read; an older one than is known changes nothing.
@@ -60,7 +66,7 @@ impl Memory {
             folded.head.session = folded.head.session.max(known.session);
             inner.drop_pod(&known);
         }
-        inner.note_pod(&folded.head);
+        inner.note(&folded.head);
         if folded.head.ended && folded.head.pod_name.is_none() {
             inner.runs.remove(&uid);
         } else {
@@ -77,6 +83,7 @@ impl Memory {
     pub(super) fn forget(&self, run: &str) {
         let mut inner = self.lock();
         inner.runs.remove(run);
+        inner.open.remove(run);
         inner.pods.retain(|_, owner| owner.uid != run);
     }
 
@@ -91,7 +98,12 @@ impl Memory {
 }
 
 impl Inner {
-    fn note_pod(&mut self, head: &RunHead) {
+    fn note(&mut self, head: &RunHead) {
+        if head.ended {
+            self.open.remove(&head.run.uid);
+        } else {
+            self.open.insert(head.run.uid.clone());
+        }
         match pod_key(head) {
             Some(key) => {
                 self.pods.insert(key, head.run.clone());

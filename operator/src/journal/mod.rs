@@ -110,7 +110,7 @@ impl Journal {
     async fn over(store: Arc<dyn Store>, clock: Clock, retention: Duration) -> Result<Self, StoreError> {
         let memory = Arc::new(Memory::default());
         for head in store.open_heads().await? {
-            memory.note_pod(&head);
+            memory.note(&head);
         }
         let (queue, queued) = mpsc::channel(QUEUE);
         let (changes, _) = broadcast::channel(CHANGES);
@@ -228,6 +228,12 @@ impl Journal {
     pub async fn live_runs(&self) -> Result<Vec<ObjectId>, JournalError> {
         let heads = self.inner.store.open_heads().await?;
         Ok(heads.into_iter().filter(|head| !head.ended).map(|head| head.run).collect())
+    }
+
+    /// Whether the journal holds the run and its end is not among its records.
+    #[must_use]
+    pub fn is_open(&self, uid: &str) -> bool {
+        self.inner.memory.is_open(uid)
     }
 
     /// The run whose live epoch has this pod.
