@@ -102,6 +102,8 @@ reasons! {
         /// The pod can't start: unschedulable, quota, image, mount.
         PodBlocked,
         Running,
+        /// Its runners keep getting lost before the run comes any further.
+        Restarting,
         Cancelling,
         Completed,
         Cancelled,

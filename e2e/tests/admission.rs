@@ -287,6 +287,23 @@ fn nobody_enters_or_changes_a_runner_pod_but_it_can_be_deleted() {
 }
 
 #[test]
+fn nobody_but_the_operator_writes_a_status() {
+    let (namespace, author) = with_author("adm-status");
+    grant(&namespace, "decide.belay.dev", "agents", "a", "use");
+    accepted(
+        &author,
+        "{apiVersion: belay.dev/v1alpha1, kind: AgentRun, metadata: {name: r}, spec: {agentRef: {name: a}, input: go}}",
+    );
+    let status = r#"{"status":{"phase":"Succeeded"}}"#;
+    for who in [&author, &namespace.kubectl] {
+        let output =
+            who.output(&["patch", "ar", "r", "--subresource=status", "--type=merge", "-p", status], None).unwrap();
+        assert!(!output.success && output.stderr.contains("only the operator writes the status"), "{}", output.stderr);
+    }
+    author.run(&["patch", "ar", "r", "--type=merge", "-p", r#"{"spec":{"cancel":true}}"#]).unwrap();
+}
+
+#[test]
 fn nobody_but_a_kubelet_gets_a_token_of_our_audience() {
     let (namespace, author) = with_author("adm-token");
     for who in [&author, &namespace.kubectl] {

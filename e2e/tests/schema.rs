@@ -153,7 +153,8 @@ fn the_columns_of_a_run_print_what_is_known_and_nothing_else() {
         "podRef":{"name":"p"},"usage":{"steps":3,"totalTokens":9214,"costUSD":"0.041"},
         "conditions":[{"type":"Ready","status":"False","reason":"PodLost","message":"gone",
         "lastTransitionTime":"2026-01-01T00:00:00Z"}]}}"#;
-    namespace.kubectl.run(&["patch", "ar", "r", "--subresource=status", "--type=merge", "-p", status]).unwrap();
+    let operator = namespace.kubectl.with(&["--as", "system:serviceaccount:belay-system:belay-operator"]);
+    operator.run(&["patch", "ar", "r", "--subresource=status", "--type=merge", "-p", status]).unwrap();
     let wide = table(&["-o", "wide"]);
     assert_eq!(
         wide[0].join(" "),

@@ -235,7 +235,6 @@ impl Core {
         tasks.spawn(Arc::clone(&runs).close_orphans(reports, self.shutdown.clone()));
         feeds.watch(caches, &tasks).await?;
         feeds.listen(&sessions, &self.journal, &tasks);
-        tasks.spawn(self.journal.clone().keep_house(self.shutdown.clone()));
 
         let listener = listen(self.config.grpc_address).await?;
         let service = self.run_service(&namespaces, sessions, probes, suspensions);

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use belay_crds::RUN_UID_LABEL;
 use belay_protocol::TOKEN_AUDIENCE;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use k8s_openapi::api::core::v1::Pod;
@@ -36,7 +37,8 @@ impl Peers for TokenPeers {
         if pod.uid().as_deref() != Some(bound.uid.as_str()) {
             return Err(PeerError::Refused(format!("the token is bound to an earlier pod {}", bound.name)));
         }
-        Ok(PeerPod { ip: address(&pod), ..bound })
+        let run_uid = pod.labels().get(RUN_UID_LABEL).cloned();
+        Ok(PeerPod { ip: address(&pod), run_uid, ..bound })
     }
 }
 
@@ -92,7 +94,7 @@ fn bound_pod(user: UserInfo) -> Result<PeerPod, PeerError> {
     let account = user.username.as_deref().and_then(|name| name.strip_prefix(SERVICE_ACCOUNT));
     let namespace = account.and_then(|rest| rest.split_once(':')).map(|(namespace, _)| namespace.to_owned());
     match (namespace, one(POD_NAME), one(POD_UID)) {
-        (Some(namespace), Some(name), Some(uid)) => Ok(PeerPod { namespace, name, uid, ip: None }),
+        (Some(namespace), Some(name), Some(uid)) => Ok(PeerPod { namespace, name, uid, run_uid: None, ip: None }),
         _ => Err(PeerError::Refused("the token is not bound to a pod".to_owned())),
     }
 }
@@ -118,8 +120,13 @@ mod tests {
             "username": "system:serviceaccount:triage:default",
             "extra": {POD_NAME: ["belay-run-a"], POD_UID: ["uid-a"]},
         })));
-        let expected =
-            PeerPod { namespace: "triage".into(), name: "belay-run-a".into(), uid: "uid-a".into(), ip: None };
+        let expected = PeerPod {
+            namespace: "triage".into(),
+            name: "belay-run-a".into(),
+            uid: "uid-a".into(),
+            run_uid: None,
+            ip: None,
+        };
         assert_eq!(bound, Ok(expected));
     }
 

@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
 
+use crate::pod_template::CONTAINER;
+
 /// The state of a pod, as far as the cache knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodView {
@@ -65,10 +67,16 @@ const NODE_LOST: &str = "DeletionByTaintManager";
 #[must_use]
 pub fn view(pod: &Pod) -> PodView {
     let status = pod.status.clone().unwrap_or_default();
-    let container = status.container_statuses.iter().flatten().next().and_then(|status| status.state.clone());
-    let container = container.unwrap_or_default();
-    if let Some(exit) = exit(pod, container.terminated.as_ref()) {
-        return PodView::Ended(exit);
+    // Clusters add containers of their own; theirs say nothing of the runner.
+    let container = status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER);
+    let container = container.and_then(|container| container.state.clone()).unwrap_or_default();
+    if let Some(terminated) = &container.terminated {
+        return PodView::Ended(exit(pod, terminated));
+    }
+    // Without the container's end it is not the kubelet that speaks: its node may be cut off, and the process live.
+    if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
+        let reason = status.reason.as_deref().unwrap_or("the pod failed without saying how its container ended");
+        return PodView::Lost { why: joined(reason, status.message.as_deref()) };
     }
     if pod.metadata.deletion_timestamp.is_some() {
         let evicted = status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget" && c.status == "True");
@@ -97,27 +105,23 @@ pub fn view(pod: &Pod) -> PodView {
     }
 }
 
-fn exit(pod: &Pod, terminated: Option<&ContainerStateTerminated>) -> Option<Exit> {
-    let status = pod.status.as_ref()?;
-    let phase = status.phase.as_deref().unwrap_or_default();
-    if phase != "Failed" && phase != "Succeeded" && terminated.is_none() {
-        return None;
-    }
-    if let Some(reason) = status.reason.as_deref().filter(|_| phase == "Failed") {
-        return Some(Exit::Evicted { why: joined(reason, status.message.as_deref()) });
+fn exit(pod: &Pod, terminated: &ContainerStateTerminated) -> Exit {
+    let status = pod.status.as_ref();
+    let reason = status.filter(|status| status.phase.as_deref() == Some("Failed")).and_then(|status| {
+        let reason = status.reason.as_deref()?;
+        Some(joined(reason, status.message.as_deref()))
+    });
+    if let Some(why) = reason {
+        return Exit::Evicted { why };
     }
     if pod.metadata.deletion_timestamp.is_some() {
-        return Some(Exit::Stopped);
+        return Exit::Stopped;
     }
-    Some(match terminated {
-        Some(terminated) if terminated.exit_code == 0 => Exit::Clean,
-        Some(terminated) => {
-            let reason = terminated.reason.as_deref().unwrap_or("Error");
-            Exit::Crashed { why: format!("{reason}, exit code {}", terminated.exit_code) }
-        }
-        None if phase == "Succeeded" => Exit::Clean,
-        None => Exit::Crashed { why: "the pod failed without saying why".to_owned() },
-    })
+    if terminated.exit_code == 0 {
+        return Exit::Clean;
+    }
+    let reason = terminated.reason.as_deref().unwrap_or("Error");
+    Exit::Crashed { why: format!("{reason}, exit code {}", terminated.exit_code) }
 }
 
 fn joined(reason: &str, message: Option<&str>) -> String {
@@ -129,7 +133,7 @@ fn joined(reason: &str, message: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use serde_json::{Value, json};
 
     use super::*;
@@ -145,6 +149,12 @@ mod tests {
 
     #[test]
     fn each_state_of_a_pod_has_one_reading() {
+        let mut evicted = container(&json!({"terminated": {"exitCode": 137}}));
+        (evicted["phase"], evicted["reason"]) = (json!("Failed"), json!("Evicted"));
+        evicted["message"] = json!("low on memory");
+        // What the garbage collector of pods writes for a node that is gone: its container may still run.
+        let mut orphaned = container(&json!({"running": {}}));
+        (orphaned["phase"], orphaned["reason"]) = (json!("Failed"), json!("DeletionByPodGC"));
         let table = [
             (json!({"phase": "Pending"}), PodView::Starting),
             (container(&json!({"waiting": {"reason": "ContainerCreating"}})), PodView::Starting),
@@ -168,7 +178,17 @@ mod tests {
             (container(&json!({"terminated": {"exitCode": 0}})), PodView::Ended(Exit::Clean)),
             (
                 json!({"phase": "Failed", "reason": "Evicted", "message": "low on memory"}),
-                PodView::Ended(Exit::Evicted { why: "Evicted: low on memory".to_owned() }),
+                PodView::Lost { why: "Evicted: low on memory".to_owned() },
+            ),
+            (evicted, PodView::Ended(Exit::Evicted { why: "Evicted: low on memory".to_owned() })),
+            (orphaned, PodView::Lost { why: "DeletionByPodGC".to_owned() }),
+            (
+                json!({"phase": "Running", "containerStatuses": [
+                    {"name": "mesh", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+                        "state": {"terminated": {"exitCode": 0}}},
+                    {"name": "runner", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+                        "state": {"running": {"startedAt": "1970-01-01T00:00:05Z"}}}]}),
+                PodView::Running { since: Timestamp::from_second(5).unwrap() },
             ),
         ];
         for (status, expected) in table {

@@ -52,7 +52,14 @@ pub async fn heed(journal: &Journal, finding: &Finding) -> Result<(), JournalErr
     };
     tracing::error!(by, "the journal was restored to an older copy: every run that it takes for open is stopped");
     for run in journal.live_runs().await? {
-        let Some(state) = journal.state(&run.uid).await? else { continue };
+        let state = match journal.state(&run.uid).await {
+            Err(JournalError::Damaged { run, damage }) => {
+                tracing::error!(run, %damage, "a damaged run cannot be stopped in the journal; its status will say so");
+                continue;
+            }
+            state => state?,
+        };
+        let Some(state) = state else { continue };
         let message = format!(
             "the journal was restored to an older copy: {by} of its commits are missing, and what this run did in them is \
              not known; look at its effects before you create another AgentRun"

@@ -192,6 +192,17 @@ async fn a_runner_that_saw_more_than_the_journal_holds_ends_its_run_as_journal_l
 }
 
 #[tokio::test]
+async fn a_runner_whose_pod_the_journal_does_not_know_is_a_witness_too() {
+    let world = World::start().await;
+    let run = world.accept("a").await;
+    let mut later = world.connect(&format!("ns/belay-run-later/uid#{}", run.uid)).await.unwrap();
+    later.hello("one", Some(&Ack { seq: 99, hash: vec![7; 32], ..Ack::default() })).await;
+    assert!(later.bye().await.contains("JournalLost"));
+    let end = world.journal.state(&run.uid).await.unwrap().unwrap().end.clone().unwrap();
+    assert_eq!(end.reason, EndReason::JournalLost, "the journal is from before that pod was made");
+}
+
+#[tokio::test]
 async fn only_a_vouched_token_from_its_pods_own_address_opens_a_stream() {
     let world = World::start().await;
     world.accept("a").await;

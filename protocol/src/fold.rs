@@ -25,6 +25,8 @@ pub struct RunState {
     pub epoch: Option<Epoch>,
     /// Of the first claim; milliseconds since the Unix epoch.
     pub started_at: Option<i64>,
+    /// When the newest epoch that was claimed ended; likewise.
+    pub rested_at: Option<i64>,
     /// Epochs that have ended and may still act on a permit, with the names of their pods.
     pub undead: BTreeMap<u64, String>,
     /// What each tool's server listed to this epoch's runner.

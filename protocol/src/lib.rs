@@ -37,6 +37,8 @@ pub const BATCH_EVENTS_MAX: usize = 256;
 pub const RESULT_BYTES_MAX: usize = 256 * 1024;
 /// The most tool calls of one model response; the rest go back to the model as errors.
 pub const CALLS_PER_RESPONSE_MAX: usize = 64;
+/// How often one step asks the model, pods that were lost meanwhile included. A runner gives up long before.
+pub const MODEL_ATTEMPTS_MAX: u32 = 64;
 /// How often a call that may be sent again is sent without an answer.
 pub const CALL_ATTEMPTS_MAX: u32 = 3;
 /// How long a permit is valid, counted from when the runner sent the proposal (protocol section 4).

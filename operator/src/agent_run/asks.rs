@@ -1,7 +1,10 @@
 //! Questions of a run to people. Journaled before the Approval is made, and counted on the one uid that the journal
 //! holds; sealed before they are taken, so that a Deny lands before the seal and wins, or is refused.
 
-use belay_crds::{AgentRun, Approval, ApprovalStatus};
+use std::time::Duration;
+
+use belay_crds::reason::RunReason;
+use belay_crds::{AgentRun, Approval, ApprovalStatus, WaitingOn};
 use belay_protocol::event::{Answer, Ask, AskPurpose, EndReason, EpochEnd, Event};
 use belay_protocol::fold::{CallState, OpenAsk, RunState};
 use belay_protocol::plan::ObjectId;
@@ -13,13 +16,16 @@ use super::AgentRuns;
 use super::ending::Ending;
 use super::follow::SOON;
 use super::observe::Sight;
-use super::plan::{Approved, AskSeen};
+use super::plan::{Approved, AskSeen, Follow, Wait};
+use super::status::Stand;
 use crate::approval::{self, Question, Settled};
 use crate::controller::Failure;
 use crate::pod_template::random_suffix;
 
 const SUFFIX_LENGTH: usize = 8;
 const NONCE_LENGTH: usize = 32;
+/// Quota and the like change without telling.
+const REFUSED_AGAIN: Duration = Duration::from_secs(15);
 /// Leaves room for call id and suffix in an object's name.
 const RUN_NAME_CHARACTERS: usize = 200;
 
@@ -60,6 +66,7 @@ impl AgentRuns {
         };
         let suffix = random_suffix(&mut rand::rng(), SUFFIX_LENGTH);
         let run: String = sight.id.name.chars().take(RUN_NAME_CHARACTERS).collect();
+        let run = run.trim_end_matches(['.', '-']);
         let mut ask = Ask {
             name: format!("{run}-{call_id}-{suffix}"),
             purpose: AskPurpose::Unknown,
@@ -89,6 +96,18 @@ impl AgentRuns {
         let made = match approvals.create(&PostParams::default(), &approval::approval(run, ask, request)).await {
             Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {
                 self.fetch_approval(&sight.id.namespace, name).await?
+            }
+            Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404 | 422) => {
+                let wait = Wait {
+                    on: WaitingOn::new("approval", name),
+                    reason: RunReason::EffectUnknown,
+                    message: format!(
+                        "Approval {name} cannot be created, so that nobody can be asked: {}",
+                        status.message
+                    ),
+                };
+                self.publish(run, sight, &Stand::following(Follow::Waiting(wait), state)).await?;
+                return Ok(Action::requeue(REFUSED_AGAIN));
             }
             made => Some(made.map_err(Failure::api("creating the Approval"))?),
         };

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use belay_crds::AgentRun;
-use belay_protocol::event::{EndReason, EpochEnd, Event, Outcome};
+use belay_protocol::event::{EndReason, EpochEnd, Event, Outcome, RunEnd};
 use belay_protocol::fold::RunState;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
@@ -13,8 +14,10 @@ use super::AgentRuns;
 use super::ending::Ending;
 use super::observe::Sight;
 use super::plan::LEAVING_MAX;
-use super::status::{Stand, reason_of};
+use super::resolve::id_of;
+use super::status::{Facts, Stand, fold, reason_of};
 use crate::controller::Failure;
+use crate::journal::Damage;
 use crate::pod_view::{PodView, view};
 use crate::world::has_ended;
 use crate::writes::Target;
@@ -57,6 +60,32 @@ impl AgentRuns {
         self.expire(run).await
     }
 
+    /// A run whose records do not hold together: nobody can tell what it did. Kubernetes alone may stop a run.
+    pub(super) async fn write_off(&self, run: &AgentRun, damage: &Damage) -> Result<Action, Failure> {
+        let id = id_of(run);
+        if !has_ended(run) {
+            let message = format!(
+                "the journal's records of this run are damaged: {damage}. What it did is not known; look at its effects \
+                 before you create another AgentRun. belay journal export {} shows what can be read",
+                id.name
+            );
+            tracing::error!(namespace = id.namespace, name = id.name, %damage, "run written off");
+            let end = RunEnd { outcome: Outcome::Failed, reason: EndReason::JournalLost, message };
+            let stand = Stand::ended(&end);
+            let facts =
+                Facts { run, state: None, witness: None, pod_uid: None, stand: &stand, now: Time(self.clock.now()) };
+            let (status, flip) = fold(&facts);
+            self.writes.apply_status(run, &status).await?;
+            self.writes.announce(run, flip, &stand.verdict()).await;
+        }
+        let _ = self.sessions.bye(&id.uid, "the journal's records of this run are damaged");
+        for pod in self.namespaces.pods_of(&id.namespace, &id.uid) {
+            self.delete_pod(&id.namespace, &pod).await?;
+        }
+        self.leave_lobby(&id.uid).await;
+        self.expire(run).await
+    }
+
     async fn conclude(&self, run: &AgentRun, sight: &Sight, state: &RunState) -> Result<(), Failure> {
         let Some(end) = &state.end else { return Ok(()) };
         self.publish(run, sight, &Stand::ended(end)).await?;
@@ -95,6 +124,8 @@ impl AgentRuns {
     async fn clear_pods(&self, sight: &Sight) -> Result<Cleared, Failure> {
         let state = sight.state.as_deref();
         let since_end = state.map_or(i64::MAX, |state| self.clock.milliseconds().saturating_sub(state.updated_at));
+        // A clock that was set back makes nobody wait.
+        let since_end = if since_end < 0 { i64::MAX } else { since_end };
         let patient = state.is_some_and(|state| state.live_epoch().is_some())
             && since_end < i64::try_from(LEAVING_MAX.as_millis()).unwrap_or(i64::MAX);
         let lingering = since_end < i64::try_from(LOG_LINGER.as_millis()).unwrap_or(i64::MAX);

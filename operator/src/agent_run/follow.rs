@@ -91,7 +91,7 @@ impl AgentRuns {
     /// Writes status if it says anything new, or if progress is due and moved.
     pub(super) async fn publish(&self, run: &AgentRun, sight: &Sight, stand: &Stand) -> Result<(), Failure> {
         let state = sight.state.as_deref();
-        let head = if state.is_some() { self.journal_head(&sight.id.uid).await? } else { None };
+        let head = if state.is_some() { self.journal_head(run).await? } else { None };
         let facts = Facts {
             run,
             state,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use belay_crds::JournalRef;
 use belay_protocol::RunState;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -25,6 +26,8 @@ pub struct Memory {
     /// Ended epochs that may still act, and since when this process watches them.
     pub undead_since: BTreeMap<u64, Instant>,
     active: Option<Active>,
+    /// The newest witness of status that was found in the journal.
+    pub witness: Option<JournalRef>,
     /// How the newest runner was lost.
     pub last_words: Option<String>,
     refresh: Option<Refresh>,

@@ -38,7 +38,7 @@ use self::plan::Decision;
 use self::queue::{Lobby, Ticket};
 use crate::clock::Clock;
 use crate::controller::{Failure, Reconcile};
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalError};
 use crate::metrics::{Kind, Metrics};
 use crate::namespaces::{Namespaces, Service};
 use crate::pod_template::SharedSettings;
@@ -77,7 +77,12 @@ impl Reconcile for AgentRuns {
         if self.is_tidy(&run) {
             return self.expire(&run).await;
         }
-        let sight = self.observe(&run).await?;
+        let sight = match self.observe(&run).await {
+            Err(Failure::Journal { source: JournalError::Damaged { damage, .. }, .. }) => {
+                return self.write_off(&run, &damage).await;
+            }
+            sight => sight?,
+        };
         let decision = sight.observed(&run, self.journal.id(), self.clock.milliseconds()).decide();
         tracing::debug!(namespace = run.namespace(), name = run.name_any(), ?decision, "decided");
         match decision {
@@ -162,7 +167,13 @@ impl AgentRuns {
 /// Runs of the journal that have not ended hold their slots from the start.
 pub async fn resume_slots(journal: &Journal, lobby: &Lobby) -> Result<(), crate::journal::JournalError> {
     for run in journal.live_runs().await? {
-        let state = journal.state(&run.uid).await?;
+        let state = match journal.state(&run.uid).await {
+            Err(JournalError::Damaged { run, damage }) => {
+                tracing::error!(run, %damage, "a damaged run takes no slot");
+                continue;
+            }
+            state => state?,
+        };
         // One that waits for a person gave its slot back.
         let holds = |state: &Arc<RunState>| state.live_epoch().is_some() || state.asks.is_empty();
         let plan = state.filter(holds).and_then(|state| state.plan.clone());

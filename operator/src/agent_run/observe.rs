@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use belay_crds::conditions;
 use belay_crds::{Agent, AgentRun, RUN_UID_LABEL};
+use belay_protocol::chain::Head;
 use belay_protocol::fold::RunState;
 use belay_protocol::plan::{Limits, ObjectId};
 use k8s_openapi::api::core::v1::Pod;
@@ -85,7 +86,7 @@ impl AgentRuns {
     pub(super) async fn observe(&self, run: &AgentRun) -> Result<Sight, Failure> {
         let id = id_of(run);
         let state = self.journal.state(&id.uid).await.map_err(Failure::journal("reading the journal"))?;
-        let head = self.journal_head(&id.uid).await?;
+        let head = self.journal_head(run).await?;
         let service = self.namespaces.service(&id.namespace);
         let agent = self.world.agent(&id.namespace, &run.spec.agent_ref.name);
         let pod = self.pod_of(&id, state.as_deref(), service).await?;
@@ -136,9 +137,31 @@ impl AgentRuns {
         })
     }
 
-    pub(super) async fn journal_head(&self, uid: &str) -> Result<Option<JournalHead>, Failure> {
-        let head = self.journal.head(uid).await.map_err(Failure::journal("reading the journal"))?;
-        Ok(head.map(|head| JournalHead { seq: head.seq, hash: head.hash.to_string() }))
+    pub(super) async fn journal_head(&self, run: &AgentRun) -> Result<Option<JournalHead>, Failure> {
+        let (uid, reading) = (run.uid().unwrap_or_default(), Failure::journal("reading the journal"));
+        let Some(head) = self.journal.head(&uid).await.map_err(reading)? else { return Ok(None) };
+        let holds_witness = self.holds_witness(run, &uid, &head).await?;
+        Ok(Some(JournalHead { seq: head.seq, hash: head.hash.to_string(), holds_witness }))
+    }
+
+    /// Whether the record that status names is still the one in its place. Each one is looked up once.
+    async fn holds_witness(&self, run: &AgentRun, uid: &str, head: &Head) -> Result<bool, Failure> {
+        let witness = run.status.as_ref().and_then(|status| status.journal.as_ref());
+        let Some(witness) = witness.filter(|witness| witness.id == self.journal.id()) else { return Ok(true) };
+        let seq = u64::try_from(witness.seq).unwrap_or_default();
+        if seq == 0 || seq > head.seq || self.memories.get(uid).witness.as_ref() == Some(witness) {
+            return Ok(true);
+        }
+        let stored = if seq == head.seq {
+            Some(head.hash)
+        } else {
+            self.journal.hash_at(uid, seq).await.map_err(Failure::journal("reading the journal"))?
+        };
+        let holds = stored.is_some_and(|hash| hash.to_string() == witness.hash);
+        if holds {
+            self.memories.change(uid, |memory| memory.witness = Some(witness.clone()));
+        }
+        Ok(holds)
     }
 
     pub(super) fn agent_view(&self, run: &AgentRun) -> AgentView {

@@ -74,6 +74,8 @@ pub struct Observed<'a> {
 pub struct JournalHead {
     pub seq: u64,
     pub hash: String,
+    /// Whether the record that status names is the one that the journal holds there.
+    pub holds_witness: bool,
 }
 
 /// An ended epoch without proof of its death.
@@ -206,7 +208,7 @@ impl Observed<'_> {
                 Some(head) if head.seq < seq => {
                     format!("status.journal stands at record {seq}, the journal at {}", head.seq)
                 }
-                Some(head) if head.seq == seq && head.hash != witness.hash => {
+                Some(head) if !head.holds_witness => {
                     format!("record {seq} of the journal is not the one that status.journal names")
                 }
                 Some(_) => return None,
@@ -387,9 +389,8 @@ fn suspended(agent: &str) -> String {
 /// When the present wait of a run without a runner began; milliseconds since the Unix epoch.
 #[must_use]
 pub fn waiting_since(run: &AgentRun, state: Option<&RunState>) -> i64 {
-    let ended = state.filter(|state| state.started_at.is_some()).and_then(|state| state.epoch.as_ref());
-    let ended = ended.map(|epoch| epoch.ended.map_or(epoch.opened_at, |ended| ended.at));
-    ended.unwrap_or_else(|| created_at(run))
+    // Pods that never said Hello are part of the wait.
+    state.and_then(|state| state.rested_at).unwrap_or_else(|| created_at(run))
 }
 
 /// Milliseconds since the Unix epoch.

@@ -28,6 +28,7 @@ struct Look {
     pod: PodView,
     pod_was_there: bool,
     stream: Stream,
+    holds_witness: bool,
     cancelling_for: Duration,
     ended_for: Duration,
     undead: Vec<Undead>,
@@ -49,6 +50,7 @@ impl Look {
             pod: PodView::Absent,
             pod_was_there: false,
             stream: Stream::Closed,
+            holds_witness: true,
             cancelling_for: Duration::ZERO,
             ended_for: Duration::ZERO,
             undead: vec![],
@@ -75,7 +77,11 @@ impl Look {
         Observed {
             run: &self.run,
             journal_id: JOURNAL,
-            head: state.map(|state| JournalHead { seq: state.seq, hash: format!("h{}", state.seq) }),
+            head: state.map(|state| JournalHead {
+                seq: state.seq,
+                hash: format!("h{}", state.seq),
+                holds_witness: self.holds_witness,
+            }),
             state,
             agent: self.agent.clone(),
             service: self.service,
@@ -341,6 +347,19 @@ fn time_with_a_runner_and_time_before_it_are_bounded_apart() {
 }
 
 #[test]
+fn pods_that_never_say_hello_do_not_make_a_wait_begin_again() {
+    let mut events = vec![opened(), claimed()];
+    let lost = |epoch| Event::EpochEnded { epoch, cause: EpochEnd::PodLost, active_milliseconds: 1_000 };
+    events.push(lost(1));
+    for epoch in 2..9 {
+        events.extend([Event::EpochOpened { epoch, pod_name: format!("belay-run-{epoch}") }, lost(epoch)]);
+    }
+    let lost_at = CREATED_AT + 4_000;
+    let late = Look { now: lost_at + 604_800_000, ..Look::new(Some(state(events))) };
+    assert_eq!(end_of(late.decide()).end.reason, EndReason::WaitExceeded);
+}
+
+#[test]
 fn a_suspended_agents_run_waits_and_lets_its_pod_go_once_nothing_is_under_way() {
     let suspended = |state| Look { agent: AgentView::Suspended, idle_for: WAIT_GRACE, ..Look::running(state) };
     let waits = (RunReason::Suspended, "agent/triage".to_owned());
@@ -360,7 +379,10 @@ fn a_suspended_agents_run_waits_and_lets_its_pod_go_once_nothing_is_under_way() 
 fn pods_that_cannot_be_seen_lead_to_no_conclusion() {
     let unseen = |look| Look { pod: PodView::Unseen, service: Service::NotEnabled, ..look };
     assert_eq!(unseen(Look::running(in_flight())).decide(), Decision::Follow(Follow::Running));
-    assert_eq!(unseen(Look::new(Some(state(vec![opened()])))).decide(), Decision::Hold);
+    let unclaimed = unseen(Look::new(Some(state(vec![opened()])))).decide();
+    assert_eq!(wait_of(unclaimed), (RunReason::NamespaceNotEnabled, "namespace/triage".to_owned()));
+    let starting = Look { service: Service::Starting, ..unseen(Look::new(Some(state(vec![opened()])))) };
+    assert_eq!(starting.decide(), Decision::Hold, "its pods are being listed");
 }
 
 #[test]
@@ -373,7 +395,8 @@ fn a_journal_that_knows_less_than_status_is_lost() {
     };
     assert_eq!(witness(JOURNAL, 7, "h7").decide(), Decision::Follow(Follow::Running), "the head itself");
     assert_eq!(witness(JOURNAL, 3, "h3").decide(), Decision::Follow(Follow::Running), "an older record");
-    for lost in [witness("journal-2", 3, "h3"), witness(JOURNAL, 99, "h99"), witness(JOURNAL, 7, "other")] {
+    let forked = Look { holds_witness: false, ..witness(JOURNAL, 3, "other") };
+    for lost in [witness("journal-2", 3, "h3"), witness(JOURNAL, 99, "h99"), forked] {
         assert_eq!(end_of(lost.decide()).end.reason, EndReason::JournalLost);
     }
     let never_again = Look { state: None, ..witness(JOURNAL, 1, "h1") };

@@ -138,7 +138,7 @@ struct Stage {
     runs: AgentRuns,
     journal: Journal,
     server: Arc<Mutex<Server>>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     _agents: Writer<Agent>,
     shutdown: CancellationToken,
 }
@@ -179,7 +179,7 @@ impl Stage {
             clock: Clock,
             memories: Memories::default(),
         };
-        Self { runs, journal, server, _folder: folder, _agents: agents, shutdown }
+        Self { runs, journal, server, folder, _agents: agents, shutdown }
     }
 
     /// One pass over the run as the API server has it now.
@@ -372,6 +372,30 @@ async fn a_status_that_somebody_forged_does_not_end_a_run() {
     stage.pass().await.unwrap();
     assert_eq!(stage.writes(), ["pod created"]);
     assert_eq!(stage.events().await, ["RunAccepted", "EpochOpened"]);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_run_whose_records_are_damaged_is_written_off_in_words_and_loses_its_pod() {
+    let stage = Stage::new(&[]).await;
+    stage.pass().await.unwrap();
+    stage.writes();
+    let path = stage.folder.path().join("journal.sqlite");
+    stage.journal.close().await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let pool = sqlx::sqlite::SqlitePool::connect_with(options).await.unwrap();
+    sqlx::query("UPDATE events SET bytes = x'00' WHERE seq = 2").execute(&pool).await.unwrap();
+    pool.close().await;
+    let journal = Journal::open(&path).await.unwrap();
+    let stage = Stage { runs: AgentRuns { journal: journal.clone(), ..stage.runs }, journal, ..stage };
+    stage.pass().await.unwrap();
+    assert_eq!(stage.writes(), ["status JournalLost"]);
+    let status = stage.server.lock().status.clone().unwrap();
+    assert_eq!(status["phase"], "Failed");
+    assert!(status["conditions"][0]["message"].as_str().unwrap().contains("are damaged: record 2"), "{status}");
+    stage.pass().await.unwrap();
+    assert_eq!(stage.writes(), Vec::<String>::new(), "said once");
+    assert!(stage.runs.lobby.is_empty());
     stage.end().await;
 }
 

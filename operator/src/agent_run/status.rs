@@ -35,7 +35,12 @@ impl Stand {
     pub fn following(follow: Follow, state: &RunState) -> Self {
         let started = state.started_at.is_some();
         let running = || (Phase::Running, None, RunReason::Running, "its runner is at work".to_owned());
+        let restarting = || {
+            let words = format!("{} runners were lost since the run last came any further", state.restarts);
+            (Phase::Running, None, RunReason::Restarting, words)
+        };
         let (phase, waiting_on, reason, message) = match follow {
+            Follow::Starting | Follow::Backoff(_) if started && state.restarts > 1 => restarting(),
             // From one pod to the next it runs on: a status for each would only be noise.
             Follow::Starting | Follow::Backoff(_) if started => running(),
             Follow::Starting | Follow::Backoff(_) => {

@@ -15,7 +15,7 @@ use crate::fixtures::{answered, claimed, opened, run, state};
 use crate::readiness::Flip;
 
 fn folded(run: &AgentRun, state: Option<&RunState>, stand: &Stand) -> (AgentRunStatus, Flip) {
-    let head = state.map(|state| JournalHead { seq: state.seq, hash: "sha256:h".to_owned() });
+    let head = state.map(|state| JournalHead { seq: state.seq, hash: "sha256:h".to_owned(), holds_witness: true });
     let witness = head.map(|head| Witness { journal_id: "journal-1", head });
     let now = Time(jiff::Timestamp::from_second(1_795_428_100).unwrap());
     fold(&Facts { run, state, witness, pod_uid: None, stand, now })

@@ -153,3 +153,16 @@ async fn a_file_with_no_bytes_left_is_a_new_journal_and_its_id_says_so() {
     let journal = Journal::open(&path).await.unwrap();
     assert_ne!(journal.id(), before, "the status of every run under way names the old one");
 }
+
+#[tokio::test]
+async fn one_damaged_run_keeps_nobody_from_starting() {
+    use crate::agent_run::queue::{Lobby, QueueLimits};
+    use crate::rollback::{Finding, heed};
+    let folder = tempfile::tempdir().unwrap();
+    let path = written(folder.path()).await;
+    execute(&path, "UPDATE events SET bytes = x'00' WHERE run = 'hurt-uid' AND seq = 2").await;
+    let journal = Journal::open(&path).await.unwrap();
+    let lobby = Lobby::new(QueueLimits { installation: 5, namespace: 5, starting: 5 });
+    crate::agent_run::resume_slots(&journal, &lobby).await.unwrap();
+    heed(&journal, &Finding::Behind { by: 1 }).await.unwrap();
+}

@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use belay_protocol::Digest;
 use belay_protocol::chain::{Head, SealedRecord};
 use belay_protocol::event::Event;
 use belay_protocol::fold::RunState;
@@ -179,6 +180,12 @@ impl Journal {
     /// Where the run's chain ends.
     pub async fn head(&self, uid: &str) -> Result<Option<Head>, JournalError> {
         Ok(self.run_head(uid).await?.map(|head| head.chain))
+    }
+
+    /// The hash of one record, as it is stored.
+    pub async fn hash_at(&self, uid: &str, seq: u64) -> Result<Option<Digest>, JournalError> {
+        let row = self.inner.store.events(uid, seq, seq).await?.pop();
+        Ok(row.and_then(|row| Digest::try_from(row.hash.as_slice()).ok()))
     }
 
     /// The run's head with epoch, session and pod.

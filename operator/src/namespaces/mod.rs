@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use belay_crds::{AgentRun, Credential, ENABLED_LABEL, Tool};
+use belay_crds::{AgentRun, Credential, ENABLED_LABEL, POD_PREFIX, Tool};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -106,7 +106,10 @@ impl Namespaces {
     #[must_use]
     pub fn pods_of(&self, namespace: &str, owner_uid: &str) -> Vec<Arc<Pod>> {
         let pods = self.0.served.read().get(namespace).map(|served| served.pods.clone());
-        let owned = |pod: &Pod| pod.owner_references().iter().any(|owner| owner.uid == owner_uid);
+        // Anybody may name an owner; only the operator makes pods of that name.
+        let owned = |pod: &Pod| {
+            pod.name_any().starts_with(POD_PREFIX) && pod.owner_references().iter().any(|owner| owner.uid == owner_uid)
+        };
         pods.map(|pods| pods.state_filter(owned)).unwrap_or_default()
     }
 

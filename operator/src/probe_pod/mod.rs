@@ -207,7 +207,11 @@ impl ProbePods {
         while Instant::now() < deadline && !ended {
             // A report that was sent before the container ended is on its way for less than this.
             tokio::time::sleep(LAST_WORDS).await;
-            ended = self.0.namespaces.pod(namespace, name).is_some_and(|pod| matches!(view(&pod), PodView::Ended(_)));
+            ended = self
+                .0
+                .namespaces
+                .pod(namespace, name)
+                .is_some_and(|pod| matches!(view(&pod), PodView::Ended(_) | PodView::Lost { .. }));
         }
         if ended {
             tokio::time::sleep(LAST_WORDS).await;

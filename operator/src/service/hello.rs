@@ -33,9 +33,10 @@ pub(super) struct Greeted {
 pub(super) async fn greet(service: &RunService, pod: &PeerPod, hello: &Hello) -> Result<Greeted, Over> {
     check_form(hello)?;
     let journal = &service.journal;
-    let run = journal.run_of_pod(&pod.namespace, &pod.name).ok_or_else(|| {
-        Over::bye(format!("the journal knows no live run with the pod {}/{}", pod.namespace, pod.name))
-    })?;
+    let Some(run) = journal.run_of_pod(&pod.namespace, &pod.name) else {
+        heed_stranger(journal, pod, hello).await?;
+        return Err(Over::bye(format!("the journal knows no live run with the pod {}/{}", pod.namespace, pod.name)));
+    };
     let state = claim(journal, &run, pod, hello).await?;
     check_witness(journal, &run, &state, hello).await?;
     let epoch = state.epoch.as_ref().map_or(0, |epoch| epoch.number);
@@ -43,6 +44,17 @@ pub(super) async fn greet(service: &RunService, pod: &PeerPod, hello: &Hello) ->
     let returns = hello.last_seq > 0;
     let welcome = welcome(journal, &run, Place { epoch, session, returns }).await?;
     Ok(Greeted { run, epoch, session, state, welcome })
+}
+
+/// A runner of a pod that the journal does not know may know more of its run than the journal: that was restored
+/// from before the pod was made.
+async fn heed_stranger(journal: &Journal, pod: &PeerPod, hello: &Hello) -> Result<(), Over> {
+    let Some(uid) = &pod.run_uid else { return Ok(()) };
+    let Some(state) = journal.state(uid).await? else { return Ok(()) };
+    match state.plan.as_ref().map(|plan| plan.run.clone()) {
+        Some(run) if state.end.is_none() => check_witness(journal, &run, &state, hello).await,
+        Some(_) | None => Ok(()),
+    }
 }
 
 struct Place {

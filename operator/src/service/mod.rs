@@ -59,6 +59,8 @@ pub struct PeerPod {
     pub namespace: String,
     pub name: String,
     pub uid: String,
+    /// The run that the pod was made for, as its label says, which only the operator sets.
+    pub run_uid: Option<String>,
     /// None: not known yet; the peer is asked to come again.
     pub ip: Option<IpAddr>,
 }

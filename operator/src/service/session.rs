@@ -67,7 +67,8 @@ impl From<JournalError> for Over {
             | JournalError::BatchOutOfOrder { .. }
             | JournalError::BatchDiffers { .. } => Status::invalid_argument(words),
             JournalError::SessionReplaced { .. } => Status::aborted(words),
-            JournalError::Damaged { .. } => Status::data_loss(words),
+            // Nothing mends that while the runner waits.
+            JournalError::Damaged { .. } => return Self::Bye(words),
             JournalError::Moved { .. }
             | JournalError::UnknownRun(_)
             | JournalError::OtherRun { .. }

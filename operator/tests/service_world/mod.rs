@@ -32,7 +32,8 @@ use tonic::{Request, Status, Streaming};
 const NAME: &str = "belay-operator.test";
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A token is `namespace/pod/uid`, with `@address` behind it for a pod that lives elsewhere.
+/// A token is `namespace/pod/uid`, with `#run` behind it for a pod that names its run, and `@address` for one that
+/// lives elsewhere.
 struct TokenPeers;
 
 #[async_trait]
@@ -42,9 +43,11 @@ impl Peers for TokenPeers {
             return Err(PeerError::Unavailable("no API server".into()));
         }
         let (pod, ip) = token.split_once('@').unwrap_or((token, "127.0.0.1"));
+        let (pod, run) = pod.split_once('#').unwrap_or((pod, ""));
+        let run_uid = Some(run.to_owned()).filter(|run| !run.is_empty());
         let parts: Vec<&str> = pod.split('/').collect();
         let [namespace, name, uid] = parts[..] else { return Err(PeerError::Refused("not authenticated".into())) };
-        Ok(PeerPod { namespace: namespace.into(), name: name.into(), uid: uid.into(), ip: ip.parse().ok() })
+        Ok(PeerPod { namespace: namespace.into(), name: name.into(), uid: uid.into(), run_uid, ip: ip.parse().ok() })
     }
 }
 

@@ -38,6 +38,7 @@ impl RunState {
         if epoch.claim.is_some() {
             // Without a claim it never held a permit.
             self.undead.insert(number, epoch.pod_name.clone());
+            self.rested_at = Some(ended.at);
         }
         for call in self.calls.values_mut() {
             if let CallState::Proposed { attempt, .. } = call {

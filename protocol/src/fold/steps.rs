@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{CallState, IllegalEvent, ModelState, RunState, out_of_order, wrong_call};
-use crate::CALLS_PER_RESPONSE_MAX;
 use crate::cost::Usage;
 use crate::event::{Failure, FailureReason, Item, Listing, ModelResponse};
+use crate::{CALLS_PER_RESPONSE_MAX, MODEL_ATTEMPTS_MAX};
 
 impl RunState {
     pub(super) fn list(&mut self, tool: &str, listing: &Listing) -> Result<(), IllegalEvent> {
@@ -30,6 +30,9 @@ impl RunState {
         };
         if (step, attempt) != due {
             return Err(out_of_order("ModelRequested", "steps and attempts count up by one"));
+        }
+        if attempt > MODEL_ATTEMPTS_MAX {
+            return Err(out_of_order("ModelRequested", "a step has so many attempts and no more"));
         }
         if !self.is_settled() {
             return Err(out_of_order("ModelRequested", "calls of the response before are not settled"));
@@ -66,7 +69,7 @@ impl RunState {
 
     pub(super) fn fail_model(&mut self, step: u32, attempt: u32, failure: &Failure) -> Result<(), IllegalEvent> {
         self.expect_in_flight("ModelFailed", step, attempt)?;
-        if failure.reason == FailureReason::Interrupted {
+        if may_cost(failure.reason) {
             self.interrupt_model();
         } else {
             self.model = ModelState::Failed { step, attempt };
@@ -94,6 +97,31 @@ impl RunState {
                 Err(out_of_order(event, "no such request is in flight"))
             }
         }
+    }
+}
+
+/// Whether the provider may charge for a request that ended like that: it was sent, and how much of an answer was
+/// made is not known.
+fn may_cost(reason: FailureReason) -> bool {
+    match reason {
+        FailureReason::Interrupted
+        | FailureReason::TimedOut
+        | FailureReason::Truncated
+        | FailureReason::Malformed
+        | FailureReason::TooLarge => true,
+        FailureReason::Withheld
+        | FailureReason::Unreachable
+        | FailureReason::Unauthorized
+        | FailureReason::RateLimited
+        | FailureReason::ServerError
+        | FailureReason::BadRequest
+        | FailureReason::CredentialMissing
+        | FailureReason::CredentialEmpty
+        | FailureReason::CredentialTooLarge
+        | FailureReason::HostNotAllowed
+        | FailureReason::ScriptExhausted
+        | FailureReason::Scripted
+        | FailureReason::ContextExceeded => false,
     }
 }
 

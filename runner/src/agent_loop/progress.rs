@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use belay_protocol::chain::{ChainError, Head};
-use belay_protocol::event::{DenyReason, Finish, Item, Record, Verdict};
+use belay_protocol::event::{DeathProof, DenyReason, Finish, Item, Record, Verdict};
 use belay_protocol::fold::IllegalEvent;
 use belay_protocol::plan::PLAN_VERSION;
 use belay_protocol::transcript::Transcript;
@@ -66,6 +66,11 @@ impl Progress {
 
     /// Takes in the operator's yes to a call.
     pub fn allow(&mut self, call_id: &str, attempt: u32, digest: Digest) -> Result<(), IllegalEvent> {
+        // This process hears of no other epoch's death but by the permit, which is given only after it.
+        let undead: Vec<u64> = self.state.undead.keys().copied().collect();
+        for epoch in undead {
+            self.take(&Event::EpochDead { epoch, proof: DeathProof::Quarantine })?;
+        }
         let verdict = Verdict::Allowed { digest };
         self.take(&Event::CallDecided { call_id: call_id.to_owned(), attempt, verdict })
     }
@@ -115,4 +120,70 @@ pub struct Requested {
     pub name: String,
     pub arguments: String,
     pub was_cut: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use belay_protocol::event::{EpochEnd, ModelResponse, ProposedCall};
+    use serde_json::json;
+
+    use super::*;
+
+    /// As a Welcome would tell it: the epoch before ended, and nobody knows yet whether it is dead.
+    fn after_a_lost_pod() -> Progress {
+        let plan = json!({
+            "version": PLAN_VERSION, "run": {"namespace": "n", "name": "r", "uid": "u"},
+            "agent": {"namespace": "n", "name": "a", "uid": "v"}, "agentGeneration": 1, "input": "go",
+            "model": {"name": "m", "api": "Scripted", "model": "s",
+                "timeouts": {"connectSeconds": 1, "firstByteSeconds": 1, "idleSeconds": 1, "totalSeconds": 1}},
+            "limits": {"steps": 9, "activeSeconds": 9, "waitSeconds": 9},
+        });
+        let plan: Plan = serde_json::from_value(plan).unwrap();
+        let claimed =
+            |epoch| Event::InstanceClaimed { epoch, instance: format!("i{epoch}"), pod_uid: format!("p{epoch}") };
+        let call = Item::ToolCall {
+            call_id: "c1".into(),
+            provider_id: "x".into(),
+            name: "t__o".into(),
+            arguments: "{}".into(),
+        };
+        let response = ModelResponse {
+            items: vec![call],
+            finish: Finish::ToolCalls,
+            usage: belay_protocol::cost::Usage::default(),
+            response_id: None,
+            model: None,
+            milliseconds: 1,
+        };
+        let mut progress = Progress::default();
+        for event in [
+            Event::RunAccepted { plan_digest: plan.digest().unwrap(), plan: Box::new(plan) },
+            Event::EpochOpened { epoch: 1, pod_name: "belay-run-a".into() },
+            claimed(1),
+            Event::ModelRequested { step: 1, attempt: 1, request: Digest::zero(), reserved_tokens: 0 },
+            Event::ModelResponded { step: 1, attempt: 1, response },
+            Event::EpochEnded { epoch: 1, cause: EpochEnd::PodLost, active_milliseconds: 1 },
+            Event::EpochOpened { epoch: 2, pod_name: "belay-run-b".into() },
+            claimed(2),
+        ] {
+            progress.take(&event).unwrap();
+        }
+        progress
+    }
+
+    #[test]
+    fn a_permit_that_came_after_the_quarantine_can_be_used() {
+        let mut progress = after_a_lost_pod();
+        let call = ProposedCall {
+            tool: "t".into(),
+            operation: "o".into(),
+            args: json!({}),
+            definition: Digest::zero(),
+            digest: Digest::zero(),
+        };
+        progress.take(&Event::CallProposed { call_id: "c1".into(), attempt: 1, call }).unwrap();
+        progress.allow("c1", 1, Digest::zero()).unwrap();
+        assert_eq!(progress.state().calls_in_flight().count(), 1);
+    }
 }

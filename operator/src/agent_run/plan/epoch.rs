@@ -10,6 +10,7 @@ use belay_protocol::fold::{Epoch, ModelState, RunState};
 use super::{
     Decision, EpochEnding, Follow, LAST_WORDS_MAX, Observed, SILENT_MAX, Stream, WAIT_GRACE, Wait, seconds_since,
 };
+use crate::namespaces::Service;
 use crate::pod_view::{Exit, PodView};
 
 impl Observed<'_> {
@@ -67,7 +68,10 @@ impl Observed<'_> {
 
     fn unclaimed(&self, epoch: &Epoch) -> Decision {
         match &self.pod {
-            PodView::Unseen => Decision::Hold,
+            PodView::Unseen => match self.service {
+                Service::NotEnabled | Service::Forbidden => self.not_accepted(),
+                Service::Starting | Service::Enabled => Decision::Hold,
+            },
             PodView::Absent => self.unlaunched(),
             PodView::Blocked { why } => Decision::Follow(Follow::Waiting(Wait {
                 on: WaitingOn::new("pod", &epoch.pod_name),

@@ -44,7 +44,7 @@ impl McpServer {
     fn troubled(&self, trouble: &Trouble) -> Outcome {
         match trouble {
             // Gateways send these when they lost their upstream, which may have done the work.
-            Trouble::Status { code: code @ (408 | 502 | 503 | 504), .. } => {
+            Trouble::Status { code: code @ (408 | 502 | 503 | 504 | 520..=527), .. } => {
                 Outcome::Unknown { message: format!("the server or a gateway before it answered {code}") }
             }
             Trouble::Status { code, body } => {
