@@ -26,6 +26,8 @@ pub mod readiness;
 pub mod references;
 pub mod rollback;
 pub mod service;
+#[cfg(test)]
+mod simulation;
 pub mod suspension;
 pub mod tls;
 pub mod tool;

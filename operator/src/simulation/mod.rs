@@ -1,0 +1,349 @@
+//! One run in a world where everything may go wrong, step by step, chosen by a seed: the pure machines of production
+//! (fold, gate, decisions) against simulated processes, pods, people and clocks. No thread, no socket, no real time.
+//!
+//! `BELAY_SEEDS=5000` tries more seeds, `BELAY_SEED=7` one alone, with its steps printed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod operator;
+mod runner;
+mod tests;
+
+use std::collections::BTreeMap;
+
+use belay_crds::AgentRun;
+use belay_protocol::chain::Head;
+use belay_protocol::event::{Answer, Event};
+use belay_protocol::plan::Effects;
+use belay_protocol::{PERMIT_VALID_MILLISECONDS, Plan, RunState};
+
+use self::operator::Memory;
+use self::runner::{Phase, Process};
+use crate::fixtures::{CREATED_AT, plan, run};
+
+/// A generator that is the same everywhere and for ever (splitmix64).
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn chance(&mut self, of: u64) -> bool {
+        self.below(of) == 0
+    }
+}
+
+/// Which rules of production are taken away, to see that their absence is noticed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Without {
+    quarantine: bool,
+    epoch_check: bool,
+}
+
+/// A pod as the API server shows it; its process may tell another story.
+#[derive(Clone, Debug)]
+struct Pod {
+    name: String,
+    process: Option<usize>,
+    reported_ended: bool,
+    deleting: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Approval {
+    uid: String,
+    answer: Option<Answer>,
+}
+
+/// A call that left a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Sent {
+    call_id: String,
+    attempt: u32,
+    epoch: u64,
+    /// Records that the journal held by then.
+    after: usize,
+}
+
+struct World {
+    rng: Rng,
+    without: Without,
+    run: AgentRun,
+    /// Milliseconds that really passed: what monotonic clocks and clocks of nodes show.
+    now: u64,
+    /// How far the operator's wall clock is off.
+    skew: i64,
+    chain: Head,
+    records: Vec<(u64, Event)>,
+    state: RunState,
+    /// Batches that the journal holds of the live epoch.
+    batches: u64,
+    session: u64,
+    memory: Memory,
+    pods: Vec<Pod>,
+    processes: Vec<Process>,
+    approvals: BTreeMap<String, Approval>,
+    sent: Vec<Sent>,
+    published: u64,
+    faults: bool,
+    steps: Vec<String>,
+}
+
+/// The fixture's plan with an operation that may be repeated, and one that may not.
+fn the_plan() -> Plan {
+    let mut plan = plan();
+    let mut put = plan.tools[0].operations[0].clone();
+    put.name = "put".to_owned();
+    put.model_name = "github__put".to_owned();
+    put.effects = Effects::Idempotent;
+    plan.tools[0].operations.push(put);
+    plan
+}
+
+impl World {
+    fn new(seed: u64, without: Without) -> Self {
+        let mut world = Self {
+            rng: Rng(seed),
+            without,
+            run: run("nightly", "triage"),
+            now: 0,
+            skew: 0,
+            chain: Head::empty(),
+            records: Vec::new(),
+            state: RunState::default(),
+            batches: 0,
+            session: 0,
+            memory: Memory::default(),
+            pods: Vec::new(),
+            processes: Vec::new(),
+            approvals: BTreeMap::new(),
+            sent: Vec::new(),
+            published: 0,
+            faults: true,
+            steps: Vec::new(),
+        };
+        let plan = the_plan();
+        world.append(vec![Event::RunAccepted { plan_digest: plan.digest().unwrap(), plan: Box::new(plan) }]);
+        world
+    }
+
+    fn wall(&self) -> i64 {
+        CREATED_AT + i64::try_from(self.now).unwrap() + self.skew
+    }
+
+    /// One durable transaction of the journal: all of it, in order, by the fold's leave.
+    fn append(&mut self, events: Vec<Event>) {
+        for event in events {
+            let sealed = self.chain.seal(event, self.wall()).unwrap();
+            let applied = self.state.apply(&sealed.record);
+            assert!(applied.is_ok(), "the journal refuses {:?}: {applied:?}", sealed.record.event);
+            if matches!(sealed.record.event, Event::EpochOpened { .. }) {
+                self.batches = 0;
+            }
+            self.chain = sealed.head();
+            self.records.push((sealed.record.seq, sealed.record.event));
+        }
+    }
+
+    fn note(&mut self, step: impl Into<String>) {
+        self.steps.push(step.into());
+    }
+
+    /// Something happens.
+    fn step(&mut self) {
+        match self.rng.below(if self.faults { 70 } else { 45 }) {
+            0..=11 => self.operate(),
+            12..=31 => self.run_some_process(),
+            32..=38 => self.pods_move(),
+            39..=40 => self.people_speak(),
+            41..=43 => self.pass(200),
+            44 => self.pass(2_000),
+            45 if self.rng.chance(3) => self.crash_operator(),
+            46 if self.rng.chance(2) => self.kill_a_process(),
+            48 if self.rng.chance(2) => self.freeze_or_thaw(),
+            50 => self.force_delete_a_pod(),
+            51 => self.delete_a_pod(),
+            52 => self.skew += i64::try_from(self.rng.below(7_200_000)).unwrap() - 3_600_000,
+            53 if self.rng.chance(40) => {
+                self.note("spec.cancel");
+                self.run.spec.cancel = Some(true);
+            }
+            54 => self.vanish_an_approval(),
+            55 => self.pass(15_000),
+            56 | 57 => self.freeze_and_force_delete(),
+            _ => self.pass(150),
+        }
+        self.check();
+    }
+
+    fn pass(&mut self, most: u64) {
+        self.now += 1 + self.rng.below(most);
+    }
+
+    fn some_process(&mut self) -> Option<usize> {
+        let alive: Vec<usize> = (0..self.processes.len()).filter(|at| self.processes[*at].alive).collect();
+        let count = u64::try_from(alive.len()).unwrap();
+        (count > 0).then(|| alive[usize::try_from(self.rng.below(count)).unwrap()])
+    }
+
+    fn kill_a_process(&mut self) {
+        // A frozen one is on a node that nobody reaches.
+        if let Some(at) = self.some_process().filter(|at| !self.processes[*at].frozen) {
+            self.note(format!("process {at} dies"));
+            self.processes[at].alive = false;
+        }
+    }
+
+    fn freeze_or_thaw(&mut self) {
+        // One whose pod nobody sees any more stays as it is until the end.
+        let seen = |at: &usize, pods: &[Pod]| pods.iter().any(|pod| pod.process == Some(*at));
+        if let Some(at) = self.some_process().filter(|at| seen(at, &self.pods)) {
+            self.processes[at].frozen = !self.processes[at].frozen;
+            self.note(format!("process {at} frozen: {}", self.processes[at].frozen));
+        }
+    }
+
+    /// A node that is cut off: nobody hears of its process, which is there all the same.
+    fn freeze_and_force_delete(&mut self) {
+        if let Some(process) = self.pods.last().and_then(|pod| pod.process) {
+            self.processes[process].frozen = true;
+            self.force_delete_a_pod();
+        }
+    }
+
+    /// The object goes; whatever runs goes on.
+    fn force_delete_a_pod(&mut self) {
+        if let Some(pod) = self.pods.pop() {
+            self.note(format!("{} is deleted by force", pod.name));
+        }
+    }
+
+    fn delete_a_pod(&mut self) {
+        if let Some(pod) = self.pods.last_mut() {
+            pod.deleting = true;
+            let name = pod.name.clone();
+            self.note(format!("{name} is deleted"));
+        }
+    }
+
+    fn vanish_an_approval(&mut self) {
+        if self.rng.chance(4)
+            && let Some((name, _)) = self.approvals.pop_first()
+        {
+            self.note(format!("approval {name} vanishes"));
+        }
+    }
+
+    /// The kubelet: starts processes, ends those of deleted pods, and reports what ended.
+    fn pods_move(&mut self) {
+        for at in 0..self.pods.len() {
+            let pod = self.pods[at].clone();
+            match pod.process {
+                None if !pod.deleting => {
+                    self.pods[at].process = Some(self.processes.len());
+                    self.note(format!("process {} starts in {}", self.processes.len(), pod.name));
+                    self.processes.push(Process::new(pod.name));
+                }
+                None => self.pods[at].reported_ended = true,
+                Some(process) => {
+                    if pod.deleting {
+                        self.processes[process].alive = false;
+                    }
+                    self.pods[at].reported_ended |= !self.processes[process].alive;
+                }
+            }
+        }
+        // A deleted pod goes once its end was reported, and was there to be seen.
+        if self.rng.chance(3) {
+            self.pods.retain(|pod| !(pod.deleting && pod.reported_ended));
+        }
+    }
+
+    fn people_speak(&mut self) {
+        let choice = self.rng.below(8);
+        if let Some(approval) = self.approvals.values_mut().find(|approval| approval.answer.is_none()) {
+            let by = || "ada".to_owned();
+            approval.answer = Some(match choice {
+                0..=4 => Answer::Retry { by: by() },
+                5 | 6 => Answer::Happened { result: "done".to_owned(), by: by() },
+                _ => Answer::End { by: by(), reason: String::new() },
+            });
+        }
+    }
+
+    /// What has to hold after every step.
+    fn check(&mut self) {
+        let valid = u64::from(PERMIT_VALID_MILLISECONDS);
+        let usable = |process: &Process| match process.phase {
+            Phase::Holding { proposed_at, .. } => self.now < proposed_at + valid,
+            _ => false,
+        };
+        let mut epochs: Vec<u64> =
+            self.processes.iter().filter(|p| p.alive && usable(p)).filter_map(|p| p.epoch).collect();
+        epochs.sort_unstable();
+        epochs.dedup();
+        assert!(epochs.len() < 2, "I1: epochs {epochs:?} hold permits at one time");
+        for (at, one) in self.sent.iter().enumerate() {
+            let permitted = self.records.iter().any(|(_, event)| {
+                matches!(event, Event::CallDecided { call_id, attempt, verdict: belay_protocol::event::Verdict::Allowed { .. } }
+                    if *call_id == one.call_id && *attempt == one.attempt)
+            });
+            assert!(permitted, "I2: {one:?} was sent without a durable permit");
+            let dead = self.records[..one.after]
+                .iter()
+                .any(|(_, event)| matches!(event, Event::EpochDead { epoch, .. } if *epoch == one.epoch));
+            assert!(!dead, "I1: {one:?} was sent by an epoch that counts as dead");
+            let again = self.sent[at + 1..].iter().any(|o| (&o.call_id, o.attempt) == (&one.call_id, one.attempt));
+            assert!(!again, "I2: {one:?} was sent twice");
+        }
+        assert!(self.published <= self.state.seq, "I8: status was ahead of the journal");
+        self.published = self.state.seq;
+        let gap_free = self.records.iter().zip(1..).all(|((seq, _), due)| *seq == due);
+        assert!(gap_free, "I10: a watcher sees a gap");
+    }
+
+    /// What has to hold at the end, when nothing more goes wrong: the run ends, or waits for people who are asked.
+    fn settle(&mut self) {
+        self.faults = false;
+        self.note("no more faults");
+        for _ in 0..self.rng.below(2) * 600 {
+            self.step();
+        }
+        for process in &mut self.processes {
+            process.frozen = false;
+        }
+        for _ in 0..6_000 {
+            self.step();
+            self.now += 20;
+            if self.state.end.is_some() {
+                break;
+            }
+        }
+        assert!(self.state.end.is_some(), "the run neither ends nor says why: {:?}", self.state);
+        let end = self.state.end.clone();
+        for _ in 0..50 {
+            self.step();
+        }
+        assert_eq!(self.state.end, end, "I6: terminal is terminal");
+        let replayed = RunState::replay(
+            &self
+                .records
+                .iter()
+                .scan(Head::empty(), |head, (_, event)| {
+                    let sealed = head.seal(event.clone(), 0).unwrap();
+                    *head = sealed.head();
+                    Some(sealed.record)
+                })
+                .collect::<Vec<_>>(),
+        );
+        assert!(replayed.is_ok(), "I4: the journal replays");
+    }
+}

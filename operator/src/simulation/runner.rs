@@ -1,0 +1,322 @@
+//! Runners: each a process that may be dead, frozen, cut off, or of an epoch that is long over without knowing it. What
+//! it sends to the operator may be lost on the way, or taken with the answer lost.
+
+use belay_protocol::call::CallBinding;
+use belay_protocol::cost::Usage;
+use belay_protocol::event::{
+    Event, Failure, FailureReason, Finish, Item, ListedOperation, Listing, ModelResponse, ProposedCall, ToolResult,
+    Verdict,
+};
+use belay_protocol::fold::{CallState, ModelState, RunState};
+use belay_protocol::{Digest, PERMIT_VALID_MILLISECONDS};
+use serde_json::json;
+
+use super::{Sent, World};
+use crate::gate::{self, Standing};
+
+/// What a process is in the middle of.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Phase {
+    /// Nothing: the journal says what is next.
+    Ready,
+    Asking {
+        step: u32,
+        attempt: u32,
+    },
+    /// Proposed; the answer is on its way, or held back.
+    Proposed {
+        call_id: String,
+        attempt: u32,
+        proposed_at: u64,
+    },
+    Holding {
+        call_id: String,
+        attempt: u32,
+        proposed_at: u64,
+    },
+    OnTheWire {
+        call_id: String,
+        attempt: u32,
+    },
+}
+
+/// A batch that was sent, and whether anybody knows what became of it.
+#[derive(Clone, Debug)]
+struct Unanswered {
+    n: u64,
+    events: Vec<Event>,
+    next: Phase,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Process {
+    pod: String,
+    pub epoch: Option<u64>,
+    pub alive: bool,
+    pub frozen: bool,
+    pub connected: bool,
+    session: u64,
+    next_batch: u64,
+    pub phase: Phase,
+    unanswered: Option<Unanswered>,
+}
+
+impl Process {
+    pub(super) fn new(pod: String) -> Self {
+        Self {
+            pod,
+            epoch: None,
+            alive: true,
+            frozen: false,
+            connected: false,
+            session: 0,
+            next_batch: 1,
+            phase: Phase::Ready,
+            unanswered: None,
+        }
+    }
+
+    /// Whether it waits for an answer that is held back.
+    pub(super) fn is_withheld(&self, state: &RunState) -> bool {
+        let Phase::Proposed { call_id, .. } = &self.phase else { return false };
+        self.alive && self.connected && matches!(state.calls.get(call_id), Some(CallState::Proposed { .. }))
+    }
+}
+
+impl World {
+    pub(super) fn run_some_process(&mut self) {
+        let Some(at) = self.some_process().filter(|at| !self.processes[*at].frozen) else { return };
+        if matches!(self.processes[at].phase, Phase::Holding { .. } | Phase::OnTheWire { .. }) {
+            // What needs no operator happens without one.
+            return self.use_permit(at);
+        }
+        if !self.processes[at].connected {
+            return self.connect(at);
+        }
+        if let Some(unanswered) = self.processes[at].unanswered.clone() {
+            return self.deliver(at, unanswered);
+        }
+        self.go_on(at);
+    }
+
+    fn is_current(&self, at: usize) -> bool {
+        let process = &self.processes[at];
+        let live = self.state.live_epoch().filter(|epoch| epoch.pod_name == process.pod);
+        self.without.epoch_check || live.is_some_and(|epoch| Some(epoch.number) == process.epoch)
+    }
+
+    /// Hello: the first of an epoch claims it; an epoch that is over lets its runner go.
+    fn connect(&mut self, at: usize) {
+        let (pod, epoch) = (self.processes[at].pod.clone(), self.processes[at].epoch);
+        let live = self.state.live_epoch().filter(|live| live.pod_name == pod).cloned();
+        let refused = match (&live, epoch) {
+            _ if self.state.end.is_some() => true,
+            (Some(live), None) => live.claim.is_some(),
+            (Some(live), Some(epoch)) => live.number != epoch,
+            (None, _) => !self.without.epoch_check,
+        };
+        if refused {
+            self.note(format!("process {at} is let go"));
+            self.processes[at].alive = false;
+            return;
+        }
+        if let (Some(live), None) = (&live, epoch) {
+            let claim = Event::InstanceClaimed { epoch: live.number, instance: format!("p{at}"), pod_uid: pod };
+            self.append(vec![claim]);
+            self.processes[at].epoch = Some(live.number);
+            self.processes[at].next_batch = 1;
+        }
+        self.session += 1;
+        self.processes[at].session = self.session;
+        self.processes[at].connected = true;
+    }
+
+    fn send_batch(&mut self, at: usize, events: Vec<Event>, next: Phase) {
+        let n = self.processes[at].next_batch;
+        self.processes[at].next_batch += 1;
+        let unanswered = Unanswered { n, events, next };
+        self.processes[at].unanswered = Some(unanswered.clone());
+        self.deliver(at, unanswered);
+    }
+
+    /// A batch reaches the operator or not; its answer comes back or not.
+    fn deliver(&mut self, at: usize, batch: Unanswered) {
+        if self.faults && self.rng.chance(8) {
+            self.processes[at].connected = false;
+            return;
+        }
+        if !self.is_current(at) || self.processes[at].session != self.session || self.state.end.is_some() {
+            self.processes[at].connected = false;
+            return;
+        }
+        let held = self.without.epoch_check || batch.n > self.batches;
+        if held && batch.n == self.batches + 1 {
+            let names: Vec<&str> = batch.events.iter().map(Event::name).collect();
+            match gate::decide(&self.state, batch.events.clone(), Standing::Running) {
+                Ok(decided) => {
+                    self.note(format!("process {at}: {names:?}"));
+                    self.append(decided);
+                    self.batches = batch.n;
+                }
+                Err(error) => {
+                    self.note(format!("process {at}: {names:?} is garbage: {error}"));
+                    self.processes[at].alive = false;
+                    return;
+                }
+            }
+        }
+        if self.faults && self.rng.chance(8) {
+            // Taken; the answer is lost, and the batch comes again.
+            self.processes[at].connected = false;
+            return;
+        }
+        self.processes[at].unanswered = None;
+        self.processes[at].phase = batch.next;
+    }
+
+    /// The next thing, as the journal tells it.
+    fn go_on(&mut self, at: usize) {
+        if !self.is_current(at) || self.state.end.is_some() || self.state.cancel_requested {
+            self.processes[at].connected = false;
+            return;
+        }
+        match self.processes[at].phase.clone() {
+            Phase::Proposed { call_id, attempt, proposed_at } => self.hear(at, call_id, attempt, proposed_at),
+            Phase::Asking { step, attempt } => self.answer(at, step, attempt),
+            Phase::Ready => self.begin(at),
+            Phase::Holding { .. } | Phase::OnTheWire { .. } => self.use_permit(at),
+        }
+    }
+
+    fn begin(&mut self, at: usize) {
+        if self.state.listings.is_empty() {
+            let plan = self.state.plan.clone().unwrap();
+            let listed = plan.tools[0].operations.iter();
+            let listed = listed.map(|one| ListedOperation { name: one.name.clone(), definition: one.definition });
+            let event = Event::ToolsListed { tool: "github".to_owned(), listing: Listing::Listed(listed.collect()) };
+            return self.send_batch(at, vec![event], Phase::Ready);
+        }
+        let number = |id: &String| id[1..].parse::<u32>().unwrap();
+        let open = self.state.calls.iter().filter(|(_, call)| !matches!(call, CallState::Settled(_)));
+        if let Some((call_id, call)) = open.min_by_key(|(id, _)| number(id)) {
+            if let CallState::Due { attempt } = call {
+                let (call_id, attempt) = (call_id.clone(), *attempt);
+                self.propose(at, call_id, attempt);
+            }
+            return;
+        }
+        let due = match self.state.model {
+            ModelState::Idle => Some((self.state.steps + 1, 1)),
+            ModelState::Failed { step, attempt } => Some((step, attempt + 1)),
+            ModelState::InFlight { .. } | ModelState::Done => None,
+        };
+        if let Some((step, attempt)) = due {
+            let request = Event::ModelRequested { step, attempt, request: Digest::zero(), reserved_tokens: 1 };
+            self.send_batch(at, vec![request], Phase::Asking { step, attempt });
+        }
+    }
+
+    fn answer(&mut self, at: usize, step: u32, attempt: u32) {
+        let in_flight =
+            matches!(self.state.model, ModelState::InFlight { step: s, attempt: a, .. } if (s, a) == (step, attempt));
+        if !in_flight {
+            self.processes[at].phase = Phase::Ready;
+            return;
+        }
+        let event = if self.faults && self.rng.chance(10) {
+            let failure = Failure { reason: FailureReason::ServerError, message: String::new(), retrying: true };
+            Event::ModelFailed { step, attempt, failure }
+        } else {
+            let first = self.state.calls_total + 1;
+            let names: &[&str] = if step <= 3 { &["put", "list_issues"] } else { &[] };
+            let call = |(offset, name): (usize, &&str)| Item::ToolCall {
+                call_id: format!("c{}", first as usize + offset),
+                provider_id: "x".to_owned(),
+                name: format!("github__{name}"),
+                arguments: "{}".to_owned(),
+            };
+            let items = names.iter().enumerate().map(call).collect();
+            let usage = Usage::default();
+            let response =
+                ModelResponse { items, finish: Finish::Stop, usage, response_id: None, model: None, milliseconds: 1 };
+            Event::ModelResponded { step, attempt, response }
+        };
+        self.send_batch(at, vec![event], Phase::Ready);
+    }
+
+    /// Odd calls may be repeated, even ones may not.
+    fn operation(call_id: &str) -> &'static str {
+        if call_id[1..].parse::<u32>().unwrap() % 2 == 1 { "put" } else { "list_issues" }
+    }
+
+    fn propose(&mut self, at: usize, call_id: String, attempt: u32) {
+        let plan = self.state.plan.clone().unwrap();
+        let (tool, operation, args) = (&plan.tools[0], Self::operation(&call_id), json!({"id": call_id}));
+        let definition = tool.operation(operation).unwrap().definition;
+        let digest = CallBinding::new(&plan, tool, definition, operation, &args).digest().unwrap();
+        let call = ProposedCall { tool: tool.name.clone(), operation: operation.to_owned(), args, definition, digest };
+        let next = Phase::Proposed { call_id: call_id.clone(), attempt, proposed_at: self.now };
+        self.send_batch(at, vec![Event::CallProposed { call_id, attempt, call }], next);
+    }
+
+    /// The verdict on what it proposed, now or once it is no longer held.
+    fn hear(&mut self, at: usize, call_id: String, attempt: u32, proposed_at: u64) {
+        if let Some(CallState::Proposed { call, .. }) = self.state.calls.get(&call_id) {
+            let proposed = [Event::CallProposed { call_id, attempt, call: (**call).clone() }];
+            let decided = gate::decide_late(&self.state, &proposed, Standing::Running);
+            self.append(decided);
+            return;
+        }
+        let permitted =
+            matches!(self.state.calls.get(&call_id), Some(CallState::Permitted { attempt: a, .. }) if *a == attempt);
+        let ours = self.records.iter().rev().find_map(|(_, event)| match event {
+            Event::CallDecided { call_id: id, attempt: a, verdict } if *id == call_id && *a == attempt => Some(verdict),
+            _ => None,
+        });
+        self.processes[at].phase = if permitted && matches!(ours, Some(Verdict::Allowed { .. })) {
+            Phase::Holding { call_id, attempt, proposed_at }
+        } else {
+            Phase::Ready
+        };
+    }
+
+    /// Sends if the permit still holds, by the clock of its node; then the answer comes, or does not.
+    fn use_permit(&mut self, at: usize) {
+        match self.processes[at].phase.clone() {
+            Phase::Holding { call_id, attempt, proposed_at } => {
+                let valid = self.now < proposed_at + u64::from(PERMIT_VALID_MILLISECONDS);
+                if valid {
+                    let epoch = self.processes[at].epoch.unwrap();
+                    self.note(format!("process {at} sends {call_id} attempt {attempt}"));
+                    let after = self.records.len();
+                    self.sent.push(Sent { call_id: call_id.clone(), attempt, epoch, after });
+                    self.processes[at].phase = Phase::OnTheWire { call_id, attempt };
+                } else if self.processes[at].connected {
+                    self.send_batch(at, vec![Event::PermitReturned { call_id, attempt }], Phase::Ready);
+                } else {
+                    self.connect(at);
+                }
+            }
+            Phase::OnTheWire { call_id, attempt } => {
+                if !self.processes[at].connected {
+                    return self.connect(at);
+                }
+                if let Some(unanswered) = self.processes[at].unanswered.clone() {
+                    return self.deliver(at, unanswered);
+                }
+                let lost = self.faults && self.rng.chance(6);
+                let message = "no answer".to_owned();
+                let event = match (lost, Self::operation(&call_id)) {
+                    (true, "put") => Event::CallInterrupted { call_id, attempt, message },
+                    (true, _) => Event::CallUnknown { call_id, attempt, message },
+                    (false, _) => {
+                        let result = ToolResult { is_error: false, content: "ok".into(), truncated_from_bytes: None };
+                        Event::CallObserved { call_id, attempt, result, milliseconds: 1 }
+                    }
+                };
+                self.send_batch(at, vec![event], Phase::Ready);
+            }
+            Phase::Ready | Phase::Asking { .. } | Phase::Proposed { .. } => {}
+        }
+    }
+}
