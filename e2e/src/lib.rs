@@ -2,6 +2,7 @@
 //! Needs KUBECONFIG and kubectl; `e2e/cluster-tests` provides both. No test skips without them.
 
 pub mod bare;
+pub mod chaos;
 pub mod counter;
 pub mod helm;
 pub mod image;
