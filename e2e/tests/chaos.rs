@@ -17,7 +17,7 @@ use belay_e2e::namespace::condition;
 use serde_json::{Value, json};
 
 /// Short, so that a quarantine is: 10 s for a permit, this, and 30 s.
-const CALL_TIMEOUT_SECONDS: u64 = 4;
+const CALL_TIMEOUT_SECONDS: u64 = 8;
 const QUARANTINE: Duration = Duration::from_secs(10 + CALL_TIMEOUT_SECONDS + 30);
 const A_MINUTE: Duration = Duration::from_mins(1);
 const CHAOS: Duration = Duration::from_mins(2);
@@ -388,7 +388,7 @@ fn assert_quarantined(events: &[Value]) {
 fn runners_that_are_killed_frozen_evicted_or_forced_away_lose_nothing_and_repeat_nothing_unasked() {
     let _alone = alone();
     let namespace = with_counter("chaos-runner");
-    let slow = |operation: &str, id: &str| vec![turn(AT_ONCE, &[call(operation, id, seconds(3))])];
+    let slow = |operation: &str, id: &str| vec![turn(AT_ONCE, &[call(operation, id, seconds(7))])];
     let thinking = |id: &str| {
         let add = |n: usize| call("add", &format!("{id}-{n}"), AT_ONCE);
         vec![turn(AT_ONCE, &[add(0)]), turn(seconds(6), &[add(1)])]

@@ -79,7 +79,7 @@ pub fn permits(events: &[Value]) -> Vec<Permitted> {
             "CallProposed" => {
                 proposed.insert(call_id, (text(event, "/call/operation"), text(event, "/call/args/id")));
             }
-            "CallDecided" if event.pointer("/verdict/Allowed").is_some() => {
+            "CallDecided" if event.pointer("/verdict/allowed").is_some() => {
                 let (operation, id) = proposed.get(&call_id).cloned().unwrap_or_default();
                 permits.push(Permitted { call_id, attempt, operation, id, outcome: Outcome::Open });
             }
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn every_permit_counts_with_what_became_of_it_and_a_denial_does_not() {
-        let allowed = json!({"Allowed": {"digest": "d"}});
+        let allowed = json!({"allowed": {"digest": "d"}});
         let events = [
             proposed(1),
             decided(1, &allowed),
@@ -162,7 +162,7 @@ mod tests {
             decided(3, &allowed),
             json!({"kind": "CallObserved", "callId": "c1", "attempt": 3}),
             proposed(4),
-            decided(4, &json!({"Denied": {"reason": "NotListed"}})),
+            decided(4, &json!({"denied": {"reason": "NotListed"}})),
         ];
         let outcomes: Vec<Outcome> = permits(&events).into_iter().map(|permit| permit.outcome).collect();
         assert_eq!(outcomes, [Outcome::Unsent, Outcome::Open, Outcome::Observed]);
