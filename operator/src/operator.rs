@@ -133,7 +133,8 @@ impl Outset {
         journal.raise_fence(&leadership.token.lease_uid, leadership.token.transitions).await?;
         let finding = rollback::compare(leadership.previous.as_ref(), journal.id(), journal.commits().await?);
         rollback::heed(&journal, &finding).await?;
-        leadership.bear_witness(rollback::count(&journal, shutdown.clone()));
+        let tally = rollback::Tally::keep(&journal, shutdown.clone());
+        leadership.bear_witness(tally.testimony());
         tracing::info!(journal = journal.id(), reign = leadership.token.transitions, "journal open");
 
         let core =
@@ -146,6 +147,7 @@ impl Outset {
             () = journal.fenced() => Err(OperatorError::Journal(JournalError::Fenced)),
         };
         shutdown.cancel();
+        tally.count().await;
         journal.close().await;
         let _ = renewal.await;
         result

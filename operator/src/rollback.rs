@@ -70,24 +70,45 @@ pub async fn heed(journal: &Journal, finding: &Finding) -> Result<(), JournalErr
     Ok(())
 }
 
-/// Keeps count for the Lease, until `shutdown`. What it tells is never ahead of the journal.
-pub fn count(journal: &Journal, shutdown: CancellationToken) -> impl Fn() -> Option<(String, u64)> + use<> {
-    let (counted, journal) = (Arc::new(AtomicU64::new(0)), journal.clone());
-    let (count, id) = (Arc::clone(&counted), journal.id().to_owned());
-    tokio::spawn(async move {
-        loop {
-            match journal.commits().await {
-                Ok(commits) => count.store(commits, Ordering::Relaxed),
-                Err(error) => tracing::debug!(%error, "commits not counted"),
+/// The count that the Lease is told. It is never ahead of the journal.
+pub struct Tally {
+    journal: Journal,
+    counted: Arc<AtomicU64>,
+}
+
+impl Tally {
+    /// Keeps count until `shutdown`.
+    #[must_use]
+    pub fn keep(journal: &Journal, shutdown: CancellationToken) -> Self {
+        let tally = Self { journal: journal.clone(), counted: Arc::default() };
+        let counting = Self { journal: journal.clone(), counted: Arc::clone(&tally.counted) };
+        tokio::spawn(async move {
+            loop {
+                counting.count().await;
+                if shutdown.run_until_cancelled(tokio::time::sleep(RENEW_EVERY)).await.is_none() {
+                    return;
+                }
             }
-            if shutdown.run_until_cancelled(tokio::time::sleep(RENEW_EVERY)).await.is_none() {
-                return;
-            }
+        });
+        tally
+    }
+
+    /// To be called once nothing is written any more, and before the Lease is given back: an older copy that lacks
+    /// only the last moments would go unnoticed otherwise.
+    pub async fn count(&self) {
+        match self.journal.commits().await {
+            // Two counts at one time may end in either order.
+            Ok(commits) => _ = self.counted.fetch_max(commits, Ordering::Relaxed),
+            Err(error) => tracing::debug!(%error, "commits not counted"),
         }
-    });
-    move || {
-        let commits = counted.load(Ordering::Relaxed);
-        (commits > 0).then(|| (id.clone(), commits))
+    }
+
+    pub fn testimony(&self) -> impl Fn() -> Option<(String, u64)> + use<> {
+        let (counted, id) = (Arc::clone(&self.counted), self.journal.id().to_owned());
+        move || {
+            let commits = counted.load(Ordering::Relaxed);
+            (commits > 0).then(|| (id.clone(), commits))
+        }
     }
 }
 
@@ -130,6 +151,23 @@ mod tests {
         assert_eq!(end.reason, EndReason::JournalLost);
         assert!(end.message.contains("3 of its commits are missing"), "{}", end.message);
         heed(&journal, &Finding::Behind { by: 3 }).await.unwrap();
+        journal.close().await;
+    }
+
+    #[tokio::test]
+    async fn the_last_count_before_the_lease_is_given_back_holds_what_was_written_after_the_shutdown() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(&folder.path().join("journal.sqlite")).await.unwrap();
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        let tally = Tally::keep(&journal, shutdown);
+        let told = tally.testimony();
+        let plan = plan();
+        let run: ObjectId = plan.run.clone();
+        let accepted = Event::RunAccepted { plan_digest: plan.digest().unwrap(), plan: Box::new(plan) };
+        journal.append(&run, 0, vec![accepted]).await.unwrap();
+        tally.count().await;
+        assert_eq!(told(), Some((journal.id().to_owned(), journal.commits().await.unwrap())));
         journal.close().await;
     }
 }
