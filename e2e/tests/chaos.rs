@@ -165,10 +165,10 @@ fn journal_of(namespace: &TempNamespace, run: &str) -> Vec<Value> {
 
 /// Steps that take a time, with calls that may be lost: some one by one, some two in one answer.
 fn eventful(name: &str, dice: &mut Dice) -> (String, Vec<Value>) {
-    let steps = 4 + dice.below(4);
+    let steps = 3 + dice.below(3);
     let turns = (0..steps).map(|step| {
         let mut delay = |below| Duration::from_millis(u64::try_from(dice.below(below)).unwrap());
-        let (after, add, put) = (seconds(2) + delay(6000), delay(3000), delay(3000));
+        let (after, add, put) = (seconds(2) + delay(4000), delay(3000), delay(3000));
         let add = call("add", &format!("{name}-add-{step}"), add);
         let put = call("put", &format!("{name}-put-{step}"), put);
         match dice.below(3) {
@@ -331,9 +331,9 @@ fn fifty_runs_outlive_an_upgrade_a_successor_a_killed_operator_and_an_api_server
         let add = |n: usize| call("add", &format!("{name}-{n}"), AT_ONCE);
         vec![
             turn(AT_ONCE, &[add(0)]),
-            turn(seconds(15), &[add(1)]),
-            turn(seconds(15), &[add(2)]),
-            turn(seconds(25), &[add(3)]),
+            turn(seconds(12), &[add(1)]),
+            turn(seconds(12), &[add(2)]),
+            turn(seconds(20), &[add(3)]),
         ]
     };
     let runs: Vec<_> = (0..50).map(|n| format!("r{n}")).map(|name| (name.clone(), steps(&name))).collect();
