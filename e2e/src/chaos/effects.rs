@@ -54,10 +54,15 @@ pub fn verified_export(namespace: &TempNamespace, run: &str) -> Result<String> {
     Ok(exported.stdout)
 }
 
-/// The events of an export, in order.
-pub fn events(export: &str) -> Result<Vec<Value>> {
+/// The records of an export, in order.
+pub fn records(export: &str) -> Result<Vec<Value>> {
     let lines = export.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>()?;
-    Ok(lines.iter().filter_map(|line| line.pointer("/record/event").cloned()).collect())
+    Ok(lines.iter().filter_map(|line| line.pointer("/record").cloned()).collect())
+}
+
+/// Their events.
+pub fn events(export: &str) -> Result<Vec<Value>> {
+    Ok(records(export)?.iter().filter_map(|record| record.pointer("/event").cloned()).collect())
 }
 
 /// Every permit for a call of the counter in these events.

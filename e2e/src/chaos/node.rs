@@ -59,6 +59,14 @@ impl Process {
         !Path::new(&format!("/proc/{}", self.pid)).exists()
     }
 
+    /// What of its memory is in RAM now.
+    pub fn resident_kilobytes(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        let resident =
+            status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a process without memory")?;
+        Ok(resident.trim().trim_end_matches(" kB").parse()?)
+    }
+
     /// The runtime's process that watches this one.
     pub fn parent(&self) -> Result<Self> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;

@@ -1,5 +1,8 @@
 //! Measures what design section 13 sets bars for, on the embedded cluster: API writes a run, runner CPU a step
-//! and resident memory, beside a Python loop on the same model server.
+//! and resident memory, beside a Python loop on the same model server; and what surviving costs. An argument,
+//! `runs` or `survival`, measures that part alone.
+
+mod survival;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,6 +21,15 @@ const OPERATOR: &str = "system:serviceaccount:belay-system:belay-operator";
 const TICKS_A_SECOND: f64 = 100.0;
 
 fn main() -> Result<()> {
+    match std::env::args().nth(1).as_deref() {
+        None => runs().and_then(|()| survival::print()),
+        Some("runs") => runs(),
+        Some("survival") => survival::print(),
+        Some(other) => anyhow::bail!("{other} is no part: say runs, survival, or nothing for both"),
+    }
+}
+
+fn runs() -> Result<()> {
     let (few, many) = (writes_of_a_run(3)?, writes_of_a_run(STEPS)?);
     println!("API writes of a run         {few} at 3 steps, {many} at {STEPS} steps   (bar: at most 8, slope 0)");
     let (median, most) = start_latency()?;
@@ -124,10 +136,14 @@ fn writes_of_a_run(steps: usize) -> Result<usize> {
         "spec": {"api": "Scripted", "model": "s", "scripted": {"turns": turns}}});
     start(&namespace, &model)?;
     namespace.kubectl.run(&["wait", "--for=delete", "pods", "--selector=belay.dev/run-uid", "--timeout=60s"])?;
+    Ok(audit_entries()?.iter().filter(|entry| is_write_for_the_run(entry, &namespace.name)).count())
+}
+
+fn audit_entries() -> Result<Vec<Value>> {
     let log = std::env::var("BELAY_AUDIT_LOG").context("BELAY_AUDIT_LOG names the API server's audit log")?;
     let text = std::fs::read_to_string(&log).with_context(|| format!("reading {log}"))?;
-    let entries = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    Ok(entries.filter(|entry| is_write_for_the_run(entry, &namespace.name)).count())
+    let operators = text.lines().filter(|line| line.contains(OPERATOR));
+    Ok(operators.filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
 /// Status of the kinds that a run needs, and probes, are not the run's own.
