@@ -122,13 +122,14 @@ impl Link {
             tokio::select! {
                 message = incoming.message() => match message {
                     Ok(Some(message)) => {
-                        // Only a stream that is really served counts as a success.
-                        *failures = 0;
                         match conversation.take(message, &outgoing, orders).await {
                             Ok(Heard::Welcome) => welcomed = true,
                             Ok(Heard::Word) => {}
                             Ok(Heard::Bye) => return StreamEnd::Finished,
                             Err(error) => return StreamEnd::Broken(error),
+                        }
+                        if conversation.is_served() {
+                            *failures = 0;
                         }
                     }
                     Ok(None) => return StreamEnd::Broken(LinkError::Protocol("the stream ended without a Bye")),
@@ -216,6 +217,11 @@ impl Conversation {
         Ok(Heard::Word)
     }
 
+    /// Whether the operator does what it is there for: one whose journal takes nothing welcomes all the same.
+    fn is_served(&self) -> bool {
+        self.unanswered.is_none()
+    }
+
     async fn send(&mut self, append: Append, outgoing: &mpsc::Sender<RunnerMessage>) -> Result<(), ()> {
         let batch = Batch { n: self.next_batch, events: append.events };
         self.next_batch += 1;
@@ -238,4 +244,33 @@ fn backoff(failures: u32) -> Duration {
     let most = BACKOFF_FIRST_MILLISECONDS << failures.min(10);
     let most = most.min(BACKOFF_MOST_MILLISECONDS);
     Duration::from_millis(rand::rng().random_range(most / 2..=most))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_welcome_that_leaves_a_batch_unanswered_is_no_success_to_a_runner_that_keeps_coming_back() {
+        let (append, _answer) = oneshot::channel();
+        let batch = Batch { n: 1, events: Vec::new() };
+        let mut conversation = Conversation {
+            instance: "i".to_owned(),
+            last_seq: 0,
+            last_hash: Vec::new(),
+            next_batch: 2,
+            unanswered: Some(Unanswered { batch, append }),
+            welcome: None,
+        };
+        let (outgoing, mut sent) = mpsc::channel(2);
+        let (orders, _seen) = watch::channel(Order::Go);
+        let welcome = OperatorMessage { body: Some(FromOperator::Welcome(Welcome::default())) };
+        conversation.take(welcome, &outgoing, &orders).await.unwrap();
+        assert!(sent.recv().await.is_some(), "the batch is sent again");
+        assert!(!conversation.is_served());
+        let ack = OperatorMessage { body: Some(FromOperator::Ack(Ack { n: 1, ..Ack::default() })) };
+        conversation.take(ack, &outgoing, &orders).await.unwrap();
+        assert!(conversation.is_served());
+    }
 }
