@@ -443,3 +443,81 @@ fn the_closing_events_follow_in_every_state() {
     }
     assert_eq!(ending.clone().events(None, Duration::ZERO), [Event::RunEnded { end: ending.end }]);
 }
+
+/// For each state of docs/run-lifecycle.md: the run in it, as the time that the table allows is over.
+fn overdue_states() -> Vec<(&'static str, Look)> {
+    let late = || CREATED_AT + 604_800_000;
+    let waits = |look: Look| Look { now: late() + 60_000, ..look };
+    let accepted = |events| Look::new(Some(state(events)));
+    let pod = |pod, seconds| Look {
+        pod,
+        stream: Stream::Closed,
+        ended_for: Duration::from_secs(seconds),
+        ..Look::running(in_flight())
+    };
+    let asked =
+        |seen| Look { asks: vec![AskSeen { name: "nightly-c1-x".to_owned(), seen }], ..Look::new(Some(unknown(true))) };
+    let undead = |state| Look {
+        undead: vec![Undead { epoch: 1, pod: PodView::Absent, waited: Duration::from_secs(100) }],
+        ..Look::new(Some(state))
+    };
+    let blocked = PodView::Blocked { why: "Unschedulable".into() };
+    let opened_pod = |pod| Look { pod, pod_was_there: true, ..accepted(vec![opened()]) };
+    let mut cancelled = in_flight();
+    cancelled.cancel_requested = true;
+    let mut gone = unknown(false);
+    gone.cancel_requested = true;
+    let mut deleted = Look::running(in_flight());
+    deleted.run.metadata.deletion_timestamp = deleted.run.metadata.creation_timestamp.clone();
+    let mut lost = Look { holds_witness: false, ..Look::running(in_flight()) };
+    let journal = JournalRef { id: JOURNAL.into(), seq: 3, hash: "other".into() };
+    lost.run.status = Some(AgentRunStatus { journal: Some(journal), ..AgentRunStatus::default() });
+    let mut ended = in_flight();
+    ended.end = Some(RunEnd { outcome: Outcome::Failed, reason: EndReason::PodLost, message: String::new() });
+    let suspended = |look: Look| Look { agent: AgentView::Suspended, ..look };
+    vec![
+        ("namespace-not-served", waits(Look { service: Service::NotEnabled, ..Look::new(None) })),
+        ("agent-not-ready", waits(Look { agent: AgentView::Missing, ..Look::new(None) })),
+        ("agent-suspended", waits(suspended(Look::new(None)))),
+        ("queued", waits(Look::new(None))),
+        ("accepted", accepted(vec![])),
+        ("pod-blocked", waits(opened_pod(blocked))),
+        ("pod-starting", waits(opened_pod(PodView::Starting))),
+        ("pod-silent", Look { now: CREATED_AT + 300_000, ..Look::running(state(vec![opened()])) }),
+        ("running", Look { active_for: Duration::from_mins(30), ..Look::running(in_flight()) }),
+        ("pod-ended", Look { stream: Stream::Live, ..pod(PodView::Ended(Exit::Clean), 10) }),
+        ("pod-vanished", pod(PodView::Absent, 0)),
+        ("pod-lost-with-its-node", pod(PodView::Lost { why: "its node is gone".into() }, 0)),
+        ("undead", undead(unknown(true))),
+        ("backing-off", Look { resting_for: Duration::from_mins(1), ..Look::new(Some(crashed(4))) }),
+        ("crashed-five-times", Look::new(Some(crashed(5)))),
+        ("call-unknown", Look::new(Some(unknown(false)))),
+        ("question-not-posted", asked(Approved::Unposted)),
+        ("people-asked", waits(asked(Approved::Open))),
+        ("people-decided", asked(Approved::Decided)),
+        ("approval-vanished", asked(Approved::Gone)),
+        (
+            "idle-with-a-pod",
+            suspended(Look { idle_for: WAIT_GRACE, ..Look::running(state(vec![opened(), claimed()])) }),
+        ),
+        ("suspended-without-a-pod", waits(suspended(Look::new(Some(crashed(1)))))),
+        ("cancelling", Look { cancelling_for: CANCEL_GRACE, ..Look::running(cancelled) }),
+        ("cancelled-and-undead", undead(gone)),
+        ("deleted", deleted),
+        ("journal-lost", lost),
+        ("ended", Look::running(ended)),
+    ]
+}
+
+#[test]
+fn every_state_of_the_documents_table_has_an_exit_within_its_time() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/run-lifecycle.md")).unwrap();
+    let documented: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let states = overdue_states();
+    assert_eq!(documented, states.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    for (name, look) in states {
+        let decision = look.decide();
+        let stays = matches!(decision, Decision::Hold | Decision::Wait(_) | Decision::Follow(_));
+        assert!(!stays, "{name} goes on for ever: {decision:?}");
+    }
+}
