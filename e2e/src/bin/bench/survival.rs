@@ -22,6 +22,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 pub fn print() -> Result<()> {
     let (mut whole, mut known) = (Vec::new(), Vec::new());
     let namespace = TempNamespace::enabled("bench-loss")?;
+    start(&namespace)?;
     for n in 0..LOSSES {
         let (from_delete, from_end) = one_loss(&namespace, &format!("r{n}"))?;
         whole.push(from_delete);
