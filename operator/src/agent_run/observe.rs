@@ -189,7 +189,8 @@ impl AgentRuns {
         let made = self.memories.get(&id.uid).pod.filter(|made| made.epoch == epoch.number);
         let pod = match self.namespaces.pod(&id.namespace, &epoch.pod_name) {
             Some(pod) => pod,
-            None if made.as_ref().is_some_and(|made| made.at.elapsed() < CACHE_LAG_MAX) => {
+            // One that has said Hello was there: where the cache lacks it, it may be gone.
+            None if epoch.claim.is_none() && made.as_ref().is_some_and(|made| made.at.elapsed() < CACHE_LAG_MAX) => {
                 return Ok(PodView::Starting);
             }
             None => match self.fetch_pod(&id.namespace, &epoch.pod_name).await? {
