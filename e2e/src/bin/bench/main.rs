@@ -1,6 +1,6 @@
 //! Measures what design section 13 sets bars for, on the embedded cluster: API writes a run, runner CPU a step
 //! and resident memory, beside a Python loop on the same model server; and what surviving costs. An argument,
-//! `runs` or `survival`, measures that part alone.
+//! `runs` or `survival` (`losses`, `waiting`, `finished`), measures that part alone.
 
 mod survival;
 
@@ -25,7 +25,10 @@ fn main() -> Result<()> {
         None => runs().and_then(|()| survival::print()),
         Some("runs") => runs(),
         Some("survival") => survival::print(),
-        Some(other) => anyhow::bail!("{other} is no part: say runs, survival, or nothing for both"),
+        Some("losses") => survival::losses(),
+        Some("waiting") => survival::waiting(),
+        Some("finished") => survival::finished(),
+        Some(other) => anyhow::bail!("{other} is no part: say runs, survival, losses, waiting, finished, or nothing"),
     }
 }
 
