@@ -73,8 +73,32 @@ struct Sent {
     after: usize,
 }
 
+/// One thing that goes wrong, at a chosen point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    RunnerDies,
+    OperatorDies,
+    BothDie,
+    PodDeleted,
+    /// The object vanishes, the process goes on.
+    PodForcedAway,
+    /// The object vanishes, the process stands still and comes back at the end.
+    NodeCutOff,
+    ConnectionReset,
+    /// The next batch never arrives.
+    BatchLost,
+    /// The next batch is committed, and the answer to it lost.
+    AnswerLost,
+    /// The next pod is refused by the API server.
+    PodRefused,
+    ApprovalVanishes,
+    ClockSet,
+}
+
 struct World {
     rng: Rng,
+    /// What is to go wrong with the next exchange of that kind.
+    pending: Option<Fault>,
     without: Without,
     run: AgentRun,
     /// Milliseconds that really passed: what monotonic clocks and clocks of nodes show.
@@ -112,6 +136,7 @@ impl World {
     fn new(seed: u64, without: Without) -> Self {
         let mut world = Self {
             rng: Rng(seed),
+            pending: None,
             without,
             run: run("nightly", "triage"),
             now: 0,
@@ -182,6 +207,30 @@ impl World {
             _ => self.pass(150),
         }
         self.check();
+    }
+
+    /// Makes this go wrong, now or with the next exchange of its kind.
+    fn strike(&mut self, fault: Fault) {
+        self.note(format!("{fault:?}"));
+        match fault {
+            Fault::RunnerDies => self.processes.iter_mut().for_each(|process| process.alive = false),
+            Fault::OperatorDies => self.crash_operator(),
+            Fault::BothDie => {
+                self.processes.iter_mut().for_each(|process| process.alive = false);
+                self.crash_operator();
+            }
+            Fault::PodDeleted => self.delete_a_pod(),
+            Fault::PodForcedAway => self.force_delete_a_pod(),
+            Fault::NodeCutOff => self.freeze_and_force_delete(),
+            Fault::ConnectionReset => self.processes.iter_mut().for_each(|process| process.connected = false),
+            Fault::BatchLost | Fault::AnswerLost | Fault::PodRefused => self.pending = Some(fault),
+            Fault::ApprovalVanishes => drop(self.approvals.pop_first()),
+            Fault::ClockSet => self.skew += 3_600_000,
+        }
+    }
+
+    fn strikes(&mut self, fault: Fault) -> bool {
+        self.pending.take_if(|pending| *pending == fault).is_some()
     }
 
     fn pass(&mut self, most: u64) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use belay_protocol::event::{Answer, Ask, AskPurpose, Event};
 use belay_protocol::fold::CallState;
 
-use super::{Approval, Pod, World};
+use super::{Approval, Fault, Pod, World};
 use crate::agent_run::Ending;
 use crate::agent_run::plan::{
     AgentView, Approved, AskSeen, Decision, EpochEnding, JournalHead, Observed, Stream, Undead, is_idle,
@@ -145,7 +145,7 @@ impl World {
         }
         let name = self.state.live_epoch().unwrap().pod_name.clone();
         // Between the two a crash may lie: the next pass creates it under the journaled name.
-        if !self.rng.chance(5) && self.pods.iter().all(|pod| pod.name != name) {
+        if !self.strikes(Fault::PodRefused) && !self.rng.chance(5) && self.pods.iter().all(|pod| pod.name != name) {
             self.pods.push(Pod { name, process: None, reported_ended: false, deleting: false });
             self.memory.made = true;
         }

@@ -11,7 +11,7 @@ use belay_protocol::fold::{CallState, ModelState, RunState};
 use belay_protocol::{Digest, PERMIT_VALID_MILLISECONDS};
 use serde_json::json;
 
-use super::{Sent, World};
+use super::{Fault, Sent, World};
 use crate::gate::{self, Standing};
 
 /// What a process is in the middle of.
@@ -141,7 +141,7 @@ impl World {
 
     /// A batch reaches the operator or not; its answer comes back or not.
     fn deliver(&mut self, at: usize, batch: Unanswered) {
-        if self.faults && self.rng.chance(8) {
+        if self.strikes(Fault::BatchLost) || (self.faults && self.rng.chance(8)) {
             self.processes[at].connected = false;
             return;
         }
@@ -165,7 +165,7 @@ impl World {
                 }
             }
         }
-        if self.faults && self.rng.chance(8) {
+        if self.strikes(Fault::AnswerLost) || (self.faults && self.rng.chance(8)) {
             // Taken; the answer is lost, and the batch comes again.
             self.processes[at].connected = false;
             return;
@@ -291,6 +291,10 @@ impl World {
                     let after = self.records.len();
                     self.sent.push(Sent { call_id: call_id.clone(), attempt, epoch, after });
                     self.processes[at].phase = Phase::OnTheWire { call_id, attempt };
+                } else if let Some(unanswered) =
+                    self.processes[at].unanswered.clone().filter(|_| self.processes[at].connected)
+                {
+                    self.deliver(at, unanswered);
                 } else if self.processes[at].connected {
                     self.send_batch(at, vec![Event::PermitReturned { call_id, attempt }], Phase::Ready);
                 } else {

@@ -2,7 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{Without, World};
+use belay_protocol::CALL_ATTEMPTS_MAX;
+use belay_protocol::event::{Answer, Event, Outcome};
+
+use super::{Fault, Rng, Without, World};
 
 const STEPS: usize = 900;
 const SEEDS: u64 = 500;
@@ -70,4 +73,100 @@ fn noticed(without: Without, words: &str) -> usize {
 fn without_a_rule_some_seed_finds_what_it_is_for() {
     assert!(noticed(Without { quarantine: true, ..Without::default() }, "I1") > 0, "quarantine");
     assert!(noticed(Without { epoch_check: true, ..Without::default() }, "") > 0, "epoch check");
+}
+
+const FAULTS: [Fault; 12] = [
+    Fault::RunnerDies,
+    Fault::OperatorDies,
+    Fault::BothDie,
+    Fault::PodDeleted,
+    Fault::PodForcedAway,
+    Fault::NodeCutOff,
+    Fault::ConnectionReset,
+    Fault::BatchLost,
+    Fault::AnswerLost,
+    Fault::PodRefused,
+    Fault::ApprovalVanishes,
+    Fault::ClockSet,
+];
+
+/// Plays the reference run, in which nothing else goes wrong, and strikes at these points.
+fn disturbed(strikes: &[(usize, Fault)]) -> World {
+    let mut world = World::new(REFERENCE, Without::default());
+    world.faults = false;
+    let last = strikes.iter().map(|(at, _)| *at).max().unwrap_or(0);
+    for step in 0..=last {
+        for (_, fault) in strikes.iter().filter(|(at, _)| *at == step) {
+            world.strike(*fault);
+        }
+        world.step();
+        world.now += 20;
+    }
+    world.settle();
+    world
+}
+
+/// What the world has to look like afterwards: as without the faults, or with what people said of an Unknown.
+fn judge(world: &World) {
+    let end = world.state.end.as_ref().unwrap();
+    let ended_by_people =
+        world.records.iter().any(|(_, event)| matches!(event, Event::AskSettled { answer: Answer::End { .. }, .. }));
+    assert!(end.outcome == Outcome::Succeeded || ended_by_people, "{end:?}");
+    let count = |wanted: fn(&Event) -> bool| world.records.iter().filter(|(_, event)| wanted(event)).count();
+    if !ended_by_people {
+        assert_eq!(count(|event| matches!(event, Event::ModelResponded { .. })), 4, "no answer was asked for twice");
+    }
+    for number in 1..=6 {
+        let call_id = format!("c{number}");
+        let sent = world.sent.iter().filter(|one| one.call_id == call_id).count();
+        let again = |event: &Event| matches!(event, Event::AskSettled { answer: Answer::Retry { .. }, .. });
+        let retries = world.records.iter().filter(|(_, event)| again(event)).count();
+        let most = if number % 2 == 1 { CALL_ATTEMPTS_MAX as usize } else { 1 + retries };
+        assert!(sent <= most, "{call_id} was sent {sent} times, and {most} were right");
+        // Of one that nobody knew about people said what they said.
+        let asked = |event: &Event| matches!(event, Event::AskOpened { ask } if ask.call_id == call_id);
+        let asked = world.records.iter().any(|(_, event)| asked(event));
+        assert!(sent > 0 || ended_by_people || asked, "{call_id} was never sent");
+    }
+}
+
+const REFERENCE: u64 = 11;
+
+fn steps_of_the_reference_run() -> usize {
+    let mut world = World::new(REFERENCE, Without::default());
+    world.faults = false;
+    let mut steps = 0;
+    while world.state.end.is_none() {
+        world.step();
+        world.now += 20;
+        steps += 1;
+    }
+    steps
+}
+
+fn struck(strikes: &[(usize, Fault)]) {
+    let played = catch_unwind(AssertUnwindSafe(|| judge(&disturbed(strikes))));
+    assert!(played.is_ok(), "struck by {strikes:?}; the words are above");
+}
+
+#[test]
+fn a_fault_at_any_point_of_the_reference_run_changes_nothing_but_what_people_are_asked() {
+    let points = steps_of_the_reference_run();
+    assert!(points > 100, "{points} points");
+    for at in 0..points {
+        for fault in FAULTS {
+            struck(&[(at, fault)]);
+        }
+    }
+}
+
+#[test]
+fn nor_do_pairs_of_faults() {
+    let points = u64::try_from(steps_of_the_reference_run()).unwrap();
+    let mut rng = Rng(number("BELAY_SEED").unwrap_or(1));
+    let mut point = || usize::try_from(rng.below(points)).unwrap();
+    let pairs: Vec<[usize; 4]> = (0..600).map(|_| [point(), point(), point(), point()]).collect();
+    for [first, second, one, other] in pairs {
+        struck(&[(first, FAULTS[one % FAULTS.len()]), (second, FAULTS[other % FAULTS.len()])]);
+    }
 }
