@@ -225,7 +225,11 @@ impl Observed<'_> {
 
     fn deleted(&self) -> Option<Decision> {
         self.run.metadata.deletion_timestamp.as_ref()?;
-        Some(Decision::End(Ending::cancelled("the AgentRun was deleted")))
+        let ending = Ending::cancelled("the AgentRun was deleted");
+        Some(Decision::End(match self.state {
+            Some(state) => ending.naming_unknowns(state),
+            None => ending,
+        }))
     }
 
     /// A run that nothing can act for any more ends at once. A live one gets the grace; one whose calls may still

@@ -424,7 +424,9 @@ fn a_deleted_run_ends_instead_of_starting() {
     for state in [None, Some(in_flight())] {
         let mut look = Look::new(state);
         look.run.metadata.deletion_timestamp = look.run.metadata.creation_timestamp.clone();
-        assert_eq!(end_of(look.decide()).end.message, "the AgentRun was deleted");
+        let ending = end_of(look.decide()).end;
+        assert!(ending.message.starts_with("the AgentRun was deleted"), "{}", ending.message);
+        assert_eq!(ending.message.contains("unknown: c1"), look.state.is_some());
     }
 }
 
