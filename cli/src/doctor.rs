@@ -16,9 +16,11 @@ use crate::exit::{CliError, FAILED};
 const OPERATOR_NAMESPACE: &str = "belay-system";
 /// What the operator is bound to in each namespace that opted in.
 const NAMESPACE_BINDING: &str = "belay-operator";
-const KINDS: [&str; 5] = ["models", "credentials", "tools", "agents", "agentruns"];
+const KINDS: [&str; 6] = ["models", "credentials", "tools", "agents", "agentruns", "approvals"];
 /// The admission rules that `manifests/admission` ships.
-const POLICIES: [&str; 8] = [
+const POLICIES: [&str; 10] = [
+    "belay-approvals",
+    "belay-status",
     "belay-runner-pods",
     "belay-runner-identity",
     "belay-credential-secrets",

@@ -77,7 +77,10 @@ fn print_good(verified: &Verified) {
         println!("      plan {plan}");
     }
     println!("      {}", ending(verified.state.end.as_ref()));
-    println!("      The file proves itself, not its origin: compare the hash with status.journal of the AgentRun.");
+    println!(
+        "      The file proves itself, not its origin: status.journal of the AgentRun names a record by seq and hash,"
+    );
+    println!("      and the line of that seq has to hold that hash. Records after it are newer than the status.");
     if verified.effects.is_empty() {
         println!("\nNo call was decided.");
         return;
