@@ -1,21 +1,18 @@
 //! Puts the operator together: caches, controllers, the run service, and the order in which they start and
 //! stop.
 
+mod caches;
 mod feeds;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use belay_crds::{Agent, AgentRun, Approval, Credential, Model, Tool};
-use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
-use kube::runtime::reflector::ObjectRef;
-use kube::runtime::reflector::store::Writer;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::caches::{Pulls, caches, queues};
 use self::feeds::Feeds;
 use crate::agent::Agents;
 use crate::agent_run::queue::{Lobby, QueueLimits};
@@ -40,7 +37,7 @@ use crate::suspension::Suspensions;
 use crate::tls::{Reloadable, TlsError, trust_bundle};
 use crate::tool::Tools;
 use crate::watches::Pulses;
-use crate::world::{Queue, Queues, Relations, World};
+use crate::world::{Queues, Relations, World};
 use crate::writes::Writes;
 
 /// Streams beyond the runs that may be under way: probes, and reconnects that overlap.
@@ -163,26 +160,6 @@ struct Core {
     pulses: Pulses,
     settings: SharedSettings,
     shutdown: CancellationToken,
-}
-
-/// The receiving ends of the queues.
-struct Pulls {
-    models: Receiver<ObjectRef<Model>>,
-    credentials: Receiver<ObjectRef<Credential>>,
-    tools: Receiver<ObjectRef<Tool>>,
-    agents: Receiver<ObjectRef<Agent>>,
-    runs: Receiver<ObjectRef<AgentRun>>,
-}
-
-/// The writing ends of the caches.
-struct Writers {
-    models: Writer<Model>,
-    credentials: Writer<Credential>,
-    tools: Writer<Tool>,
-    agents: Writer<Agent>,
-    runs: Writer<AgentRun>,
-    approvals: Writer<Approval>,
-    namespaces: Writer<Namespace>,
 }
 
 impl Core {
@@ -361,42 +338,4 @@ fn pod_settings(config: &Config, ca_pem: String) -> PodSettings {
         tolerations: config.pod_tolerations.0.clone(),
         node_selector: config.pod_node_selector.0.clone(),
     }
-}
-
-fn caches() -> (Writers, World) {
-    let writers = Writers {
-        models: Writer::new(()),
-        credentials: Writer::new(()),
-        tools: Writer::new(()),
-        agents: Writer::new(()),
-        runs: Writer::new(()),
-        approvals: Writer::new(()),
-        namespaces: Writer::new(()),
-    };
-    let world = World {
-        models: writers.models.as_reader(),
-        credentials: writers.credentials.as_reader(),
-        tools: writers.tools.as_reader(),
-        agents: writers.agents.as_reader(),
-        runs: writers.runs.as_reader(),
-        approvals: writers.approvals.as_reader(),
-        namespaces: writers.namespaces.as_reader(),
-    };
-    (writers, world)
-}
-
-fn queues() -> (Queues, Pulls) {
-    let (models, pull_models) = Queue::new();
-    let (credentials, pull_credentials) = Queue::new();
-    let (tools, pull_tools) = Queue::new();
-    let (agents, pull_agents) = Queue::new();
-    let (runs, pull_runs) = Queue::new();
-    let pulls = Pulls {
-        models: pull_models,
-        credentials: pull_credentials,
-        tools: pull_tools,
-        agents: pull_agents,
-        runs: pull_runs,
-    };
-    (Queues { models, credentials, tools, agents, runs }, pulls)
 }

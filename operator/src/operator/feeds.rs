@@ -14,7 +14,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{OperatorError, Writers};
+use super::OperatorError;
+use super::caches::Writers;
 use crate::agent_run::resolve::id_of;
 use crate::agent_run::{AgentRuns, Orphans};
 use crate::journal::Journal;

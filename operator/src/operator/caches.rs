@@ -1,0 +1,67 @@
+//! The caches of every kind and the queues to their controllers, each with both of its ends.
+
+use belay_crds::{Agent, AgentRun, Approval, Credential, Model, Tool};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::store::Writer;
+use tokio::sync::mpsc::Receiver;
+
+use crate::world::{Queue, Queues, World};
+
+/// The receiving ends of the queues.
+pub struct Pulls {
+    pub models: Receiver<ObjectRef<Model>>,
+    pub credentials: Receiver<ObjectRef<Credential>>,
+    pub tools: Receiver<ObjectRef<Tool>>,
+    pub agents: Receiver<ObjectRef<Agent>>,
+    pub runs: Receiver<ObjectRef<AgentRun>>,
+}
+
+/// The writing ends of the caches.
+pub struct Writers {
+    pub models: Writer<Model>,
+    pub credentials: Writer<Credential>,
+    pub tools: Writer<Tool>,
+    pub agents: Writer<Agent>,
+    pub runs: Writer<AgentRun>,
+    pub approvals: Writer<Approval>,
+    pub namespaces: Writer<Namespace>,
+}
+
+pub fn caches() -> (Writers, World) {
+    let writers = Writers {
+        models: Writer::new(()),
+        credentials: Writer::new(()),
+        tools: Writer::new(()),
+        agents: Writer::new(()),
+        runs: Writer::new(()),
+        approvals: Writer::new(()),
+        namespaces: Writer::new(()),
+    };
+    let world = World {
+        models: writers.models.as_reader(),
+        credentials: writers.credentials.as_reader(),
+        tools: writers.tools.as_reader(),
+        agents: writers.agents.as_reader(),
+        runs: writers.runs.as_reader(),
+        approvals: writers.approvals.as_reader(),
+        namespaces: writers.namespaces.as_reader(),
+    };
+    (writers, world)
+}
+
+pub fn queues() -> (Queues, Pulls) {
+    let (models, pull_models) = Queue::new();
+    let (credentials, pull_credentials) = Queue::new();
+    let (tools, pull_tools) = Queue::new();
+    let (agents, pull_agents) = Queue::new();
+    let (runs, pull_runs) = Queue::new();
+    let pulls = Pulls {
+        models: pull_models,
+        credentials: pull_credentials,
+        tools: pull_tools,
+        agents: pull_agents,
+        runs: pull_runs,
+    };
+    (Queues { models, credentials, tools, agents, runs }, pulls)
+}
