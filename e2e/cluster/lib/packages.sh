@@ -9,6 +9,9 @@ cni_plugins() {
   done
 }
 
+# A busybox that runs in an image from scratch.
+has_static_busybox() { has busybox && ! ldd "$(command -v busybox)" >/dev/null 2>&1; }
+
 missing_packages() {
   has containerd || echo containerd
   has runc || echo runc
@@ -17,6 +20,7 @@ missing_packages() {
   has iptables || echo iptables
   has conntrack || echo conntrack
   has ip || echo iproute2
+  has_static_busybox || echo busybox-static
   [[ -r /etc/ssl/certs/ca-certificates.crt ]] || echo ca-certificates
 }
 

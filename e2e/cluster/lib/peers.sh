@@ -123,9 +123,7 @@ lay_python_packages() {
 
 lay_busybox() {
   local tree=$1 applet
-  if ! has busybox || ldd "$(command -v busybox)" >/dev/null 2>&1; then
-    die "the peer busybox needs a static busybox (Debian: apt-get install busybox-static)"
-  fi
+  has_static_busybox || die "the peer busybox needs a static busybox (Debian: apt-get install busybox-static)"
   mkdir -p "$tree/bin"
   cp "$(command -v busybox)" "$tree/bin/busybox"
   for applet in $(busybox --list); do
