@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What one model request used, as far as the provider said. `input` includes `cached_input`.
+/// What one model request used, as far as the provider said; what it did not say is absent, not zero. `input`
+/// includes `cached_input` and `cache_write`, `output` includes `reasoning`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Usage {
@@ -12,6 +13,11 @@ pub struct Usage {
     pub cached_input_tokens: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_tokens: Option<u64>,
+    /// Input that was written to the provider's cache, where that has a price of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_write_tokens: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_tokens: Option<u64>,
 }
 
 impl Usage {
@@ -28,6 +34,8 @@ impl Usage {
             input_tokens: add(self.input_tokens, other.input_tokens),
             cached_input_tokens: add(self.cached_input_tokens, other.cached_input_tokens),
             output_tokens: add(self.output_tokens, other.output_tokens),
+            cache_write_tokens: add(self.cache_write_tokens, other.cache_write_tokens),
+            reasoning_tokens: add(self.reasoning_tokens, other.reasoning_tokens),
         }
     }
 }
@@ -47,6 +55,9 @@ pub struct Prices {
     /// Absent: cached input costs what input costs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached_input: Option<u64>,
+    /// Absent: writing the cache costs what input costs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_write: Option<u64>,
     pub output: u64,
 }
 
@@ -59,9 +70,11 @@ impl Prices {
     pub fn cost(&self, usage: &Usage) -> Cost {
         let input = usage.input_tokens.unwrap_or(0);
         let cached = usage.cached_input_tokens.unwrap_or(0).min(input);
+        let written = usage.cache_write_tokens.unwrap_or(0).min(input - cached);
         let part = |tokens: u64, price: u64| u128::from(tokens) * u128::from(price);
         Cost(
-            part(input - cached, self.input)
+            part(input - cached - written, self.input)
+                + part(written, self.cache_write.unwrap_or(self.input))
                 + part(cached, self.cached_input.unwrap_or(self.input))
                 + part(usage.output_tokens.unwrap_or(0), self.output),
         )
@@ -85,19 +98,43 @@ impl Cost {
 mod tests {
     use super::*;
 
-    const PRICES: Prices = Prices { input: 3_000_000, cached_input: Some(300_000), output: 15_000_000 };
+    const PRICES: Prices =
+        Prices { input: 3_000_000, cached_input: Some(300_000), cache_write: Some(3_750_000), output: 15_000_000 };
 
     #[test]
     fn cached_input_is_part_of_input_and_priced_apart() {
-        let usage = Usage { input_tokens: Some(1000), cached_input_tokens: Some(400), output_tokens: Some(10) };
+        let usage = Usage {
+            input_tokens: Some(1000),
+            cached_input_tokens: Some(400),
+            output_tokens: Some(10),
+            ..Usage::default()
+        };
         // 600 * 3 + 400 * 0.3 + 10 * 15 micro-USD.
         assert_eq!(PRICES.cost(&usage).micro_usd(), 1800 + 120 + 150);
     }
 
     #[test]
+    fn writing_the_cache_is_part_of_input_and_reasoning_part_of_output() {
+        let usage = Usage {
+            input_tokens: Some(1000),
+            cached_input_tokens: Some(400),
+            output_tokens: Some(10),
+            cache_write_tokens: Some(500),
+            reasoning_tokens: Some(9),
+        };
+        // 100 * 3 + 400 * 0.3 + 500 * 3.75 + 10 * 15 micro-USD.
+        assert_eq!(PRICES.cost(&usage).micro_usd(), 300 + 120 + 1875 + 150);
+        let unpriced = Prices { cache_write: None, ..PRICES };
+        assert_eq!(unpriced.cost(&usage).micro_usd(), 600 * 3 + 120 + 150);
+        // A provider that counts more parts than there is input is charged for no more than the input.
+        let absurd = Usage { cache_write_tokens: Some(5000), ..usage };
+        assert_eq!(PRICES.cost(&absurd).micro_usd(), 120 + 600 * 15 / 4 + 150);
+    }
+
+    #[test]
     fn many_small_requests_cost_what_one_large_one_does() {
         let small = Usage { input_tokens: Some(1), ..Usage::default() };
-        let prices = Prices { input: 100_000, cached_input: None, output: 0 };
+        let prices = Prices { input: 100_000, cached_input: None, cache_write: None, output: 0 };
         let sum = (0..10).fold(Cost::default(), |sum, _| sum.plus(prices.cost(&small)));
         assert_eq!(sum.micro_usd(), 1);
     }
@@ -105,6 +142,6 @@ mod tests {
     #[test]
     fn what_nobody_reported_stays_unknown() {
         let sum = Usage::default().plus(&Usage { output_tokens: Some(3), ..Usage::default() });
-        assert_eq!(sum, Usage { input_tokens: None, cached_input_tokens: None, output_tokens: Some(3) });
+        assert_eq!(sum, Usage { output_tokens: Some(3), ..Usage::default() });
     }
 }

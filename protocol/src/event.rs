@@ -5,6 +5,8 @@ use serde_json::Value;
 
 use crate::cost::Usage;
 use crate::digest::Digest;
+use crate::guard::GuardStamp;
+use crate::judgement::{Judged, PolicyRequirement};
 use crate::plan::Plan;
 
 /// One journaled event: its place in the run, when the operator took it, and what happened.
@@ -34,10 +36,19 @@ pub enum Event {
     ModelResponded { step: u32, attempt: u32, response: ModelResponse },
     /// Runner: a request ended without a complete answer.
     ModelFailed { step: u32, attempt: u32, failure: Failure },
+    /// Runner: the model that failed is given up for the rest of the run, and the plan's next one is asked.
+    ModelReplaced { model: String, by: String, because: FailureReason },
     /// Runner: a call that the model asked for, bound to the exact bytes that would be sent.
     CallProposed { call_id: String, attempt: u32, call: ProposedCall },
-    /// Operator: the gate's verdict, journaled together with the proposal. A denial settles the call.
-    CallDecided { call_id: String, attempt: u32, verdict: Verdict },
+    /// Operator: the gate's verdict, journaled together with the proposal, and what the policies said where they
+    /// were asked. A denial settles the call; it may also follow what people answered.
+    CallDecided {
+        call_id: String,
+        attempt: u32,
+        verdict: Verdict,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        judged: Option<Box<Judged>>,
+    },
     /// Runner: a permit that was not used: it ran out, or the runner is leaving.
     PermitReturned { call_id: String, attempt: u32 },
     /// Runner: the complete answer to a call, errors of the tool included.
@@ -81,6 +92,7 @@ impl Event {
             | Self::ModelRequested { .. }
             | Self::ModelResponded { .. }
             | Self::ModelFailed { .. }
+            | Self::ModelReplaced { .. }
             | Self::CallProposed { .. }
             | Self::PermitReturned { .. }
             | Self::CallObserved { .. }
@@ -113,6 +125,7 @@ impl Event {
             Self::ModelRequested { .. } => "ModelRequested",
             Self::ModelResponded { .. } => "ModelResponded",
             Self::ModelFailed { .. } => "ModelFailed",
+            Self::ModelReplaced { .. } => "ModelReplaced",
             Self::CallProposed { .. } => "CallProposed",
             Self::CallDecided { .. } => "CallDecided",
             Self::PermitReturned { .. } => "PermitReturned",
@@ -167,6 +180,15 @@ pub struct ModelResponse {
 pub enum Item {
     Text {
         text: String,
+    },
+    /// What the model thought, as far as it is told. It is never sent again: see `Block`.
+    Reasoning {
+        text: String,
+    },
+    /// A block that only its provider understands, such as signed or encrypted reasoning: its JSON byte for byte,
+    /// to be sent back in its place to the model that made it, and to no other.
+    Block {
+        json: String,
     },
     /// `arguments` are the model's own characters, valid JSON or not.
     ToolCall {
@@ -249,8 +271,36 @@ pub struct ProposedCall {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
-    Allowed { digest: Digest },
-    Denied { reason: DenyReason, message: String },
+    Allowed {
+        digest: Digest,
+    },
+    Denied {
+        reason: DenyReason,
+        message: String,
+    },
+    /// Policies want people's yes first.
+    Asked {
+        requirements: Vec<PolicyRequirement>,
+    },
+    /// Not now: the runner proposes it again when it is woken, or when one of its calls has ended.
+    Later {
+        reason: LaterReason,
+    },
+}
+
+/// What holds a call up for a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LaterReason {
+    /// `Agent.spec.suspend`.
+    Suspended,
+    /// An earlier epoch may still act on a permit.
+    EarlierEpoch,
+    /// People are asked what became of another call.
+    UnknownCall,
+    /// Calls that are under way, or come first, must end before.
+    CallsUnderWay,
+    /// A policy that has a say could not be evaluated in time.
+    PolicyStalled,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -263,6 +313,14 @@ pub enum DenyReason {
     DigestMismatch,
     /// The run was cancelled or has ended.
     RunEnding,
+    /// A policy says no.
+    Policy,
+    /// Policies want people's yes, and people cannot be shown the call, or so many cannot say yes.
+    CannotBeAsked,
+    /// People were asked, and one of them said no.
+    Refused,
+    /// People were asked, and not enough of them said yes in time.
+    Expired,
 }
 
 /// What a tool answered, cut to [`crate::RESULT_BYTES_MAX`].
@@ -301,6 +359,8 @@ pub enum Limit {
     CostUSD,
     ActiveSeconds,
     WaitSeconds,
+    /// What the installation lets one run write.
+    JournalBytes,
 }
 
 /// One question to people, carried by an Approval of this name.
@@ -316,12 +376,22 @@ pub struct Ask {
     pub expires_at: i64,
     /// Over the Approval's whole request: what people sign (protocol section 1).
     pub digest: Digest,
+    /// Before a call: the digest of that call, and whose yes it needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<Digest>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requirements: Vec<PolicyRequirement>,
+    /// The admission rules that were in force when it was put. Decisions count under those alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<GuardStamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AskPurpose {
     /// Did the call happen?
     Unknown,
+    /// May the call be made?
+    Call,
 }
 
 /// What came of a question.
@@ -334,8 +404,22 @@ pub enum Answer {
     Retry { by: String },
     /// The run ends.
     End { by: String, reason: String },
-    /// The Approval was deleted, or its decisions disagree: it is asked anew.
+    /// The Approval was deleted, its decisions disagree, or the call is another one now: it is asked anew.
     Withdrawn { why: String },
+    /// The call may be made, as everyone says whose yes it needs.
+    Allowed { by: Vec<Approver> },
+    /// The call may not be made.
+    Denied { by: String, reason: String },
+    /// Not enough people said yes in time.
+    Expired {},
+}
+
+/// Who said yes, for which policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Approver {
+    pub policy: String,
+    pub by: String,
 }
 
 /// Why nothing of an epoch acts any more.
@@ -386,6 +470,8 @@ pub enum EndReason {
     StepsExceeded,
     TokensExceeded,
     CostExceeded,
+    /// The run wrote as much as the installation lets one run write, or went on listing its tools.
+    JournalExceeded,
     DeadlineExceeded,
     WaitExceeded,
     ModelFailed,

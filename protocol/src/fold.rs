@@ -3,14 +3,18 @@
 
 mod calls;
 mod epochs;
+mod order;
 mod steps;
+
+pub use self::order::call_number;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::cost::{Cost, Usage};
 use crate::digest::Digest;
-use crate::event::{Ask, EpochEnd, Event, Failure, Limit, ListedOperation, ProposedCall, Record, RunEnd};
+use crate::event::{Approver, Ask, EpochEnd, Event, Failure, Limit, ListedOperation, ProposedCall, Record, RunEnd};
+use crate::judgement::PolicyRequirement;
 use crate::plan::Plan;
 
 /// A run as its journal tells it.
@@ -31,13 +35,25 @@ pub struct RunState {
     pub undead: BTreeMap<u64, String>,
     /// What each tool's server listed to this epoch's runner.
     pub listings: BTreeMap<String, Vec<ListedOperation>>,
+    /// How often this epoch's runner said so, by tool.
+    pub listed: BTreeMap<String, u32>,
     pub model: ModelState,
+    /// Models of the plan that were given up: the one after them is asked.
+    pub models_given_up: usize,
+    /// Attempts of the coming step that went to models since given up.
+    pub attempts_given_up: u32,
     /// Calls of the newest response, by call id.
     pub calls: BTreeMap<String, CallState>,
     /// Calls that any response of the run asked for, so that ids stay unique.
     pub calls_total: u32,
     /// Questions that are open, by the name of their Approval.
     pub asks: BTreeMap<String, OpenAsk>,
+    /// Since when people are asked about a call of the newest response, whichever Approval it was.
+    pub asked_since: BTreeMap<String, AskedSince>,
+    /// Policies under which the newest attempt of a call was permitted, by call id.
+    pub ran_under: BTreeMap<String, Vec<String>>,
+    /// What people allowed, by call id. Good for that attempt and those bytes alone, and until it runs out.
+    pub approved: BTreeMap<String, Approved>,
     /// Model requests that were answered.
     pub steps: u32,
     pub usage: Usage,
@@ -88,6 +104,25 @@ pub struct OpenAsk {
     pub uid: Option<String>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AskedSince {
+    pub attempt: u32,
+    /// Milliseconds since the Unix epoch.
+    pub at: i64,
+}
+
+/// A call that people said yes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approved {
+    pub attempt: u32,
+    /// The digest of the call.
+    pub call: Digest,
+    pub requirements: Vec<PolicyRequirement>,
+    /// Milliseconds since the Unix epoch.
+    pub expires_at: i64,
+    pub by: Vec<Approver>,
+}
+
 /// The one process that may speak for the epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
@@ -125,6 +160,18 @@ pub enum CallState {
     Proposed {
         attempt: u32,
         call: Arc<ProposedCall>,
+    },
+    /// Not now, said the gate: due again once what held it up is over.
+    Later {
+        attempt: u32,
+        call: Arc<ProposedCall>,
+    },
+    /// Policies want people's yes before this very call; they are asked since `at`.
+    Asked {
+        attempt: u32,
+        call: Arc<ProposedCall>,
+        at: i64,
+        requirements: Vec<PolicyRequirement>,
     },
     /// A permit is out since `at`: the call may be on the wire.
     Permitted {
@@ -202,9 +249,12 @@ impl RunState {
     pub fn calls_in_flight(&self) -> impl Iterator<Item = (&str, u32, &ProposedCall)> {
         self.calls.iter().filter_map(|(id, call)| match call {
             CallState::Permitted { attempt, call, .. } => Some((id.as_str(), *attempt, &**call)),
-            CallState::Due { .. } | CallState::Proposed { .. } | CallState::Unknown { .. } | CallState::Settled(_) => {
-                None
-            }
+            CallState::Due { .. }
+            | CallState::Proposed { .. }
+            | CallState::Later { .. }
+            | CallState::Asked { .. }
+            | CallState::Unknown { .. }
+            | CallState::Settled(_) => None,
         })
     }
 
@@ -212,7 +262,11 @@ impl RunState {
     pub fn calls_unknown(&self) -> impl Iterator<Item = (&str, &ProposedCall)> {
         self.calls.iter().filter_map(|(id, call)| match call {
             CallState::Permitted { call, .. } | CallState::Unknown { call, .. } => Some((id.as_str(), &**call)),
-            CallState::Due { .. } | CallState::Proposed { .. } | CallState::Settled(_) => None,
+            CallState::Due { .. }
+            | CallState::Proposed { .. }
+            | CallState::Later { .. }
+            | CallState::Asked { .. }
+            | CallState::Settled(_) => None,
         })
     }
 
@@ -250,8 +304,13 @@ impl RunState {
             }
             Event::ModelResponded { step, attempt, response } => self.respond(*step, *attempt, response),
             Event::ModelFailed { step, attempt, failure } => self.fail_model(*step, *attempt, failure),
+            Event::ModelReplaced { model, by, .. } => self.replace_model(model, by),
             Event::CallProposed { call_id, attempt, call } => self.propose(call_id, *attempt, call),
-            Event::CallDecided { call_id, attempt, verdict } => self.decide(call_id, *attempt, verdict, at),
+            Event::CallDecided { call_id, attempt, verdict, judged } => {
+                self.decide(call_id, *attempt, verdict, at)?;
+                self.note_judged(call_id, judged.as_deref());
+                Ok(())
+            }
             Event::PermitReturned { call_id, attempt } => self.return_permit(call_id, *attempt),
             Event::CallObserved { call_id, attempt, .. } => self.observe(call_id, *attempt),
             Event::CallNotSent { call_id, attempt, .. } => self.settle_unsent(call_id, *attempt),

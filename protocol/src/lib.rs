@@ -8,8 +8,11 @@ pub mod digest;
 pub mod event;
 pub mod export;
 pub mod fold;
+pub mod guard;
+pub mod judgement;
 pub mod plan;
 pub mod probe;
+pub mod reading;
 pub mod transcript;
 
 /// Messages and services generated from `proto/belay/v1/run.proto`.
@@ -27,6 +30,8 @@ pub use plan::Plan;
 pub const PROTOCOL_VERSION: u32 = 1;
 /// Audience of the projected token by which a runner proves itself.
 pub const TOKEN_AUDIENCE: &str = "belay-operator";
+/// Metadata of a Hello that carries the ticket of an earlier Welcome.
+pub const TICKET_METADATA: &str = "belay-ticket-bin";
 /// The most that one gRPC message may hold.
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The most that the events of one batch may hold together.
@@ -37,6 +42,10 @@ pub const BATCH_EVENTS_MAX: usize = 256;
 pub const RESULT_BYTES_MAX: usize = 256 * 1024;
 /// The most tool calls of one model response; the rest go back to the model as errors.
 pub const CALLS_PER_RESPONSE_MAX: usize = 64;
+/// How often a tool may be listed in one epoch. A runner lists it once; whoever goes on fills the journal.
+pub const LISTINGS_PER_EPOCH_MAX: u32 = 8;
+/// The most of one run that the operator can tell a runner which takes it up (`Welcome.records`), in bytes.
+pub const WELCOME_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How often one step asks the model, pods that were lost meanwhile included. A runner gives up long before.
 pub const MODEL_ATTEMPTS_MAX: u32 = 64;
 /// How often a call that may be sent again is sent without an answer.

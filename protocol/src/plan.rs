@@ -24,11 +24,20 @@ pub struct Plan {
     pub instructions: String,
     pub input: String,
     pub model: PlanModel,
+    /// Models that are asked where the one before them is given up, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<PlanModel>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<PlanTool>,
     /// Every credential that the model or a tool names, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub credentials: Vec<PlanCredential>,
+    /// Every policy that the Agent, a tool or a credential names, by name, as it was when the plan was made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PlanPolicy>,
+    /// Names of those that the Agent names: they judge every call of the run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agent_policies: Vec<String>,
     pub limits: Limits,
 }
 
@@ -43,6 +52,8 @@ pub struct ObjectId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ModelApi {
     ChatCompletions,
+    Responses,
+    Messages,
     Scripted,
 }
 
@@ -124,6 +135,9 @@ pub struct PlanTool {
     pub credential: Option<String>,
     pub call_timeout_seconds: u32,
     pub operations: Vec<PlanOperation>,
+    /// Names of the plan's policies that judge every call of this tool.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,6 +192,9 @@ pub struct PlanCredential {
     pub inject: Inject,
     /// Exact host names, or one leading wildcard label (`*.example.com`).
     pub hosts: Vec<String>,
+    /// Names of the plan's policies that judge every call that uses this credential.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,6 +204,82 @@ pub enum Inject {
     Bearer {},
     /// The header `name` with `format`, in which `{}` stands for the value.
     Header { name: String, format: String },
+}
+
+/// An ApprovalPolicy as it was when the plan was made. Order of rules never matters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanPolicy {
+    pub name: String,
+    pub uid: String,
+    pub generation: i64,
+    pub mode: PolicyMode,
+    /// What no rule matches.
+    pub otherwise: Otherwise,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<PlanRule>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PolicyMode {
+    Enforce,
+    /// It is recorded what the policy would have said; it counts as absent.
+    Audit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Otherwise {
+    Ask,
+    Deny,
+    Abstain,
+}
+
+/// Matches a call when every condition that is there holds; an empty list is no condition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanRule {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub effects: Vec<Effects>,
+    /// CEL over `tool, operation, args, agent, run, effects, spend`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
+    pub action: RuleAction,
+    /// Of an `Ask`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ask: Option<AskTerms>,
+    /// Of a `Deny`: what the model is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RuleAction {
+    Allow,
+    Ask,
+    Deny,
+}
+
+/// How people are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AskTerms {
+    /// How many different people.
+    pub quorum: u32,
+    /// Whether whoever created the run may not be one of them.
+    pub separation_of_duty: bool,
+    pub expires_after_seconds: u32,
+}
+
+impl Default for AskTerms {
+    /// Those of the built-in policy `default` (design section 5).
+    fn default() -> Self {
+        Self { quorum: 1, separation_of_duty: false, expires_after_seconds: 86_400 }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -211,9 +304,31 @@ impl Plan {
         digest_of(self)
     }
 
+    /// The model of this run and its fallbacks, in the order in which they are asked.
+    pub fn models(&self) -> impl Iterator<Item = &PlanModel> {
+        std::iter::once(&self.model).chain(&self.fallbacks)
+    }
+
+    /// The model after so many were given up; the last one where there are not that many.
+    #[must_use]
+    pub fn model_after(&self, given_up: usize) -> &PlanModel {
+        self.models().nth(given_up).or(self.fallbacks.last()).unwrap_or(&self.model)
+    }
+
+    /// Whether what the run costs can be known, whichever of its models answers.
+    #[must_use]
+    pub fn is_priced(&self) -> bool {
+        self.models().all(|model| model.prices.is_some())
+    }
+
     #[must_use]
     pub fn tool(&self, name: &str) -> Option<&PlanTool> {
         self.tools.iter().find(|tool| tool.name == name)
+    }
+
+    #[must_use]
+    pub fn policy(&self, name: &str) -> Option<&PlanPolicy> {
+        self.policies.iter().find(|policy| policy.name == name)
     }
 
     #[must_use]

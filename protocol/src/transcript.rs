@@ -9,6 +9,8 @@ use crate::event::{Answer, Event, Item, Verdict};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transcript {
     turns: Vec<Turn>,
+    /// The model that is asked, where it is not the plan's first.
+    fallback: Option<String>,
     /// Call ids by the name of the question about them.
     asked: BTreeMap<String, String>,
 }
@@ -16,6 +18,9 @@ pub struct Transcript {
 /// One answer of the model and what came back for each of its calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Turn {
+    /// The model that answered, where it is not the plan's first: what only a provider understands goes back to
+    /// the model that said it.
+    pub fallback: Option<String>,
     pub items: Vec<Item>,
     /// By call id; complete before the next turn.
     pub results: BTreeMap<String, CallResult>,
@@ -37,8 +42,10 @@ impl Transcript {
     pub fn apply(&mut self, event: &Event) {
         match event {
             Event::ModelResponded { response, .. } => {
-                self.turns.push(Turn { items: response.items.clone(), results: BTreeMap::new() });
+                let items = response.items.clone();
+                self.turns.push(Turn { fallback: self.fallback.clone(), items, results: BTreeMap::new() });
             }
+            Event::ModelReplaced { by, .. } => self.fallback = Some(by.clone()),
             Event::CallObserved { call_id, result, .. } => {
                 self.settle(call_id, result.is_error, result.content.clone());
             }
@@ -56,10 +63,13 @@ impl Transcript {
                     self.settle(&call_id, false, result.clone());
                 }
             }
-            Event::CallDecided { call_id, attempt, verdict: Verdict::Denied { message, .. } } => {
+            Event::CallDecided { call_id, attempt, verdict: Verdict::Denied { message, .. }, .. } => {
                 self.settle(call_id, true, format!("denied{}: {message}", again(*attempt)));
             }
-            Event::CallDecided { verdict: Verdict::Allowed { .. }, .. }
+            Event::CallDecided {
+                verdict: Verdict::Allowed { .. } | Verdict::Asked { .. } | Verdict::Later { .. },
+                ..
+            }
             | Event::RunAccepted { .. }
             | Event::EpochOpened { .. }
             | Event::InstanceClaimed { .. }

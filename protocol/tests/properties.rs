@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use belay_protocol::call::definition_digest;
 use belay_protocol::cost::Usage;
 use belay_protocol::event::{
-    Answer, Ask, AskPurpose, DeathProof, DenyReason, EndReason, EpochEnd, Failure, FailureReason, Finish, Item, Limit,
-    ListedOperation, Listing, ModelResponse, NotSentReason, Outcome, ProposedCall, Record, RunEnd, ToolResult, Verdict,
+    Answer, Ask, AskPurpose, DeathProof, DenyReason, EndReason, EpochEnd, Failure, FailureReason, Finish, Item,
+    LaterReason, Limit, ListedOperation, Listing, ModelResponse, NotSentReason, Outcome, ProposedCall, Record, RunEnd,
+    ToolResult, Verdict,
 };
 use belay_protocol::fold::{CallState, ModelState};
 use belay_protocol::plan::{
@@ -35,6 +36,20 @@ struct Walk {
 
 fn plan() -> Plan {
     let id = |name: &str| ObjectId { namespace: "team".into(), name: name.into(), uid: format!("{name}-uid") };
+    let model = PlanModel {
+        name: "script".into(),
+        api: ModelApi::Scripted,
+        provider: None,
+        model: "script".into(),
+        base_url: None,
+        credential: None,
+        context_window_tokens: None,
+        max_output_tokens: None,
+        temperature: None,
+        prices: None,
+        timeouts: Timeouts::default(),
+        script: Vec::new(),
+    };
     Plan {
         version: PLAN_VERSION,
         run: id("run"),
@@ -43,26 +58,15 @@ fn plan() -> Plan {
         requested_by: None,
         instructions: String::new(),
         input: "go".into(),
-        model: PlanModel {
-            name: "script".into(),
-            api: ModelApi::Scripted,
-            provider: None,
-            model: "script".into(),
-            base_url: None,
-            credential: None,
-            context_window_tokens: None,
-            max_output_tokens: None,
-            temperature: None,
-            prices: None,
-            timeouts: Timeouts::default(),
-            script: Vec::new(),
-        },
+        fallbacks: vec![PlanModel { name: "spare".into(), ..model.clone() }],
+        model,
         tools: vec![PlanTool {
             name: "tool".into(),
             uid: "tool-uid".into(),
             url: "http://tool/mcp".into(),
             credential: None,
             call_timeout_seconds: 60,
+            policies: Vec::new(),
             operations: [("do", Effects::NonIdempotent), ("put", Effects::Idempotent)]
                 .map(|(name, effects)| PlanOperation {
                     name: name.into(),
@@ -73,6 +77,8 @@ fn plan() -> Plan {
                 .into(),
         }],
         credentials: Vec::new(),
+        policies: Vec::new(),
+        agent_policies: Vec::new(),
         limits: Limits { steps: 50, tokens: None, cost_micro_usd: None, active_seconds: 60, wait_seconds: 60 },
     }
 }
@@ -116,12 +122,16 @@ fn event(turn: Turn, state: &RunState) -> Event {
         }
         9 | 10 => {
             let digest = if turn.fits { call_digest } else { Digest::zero() };
-            let verdict = if turn.call.is_multiple_of(3) {
+            let verdict = if turn.call.is_multiple_of(5) {
+                Verdict::Asked { requirements: vec![] }
+            } else if turn.call.is_multiple_of(7) {
+                Verdict::Later { reason: LaterReason::CallsUnderWay }
+            } else if turn.call.is_multiple_of(3) {
                 Verdict::Denied { reason: DenyReason::NotListed, message: "no".into() }
             } else {
                 Verdict::Allowed { digest }
             };
-            Event::CallDecided { call_id, attempt: attempt_of_call, verdict }
+            Event::CallDecided { call_id, attempt: attempt_of_call, verdict, judged: None }
         }
         11 => Event::PermitReturned { call_id, attempt: attempt_of_call },
         12 => {
@@ -140,10 +150,15 @@ fn event(turn: Turn, state: &RunState) -> Event {
         14 => Event::CallInterrupted { call_id, attempt: attempt_of_call, message: "?".into() },
         15 => {
             let name = format!("ask-{call_id}-{}", turn.call);
-            let (purpose, nonce, digest) = (AskPurpose::Unknown, String::new(), Digest::zero());
-            Event::AskOpened {
-                ask: Ask { name, purpose, call_id, attempt: attempt_of_call, nonce, expires_at: 0, digest },
-            }
+            let (purpose, call, requirements) = match state.calls.get(&call_id) {
+                Some(CallState::Asked { call, requirements, .. }) => {
+                    (AskPurpose::Call, Some(call.digest), requirements.clone())
+                }
+                _ => (AskPurpose::Unknown, None, Vec::new()),
+            };
+            let (attempt, nonce, digest, guard) = (attempt_of_call, String::new(), Digest::zero(), None);
+            let ask = Ask { name, purpose, call_id, attempt, nonce, expires_at: 0, digest, call, requirements, guard };
+            Event::AskOpened { ask }
         }
         16 => Event::AskPosted { name: an_ask(turn, state), uid: "approval-uid".into() },
         17 => Event::AskSettled { name: an_ask(turn, state), answer: answer(turn.call) },
@@ -158,6 +173,11 @@ fn event(turn: Turn, state: &RunState) -> Event {
             1 => Event::EpochEnded { epoch, cause: EpochEnd::Exited, active_milliseconds: 5 },
             2 => Event::EpochDead { epoch, proof: DeathProof::Reported },
             3 => Event::CancelRequested {},
+            4 | 5 => {
+                let (model, by) = if turn.fits { ("script", "spare") } else { ("spare", "script") };
+                let because = FailureReason::ServerError;
+                Event::ModelReplaced { model: model.into(), by: by.into(), because }
+            }
             _ => Event::LimitReached { limit: Limit::Steps },
         },
         _ => Event::CancelRequested {},
@@ -173,6 +193,8 @@ fn a_call(turn: Turn, state: &RunState) -> (String, u32) {
         let attempt = match call {
             CallState::Due { attempt }
             | CallState::Proposed { attempt, .. }
+            | CallState::Later { attempt, .. }
+            | CallState::Asked { attempt, .. }
             | CallState::Permitted { attempt, .. }
             | CallState::Unknown { attempt, .. } => *attempt,
             CallState::Settled(_) => 1,
@@ -189,7 +211,10 @@ fn an_ask(turn: Turn, state: &RunState) -> String {
 
 fn answer(choice: u8) -> Answer {
     let by = || "ada".to_owned();
-    match choice % 4 {
+    match choice % 7 {
+        4 => Answer::Allowed { by: vec![] },
+        5 => Answer::Denied { by: by(), reason: String::new() },
+        6 => Answer::Expired {},
         0 => Answer::Happened { result: "yes".into(), by: by() },
         1 => Answer::Retry { by: by() },
         2 => Answer::End { by: by(), reason: String::new() },
@@ -250,6 +275,8 @@ struct Permits {
     settled: BTreeSet<String>,
     /// Calls that only a person may have sent again, by what was asked about them.
     unknown: BTreeSet<String>,
+    /// Calls that policies want people's yes for.
+    wanted: BTreeSet<String>,
     asks: BTreeMap<String, String>,
     undead: BTreeSet<u64>,
 }
@@ -257,11 +284,15 @@ struct Permits {
 impl Permits {
     fn follow(&mut self, event: &Event) {
         match event {
-            Event::CallDecided { call_id, attempt, verdict } => {
+            Event::CallDecided { call_id, attempt, verdict, .. } => {
                 assert!(!self.settled.contains(call_id), "{call_id} was settled");
                 match verdict {
                     Verdict::Allowed { .. } => self.permit(call_id, *attempt),
                     Verdict::Denied { .. } => assert!(self.settled.insert(call_id.clone())),
+                    Verdict::Asked { .. } => {
+                        self.wanted.insert(call_id.clone());
+                    }
+                    Verdict::Later { .. } => {}
                 }
             }
             Event::PermitReturned { call_id, attempt } => assert_eq!(self.out.remove(call_id), Some(*attempt)),
@@ -279,7 +310,8 @@ impl Permits {
                 assert!(self.settled.insert(call_id.clone()), "{call_id} was settled");
             }
             Event::AskOpened { ask } => {
-                assert!(self.unknown.contains(&ask.call_id));
+                let about = if ask.purpose == AskPurpose::Call { &self.wanted } else { &self.unknown };
+                assert!(about.contains(&ask.call_id));
                 self.asks.insert(ask.name.clone(), ask.call_id.clone());
             }
             Event::AskSettled { name, answer } => {
@@ -287,6 +319,9 @@ impl Permits {
                 match answer {
                     Answer::Happened { .. } => assert!(self.unknown.remove(&call_id) && self.settled.insert(call_id)),
                     Answer::Retry { .. } => assert!(self.unknown.remove(&call_id)),
+                    Answer::Allowed { .. } | Answer::Denied { .. } | Answer::Expired {} => {
+                        assert!(self.wanted.contains(&call_id));
+                    }
                     Answer::End { .. } | Answer::Withdrawn { .. } => {}
                 }
             }
@@ -333,6 +368,18 @@ proptest! {
                 prop_assert!(closes, "{:?} after the end", record.event);
             }
             end.clone_from(&state.end);
+        }
+    }
+
+    #[test]
+    fn a_model_is_given_up_only_after_it_failed_and_for_the_next_one_of_the_plan(turns in turns()) {
+        let walk = walk(&turns);
+        for (record, pair) in walk.accepted.iter().zip(walk.states.windows(2)) {
+            let replaced = usize::from(matches!(record.event, Event::ModelReplaced { .. }));
+            prop_assert_eq!(pair[1].models_given_up, pair[0].models_given_up + replaced);
+            let failed = matches!(pair[0].model, ModelState::Failed { .. });
+            prop_assert!(replaced == 0 || failed);
+            prop_assert!(pair[1].models_given_up <= plan().fallbacks.len());
         }
     }
 
@@ -399,7 +446,7 @@ proptest! {
             let asked = |turn: &belay_protocol::transcript::Turn| -> BTreeSet<String> {
                 let ids = turn.items.iter().filter_map(|item| match item {
                     Item::ToolCall { call_id, .. } => Some(call_id.clone()),
-                    Item::Text { .. } => None,
+                    Item::Text { .. } | Item::Reasoning { .. } | Item::Block { .. } => None,
                 });
                 ids.collect()
             };
@@ -447,6 +494,7 @@ fn walks_get_as_far_as_observations_and_ends() {
         "InstanceClaimed",
         "LimitReached",
         "ModelFailed",
+        "ModelReplaced",
         "ModelRequested",
         "ModelResponded",
         "PermitReturned",

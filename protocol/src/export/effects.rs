@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::event::{Answer, DenyReason, Event, NotSentReason, Record, Verdict};
+use crate::event::{Answer, Approver, DenyReason, Event, NotSentReason, Record, Verdict};
+use crate::judgement::{Judged, Opinion, OpinionVerdict, PolicySource};
 
 /// One attempt at one call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,10 +20,14 @@ pub struct Effect {
     pub settled: Option<Settled>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PermittedBy {
-    /// The operations that the Agent lists.
+    /// The operations that the Agent lists: a journal from before there were policies.
     AllowList,
+    /// These policies, each with the rule that allowed it.
+    Policies(Vec<String>),
+    /// Policies asked, and these people said yes.
+    People(Vec<Approver>),
     Nobody(DenyReason),
 }
 
@@ -59,6 +64,8 @@ pub(super) struct Effects {
     proposed: Vec<Named>,
     /// Call and attempt by the name of the question about them.
     asked: BTreeMap<String, (String, u32)>,
+    /// Who allowed the newest attempt of a call.
+    approved: BTreeMap<String, (u32, Vec<Approver>)>,
 }
 
 struct Named {
@@ -75,7 +82,10 @@ impl Effects {
                 self.proposed.retain(|named| named.call_id != *call_id);
                 self.proposed.push(Named { call_id: call_id.clone(), tool, operation });
             }
-            Event::CallDecided { call_id, attempt, verdict } => self.decide(call_id, *attempt, verdict, record.at),
+            Event::CallDecided { call_id, attempt, verdict, judged } => {
+                let permitted_by = self.permitted_by(call_id, *attempt, judged.as_deref());
+                self.decide(call_id, *attempt, verdict, (permitted_by, record.at));
+            }
             Event::CallObserved { call_id, attempt, result, .. } => {
                 let outcome = if result.is_error { EffectOutcome::ObservedError } else { EffectOutcome::Observed };
                 self.settle(call_id, *attempt, outcome, Some(settled("runner", record.at)));
@@ -104,6 +114,7 @@ impl Effects {
             | Event::ModelRequested { .. }
             | Event::ModelResponded { .. }
             | Event::ModelFailed { .. }
+            | Event::ModelReplaced { .. }
             | Event::LimitReached { .. }
             | Event::CancelRequested {}
             | Event::AskPosted { .. }
@@ -117,11 +128,21 @@ impl Effects {
         self.rows
     }
 
-    fn decide(&mut self, call_id: &str, attempt: u32, verdict: &Verdict, at: i64) {
+    fn permitted_by(&self, call_id: &str, attempt: u32, judged: Option<&Judged>) -> PermittedBy {
+        match (self.approved.get(call_id), judged) {
+            (Some((approved, by)), _) if *approved == attempt => PermittedBy::People(by.clone()),
+            (_, Some(judged)) => PermittedBy::Policies(judged.opinions.iter().filter_map(allows).collect()),
+            (_, None) => PermittedBy::AllowList,
+        }
+    }
+
+    fn decide(&mut self, call_id: &str, attempt: u32, verdict: &Verdict, (permitted_by, at): (PermittedBy, i64)) {
         let named = self.proposed.iter().find(|named| named.call_id == call_id);
         let Some(Named { tool, operation, .. }) = named else { return }; // the fold refuses that
         let (permitted_by, outcome, settled) = match verdict {
-            Verdict::Allowed { .. } => (PermittedBy::AllowList, EffectOutcome::UnderWay, None),
+            Verdict::Allowed { .. } => (permitted_by, EffectOutcome::UnderWay, None),
+            // Nothing of it was sent yet.
+            Verdict::Asked { .. } | Verdict::Later { .. } => return,
             Verdict::Denied { reason, .. } => {
                 (PermittedBy::Nobody(*reason), EffectOutcome::Denied, Some(settled("gate", at)))
             }
@@ -144,7 +165,12 @@ impl Effects {
         let (outcome, by) = match answer {
             Answer::Happened { by, .. } => (EffectOutcome::Reported, by),
             Answer::Retry { by } | Answer::End { by, .. } => (EffectOutcome::Unknown, by),
-            Answer::Withdrawn { .. } => return,
+            Answer::Allowed { by } => {
+                self.approved.insert(call_id, (attempt, by.clone()));
+                return;
+            }
+            // A denial follows, or another question.
+            Answer::Denied { .. } | Answer::Expired {} | Answer::Withdrawn { .. } => return,
         };
         self.settle(&call_id, attempt, outcome, Some(settled(by, at)));
     }
@@ -157,6 +183,16 @@ impl Effects {
             row.settled = settled;
         }
     }
+}
+
+/// The policy and its rule, where it is one that counts and says yes.
+fn allows(opinion: &Opinion) -> Option<String> {
+    let counts = match opinion.source {
+        PolicySource::Plan | PolicySource::Default => true,
+        PolicySource::Current | PolicySource::Audit => false,
+    };
+    let rule = opinion.rule.as_ref().map_or_else(String::new, |rule| format!("/{rule}"));
+    (counts && opinion.verdict == OpinionVerdict::Allow).then(|| format!("{}{rule}", opinion.policy))
 }
 
 fn settled(by: &str, at: i64) -> Settled {

@@ -36,7 +36,7 @@ fn proposed(call_id: &str, operation: &str) -> Event {
 }
 
 fn decided(call_id: &str, verdict: Verdict) -> Event {
-    Event::CallDecided { call_id: call_id.into(), attempt: 1, verdict }
+    Event::CallDecided { call_id: call_id.into(), attempt: 1, verdict, judged: None }
 }
 
 fn allowed(proposal: &Event) -> Verdict {
@@ -139,7 +139,9 @@ fn an_export_verifies_and_tells_each_effect() {
     let rows: Vec<_> = verified
         .effects
         .iter()
-        .map(|row| (row.call_id.as_str(), row.operation.as_str(), row.permitted_by, row.outcome, row.settled.clone()))
+        .map(|row| {
+            (row.call_id.as_str(), row.operation.as_str(), row.permitted_by.clone(), row.outcome, row.settled.clone())
+        })
         .collect();
     let by = |by: &str, at| Some(Settled { by: by.into(), at });
     let denied = PermittedBy::Nobody(DenyReason::NotListed);

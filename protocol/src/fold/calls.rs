@@ -2,17 +2,24 @@
 
 use std::sync::Arc;
 
-use super::{CallState, IllegalEvent, OpenAsk, RunState, Settlement, out_of_order, wrong_call};
+use super::{Approved, AskedSince, CallState, IllegalEvent, OpenAsk, RunState, Settlement, out_of_order, wrong_call};
 use crate::CALL_ATTEMPTS_MAX;
-use crate::event::{Answer, Ask, ProposedCall, Verdict};
+use crate::event::{Answer, Ask, AskPurpose, ProposedCall, Verdict};
+use crate::judgement::{Judged, Opinion, OpinionVerdict, PolicySource};
 
 impl RunState {
     pub(super) fn propose(&mut self, call_id: &str, attempt: u32, call: &ProposedCall) -> Result<(), IllegalEvent> {
         self.move_call("CallProposed", call_id, |now| match now {
-            CallState::Due { attempt: due } if *due == attempt => {
+            CallState::Due { attempt: due }
+            | CallState::Later { attempt: due, .. }
+            | CallState::Asked { attempt: due, .. }
+                if *due == attempt =>
+            {
                 Some(CallState::Proposed { attempt, call: Arc::new(call.clone()) })
             }
             CallState::Due { .. }
+            | CallState::Asked { .. }
+            | CallState::Later { .. }
             | CallState::Proposed { .. }
             | CallState::Permitted { .. }
             | CallState::Unknown { .. }
@@ -28,14 +35,58 @@ impl RunState {
         at: i64,
     ) -> Result<(), IllegalEvent> {
         let may_act = self.undead.is_empty();
+        let denies = matches!(verdict, Verdict::Denied { .. });
+        let since = self.asked_since(call_id, attempt, at);
         self.move_call("CallDecided", call_id, |now| {
-            let CallState::Proposed { attempt: proposed, call } = now else { return None };
+            let call = match now {
+                CallState::Proposed { attempt: proposed, call } if *proposed == attempt => call,
+                // What people said no to, or nobody said yes to in time.
+                CallState::Asked { attempt: asked, call, .. } if *asked == attempt && denies => call,
+                CallState::Proposed { .. }
+                | CallState::Asked { .. }
+                | CallState::Later { .. }
+                | CallState::Due { .. }
+                | CallState::Permitted { .. }
+                | CallState::Unknown { .. }
+                | CallState::Settled(_) => return None,
+            };
             match verdict {
-                Verdict::Allowed { digest } => (*proposed == attempt && *digest == call.digest && may_act)
-                    .then(|| CallState::Permitted { attempt, call: Arc::clone(call), at }),
-                Verdict::Denied { .. } => (*proposed == attempt).then_some(CallState::Settled(Settlement::Denied)),
+                Verdict::Allowed { digest } => (*digest == call.digest && may_act).then(|| CallState::Permitted {
+                    attempt,
+                    call: Arc::clone(call),
+                    at,
+                }),
+                Verdict::Denied { .. } => Some(CallState::Settled(Settlement::Denied)),
+                Verdict::Asked { requirements } => {
+                    let (call, requirements) = (Arc::clone(call), requirements.clone());
+                    Some(CallState::Asked { attempt, call, at: since.at, requirements })
+                }
+                Verdict::Later { .. } => Some(CallState::Later { attempt, call: Arc::clone(call) }),
             }
-        })
+        })?;
+        if matches!(verdict, Verdict::Asked { .. }) {
+            self.asked_since.insert(call_id.to_owned(), since);
+        }
+        Ok(())
+    }
+
+    /// Whoever decides about the call later, should its end be unknown, answers for these policies.
+    pub(super) fn note_judged(&mut self, call_id: &str, judged: Option<&Judged>) {
+        let has_a_say = |opinion: &&Opinion| match (opinion.source, opinion.verdict) {
+            (PolicySource::Plan | PolicySource::Default, OpinionVerdict::Allow | OpinionVerdict::Ask) => true,
+            (PolicySource::Plan | PolicySource::Default, OpinionVerdict::Deny | OpinionVerdict::Abstain)
+            | (PolicySource::Current | PolicySource::Audit, _) => false,
+        };
+        if let Some(judged) = judged {
+            let policies = judged.opinions.iter().filter(has_a_say).map(|opinion| opinion.policy.clone()).collect();
+            self.ran_under.insert(call_id.to_owned(), policies);
+        }
+    }
+
+    /// Asked again about the same attempt, people have had that time already.
+    fn asked_since(&self, call_id: &str, attempt: u32, at: i64) -> AskedSince {
+        let before = self.asked_since.get(call_id).filter(|since| since.attempt == attempt);
+        before.copied().unwrap_or(AskedSince { attempt, at })
     }
 
     pub(super) fn return_permit(&mut self, call_id: &str, attempt: u32) -> Result<(), IllegalEvent> {
@@ -50,10 +101,16 @@ impl RunState {
 
     pub(super) fn settle_unsent(&mut self, call_id: &str, attempt: u32) -> Result<(), IllegalEvent> {
         self.move_call("CallNotSent", call_id, |now| match now {
-            CallState::Due { attempt: held } | CallState::Permitted { attempt: held, .. } if *held == attempt => {
+            CallState::Due { attempt: held }
+            | CallState::Later { attempt: held, .. }
+            | CallState::Permitted { attempt: held, .. }
+                if *held == attempt =>
+            {
                 Some(CallState::Settled(Settlement::NotSent))
             }
             CallState::Due { .. }
+            | CallState::Asked { .. }
+            | CallState::Later { .. }
             | CallState::Permitted { .. }
             | CallState::Proposed { .. }
             | CallState::Unknown { .. }
@@ -95,13 +152,18 @@ impl RunState {
         if asked || self.asks.contains_key(&ask.name) {
             return Err(out_of_order("AskOpened", "it is asked already"));
         }
-        match self.calls.get(&ask.call_id) {
-            Some(CallState::Unknown { attempt, .. }) if *attempt == ask.attempt => {
-                self.asks.insert(ask.name.clone(), OpenAsk { ask: ask.clone(), uid: None });
-                Ok(())
+        let fits = match (ask.purpose, self.calls.get(&ask.call_id)) {
+            (AskPurpose::Unknown, Some(CallState::Unknown { attempt, .. })) => *attempt == ask.attempt,
+            (AskPurpose::Call, Some(CallState::Asked { attempt, call, requirements, .. })) => {
+                *attempt == ask.attempt && ask.call == Some(call.digest) && ask.requirements == *requirements
             }
-            _ => Err(wrong_call("AskOpened", &ask.call_id, "what became of that attempt is not unknown")),
+            (AskPurpose::Unknown | AskPurpose::Call, _) => false,
+        };
+        if !fits {
+            return Err(wrong_call("AskOpened", &ask.call_id, "there is nothing to ask about that attempt"));
         }
+        self.asks.insert(ask.name.clone(), OpenAsk { ask: ask.clone(), uid: None });
+        Ok(())
     }
 
     pub(super) fn post(&mut self, name: &str, uid: &str) -> Result<(), IllegalEvent> {
@@ -112,19 +174,28 @@ impl RunState {
 
     pub(super) fn settle_ask(&mut self, name: &str, answer: &Answer) -> Result<(), IllegalEvent> {
         let open = self.asks.get(name).ok_or(out_of_order("AskSettled", "no such question is open"))?;
-        let withdrawn = matches!(answer, Answer::Withdrawn { .. });
-        if open.uid.is_none() && !withdrawn {
+        // What nobody was ever shown can still run out.
+        let spoken = !matches!(answer, Answer::Withdrawn { .. } | Answer::Expired {});
+        if open.uid.is_none() && spoken {
             return Err(out_of_order("AskSettled", "the Approval was never made"));
         }
-        let (call_id, attempt) = (open.ask.call_id.clone(), open.ask.attempt);
-        self.move_call("AskSettled", &call_id, |now| match answer {
-            Answer::Happened { .. } => Some(CallState::Settled(Settlement::Reported)),
-            Answer::Retry { .. } => Some(CallState::Due { attempt: attempt + 1 }),
-            Answer::End { .. } => Some(now.clone()),
-            Answer::Withdrawn { why } => Some(with_note(now, why)),
-        })?;
+        let ask = open.ask.clone();
+        let answers_it = match answer {
+            Answer::Happened { .. } | Answer::Retry { .. } | Answer::End { .. } => ask.purpose == AskPurpose::Unknown,
+            Answer::Allowed { .. } | Answer::Denied { .. } | Answer::Expired {} => ask.purpose == AskPurpose::Call,
+            Answer::Withdrawn { .. } => true,
+        };
+        if !answers_it {
+            return Err(out_of_order("AskSettled", "that is no answer to such a question"));
+        }
+        self.move_call("AskSettled", &ask.call_id, |now| settled(now, &ask, answer))?;
+        if let (Answer::Allowed { by }, Some(call)) = (answer, ask.call) {
+            let Ask { attempt, requirements, expires_at, .. } = ask;
+            let approved = Approved { attempt, call, requirements, expires_at, by: by.clone() };
+            self.approved.insert(ask.call_id, approved);
+        }
         self.asks.remove(name);
-        if !withdrawn {
+        if spoken {
             self.come_forward();
         }
         Ok(())
@@ -141,6 +212,8 @@ impl RunState {
             CallState::Permitted { attempt: permitted, call, at } if *permitted == attempt => Some(next(call, *at)),
             CallState::Permitted { .. }
             | CallState::Due { .. }
+            | CallState::Asked { .. }
+            | CallState::Later { .. }
             | CallState::Proposed { .. }
             | CallState::Unknown { .. }
             | CallState::Settled(_) => None,
@@ -157,6 +230,31 @@ impl RunState {
         *call =
             next(call).ok_or_else(|| wrong_call(event, call_id, "its state, attempt or digest does not allow that"))?;
         Ok(())
+    }
+}
+
+/// What an answer makes of the call that it is about.
+fn settled(now: &CallState, ask: &Ask, answer: &Answer) -> Option<CallState> {
+    let attempt = ask.attempt;
+    match answer {
+        Answer::Happened { .. } => Some(CallState::Settled(Settlement::Reported)),
+        Answer::Retry { .. } => Some(CallState::Due { attempt: attempt + 1 }),
+        Answer::End { .. } => Some(now.clone()),
+        Answer::Withdrawn { why } => Some(with_note(now, why)),
+        // The call is proposed again, and finds its approval; a no is followed by the verdict that settles it.
+        Answer::Allowed { .. } | Answer::Denied { .. } | Answer::Expired {} => match now {
+            CallState::Asked { attempt: asked, call, .. } if *asked == attempt && ask.call == Some(call.digest) => {
+                let allowed = matches!(answer, Answer::Allowed { .. });
+                Some(if allowed { CallState::Due { attempt } } else { now.clone() })
+            }
+            CallState::Asked { .. }
+            | CallState::Later { .. }
+            | CallState::Due { .. }
+            | CallState::Proposed { .. }
+            | CallState::Permitted { .. }
+            | CallState::Unknown { .. }
+            | CallState::Settled(_) => None,
+        },
     }
 }
 

@@ -12,6 +12,7 @@ impl RunState {
             return Err(out_of_order("EpochOpened", "epochs count up by one"));
         }
         self.listings.clear();
+        self.listed.clear();
         self.epoch = Some(Epoch { number, pod_name: pod_name.to_owned(), opened_at: at, claim: None, ended: None });
         Ok(())
     }
@@ -27,7 +28,8 @@ impl RunState {
         Ok(())
     }
 
-    /// What is in flight has to be closed first. A proposal without a verdict is due again.
+    /// What is in flight has to be closed first. A proposal without a verdict is due again, and so is
+    /// one that was told to wait.
     pub(super) fn end_epoch(&mut self, number: u64, ended: Ended, active: u64) -> Result<(), IllegalEvent> {
         if self.calls_in_flight().next().is_some() {
             return Err(out_of_order("EpochEnded", "a permit is out"));
@@ -41,7 +43,7 @@ impl RunState {
             self.rested_at = Some(ended.at);
         }
         for call in self.calls.values_mut() {
-            if let CallState::Proposed { attempt, .. } = call {
+            if let CallState::Proposed { attempt, .. } | CallState::Later { attempt, .. } = call {
                 *call = CallState::Due { attempt: *attempt };
             }
         }

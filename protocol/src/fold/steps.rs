@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{CallState, IllegalEvent, ModelState, RunState, out_of_order, wrong_call};
-use crate::cost::Usage;
+use crate::cost::{Prices, Usage};
 use crate::event::{Failure, FailureReason, Item, Listing, ModelResponse};
 use crate::{CALLS_PER_RESPONSE_MAX, MODEL_ATTEMPTS_MAX};
 
@@ -12,6 +12,8 @@ impl RunState {
         if self.plan.as_ref().is_none_or(|plan| plan.tool(tool).is_none()) {
             return Err(out_of_order("ToolsListed", "the plan names no such tool"));
         }
+        let listed = self.listed.entry(tool.to_owned()).or_default();
+        *listed = listed.saturating_add(1);
         match listing {
             Listing::Listed(operations) => {
                 self.listings.insert(tool.to_owned(), operations.clone());
@@ -56,9 +58,13 @@ impl RunState {
         self.model = if calls.is_empty() { ModelState::Done } else { ModelState::Idle };
         self.calls_total += u32::try_from(calls.len()).unwrap_or(u32::MAX);
         self.calls = calls;
+        self.asked_since.clear();
+        self.approved.clear();
+        self.ran_under.clear();
         self.steps = step;
+        self.attempts_given_up = 0;
         self.usage = self.usage.plus(&response.usage);
-        if let Some(prices) = self.plan.as_ref().and_then(|plan| plan.model.prices) {
+        if let Some(prices) = self.prices() {
             self.cost = self.cost.plus(prices.cost(&response.usage));
         }
         self.output = text_of(response);
@@ -78,15 +84,39 @@ impl RunState {
         Ok(())
     }
 
-    /// A request whose answer will never be known counts as spent, at the dearer of the two prices.
+    /// The plan's next model takes over, once the one before it has failed.
+    pub(super) fn replace_model(&mut self, model: &str, by: &str) -> Result<(), IllegalEvent> {
+        let ModelState::Failed { attempt, .. } = self.model else {
+            return Err(out_of_order("ModelReplaced", "the model has not failed"));
+        };
+        let mut left = self.plan.iter().flat_map(|plan| plan.models()).skip(self.models_given_up);
+        if left.next().is_none_or(|present| present.name != model) {
+            return Err(out_of_order("ModelReplaced", "another model is asked"));
+        }
+        if left.next().is_none_or(|next| next.name != by) {
+            return Err(out_of_order("ModelReplaced", "the plan names another model next"));
+        }
+        self.models_given_up += 1;
+        self.attempts_given_up = attempt;
+        Ok(())
+    }
+
+    /// What the model that is asked now costs.
+    fn prices(&self) -> Option<Prices> {
+        self.plan.as_ref().and_then(|plan| plan.model_after(self.models_given_up).prices)
+    }
+
+    /// A request whose answer will never be known counts as spent, at the dearest of the prices.
     pub(super) fn interrupt_model(&mut self) {
         let ModelState::InFlight { step, attempt, reserved_tokens } = self.model else { return };
         self.model = ModelState::Failed { step, attempt };
         self.presumed.tokens = self.presumed.tokens.saturating_add(reserved_tokens);
-        if let Some(prices) = self.plan.as_ref().and_then(|plan| plan.model.prices) {
+        if let Some(prices) = self.prices() {
             let input = Usage { input_tokens: Some(reserved_tokens), ..Usage::default() };
+            let written = Usage { cache_write_tokens: Some(reserved_tokens), ..input };
             let output = Usage { output_tokens: Some(reserved_tokens), ..Usage::default() };
-            self.presumed.cost = self.presumed.cost.plus(prices.cost(&input).max(prices.cost(&output)));
+            let dearest = prices.cost(&input).max(prices.cost(&written)).max(prices.cost(&output));
+            self.presumed.cost = self.presumed.cost.plus(dearest);
         }
     }
 
@@ -131,7 +161,7 @@ fn text_of(response: &ModelResponse) -> Option<String> {
         .iter()
         .filter_map(|item| match item {
             Item::Text { text } => Some(text.as_str()),
-            Item::ToolCall { .. } => None,
+            Item::Reasoning { .. } | Item::Block { .. } | Item::ToolCall { .. } => None,
         })
         .collect();
     (!texts.is_empty()).then(|| texts.join("\n"))
