@@ -30,16 +30,18 @@ pub(super) fn prepare(
     let mut state = before.map_or_else(RunState::default, |folded| RunState::clone(&folded.state));
     let mut chain = expected;
     let mut records = Vec::with_capacity(events.len());
+    let mut bytes = before.map_or(0, |folded| folded.bytes);
     for event in events {
         refuse_other_run(run, &event)?;
         let sealed = chain.seal(event, now)?;
         state.apply(&sealed.record)?;
         chain = sealed.head();
+        bytes = bytes.saturating_add(sealed.bytes.len() as u64);
         records.push(sealed);
     }
     let head = head_after(run, before.map(|folded| &folded.head), &state, chain, batch);
     let append = Append { expected, records, next: head.clone(), batch };
-    Ok(Prepared { append, folded: Folded { state: Arc::new(state), head } })
+    Ok(Prepared { append, folded: Folded { state: Arc::new(state), head, bytes } })
 }
 
 fn refuse_other_run(run: &ObjectId, event: &Event) -> Result<(), JournalError> {

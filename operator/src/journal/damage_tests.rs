@@ -9,7 +9,7 @@ use belay_protocol::Digest;
 use belay_protocol::event::{EndReason, Event, Outcome, RunEnd};
 use belay_protocol::plan::ObjectId;
 use rstest::rstest;
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+use rusqlite::Connection;
 
 use super::error::OpenError;
 use super::{Damage, Journal, JournalError};
@@ -63,10 +63,8 @@ async fn only_one_is_damaged(path: &Path) -> Damage {
     damage
 }
 
-async fn execute(path: &Path, sql: &'static str) {
-    let pool = SqlitePool::connect_with(SqliteConnectOptions::new().filename(path)).await.unwrap();
-    assert_eq!(sqlx::query(sql).execute(&pool).await.unwrap().rows_affected(), 1);
-    pool.close().await;
+fn execute(path: &Path, sql: &str) {
+    assert_eq!(Connection::open(path).unwrap().execute(sql, []).unwrap(), 1);
 }
 
 #[tokio::test]
@@ -79,12 +77,11 @@ async fn an_event_of_a_kind_that_is_not_known_damages_its_run_alone() {
     // As a later version would have written it: chained, and behind the head.
     let bytes = format!(r#"{{"at":{},"event":{{"kind":"Teleported"}},"seq":3}}"#, head.at).into_bytes();
     let hash = Digest::chained(head.hash, &bytes);
-    let pool = SqlitePool::connect_with(SqliteConnectOptions::new().filename(&path)).await.unwrap();
+    let connection = Connection::open(&path).unwrap();
     let insert = "INSERT INTO events (run, seq, epoch, bytes, hash) VALUES ('hurt-uid', 3, 1, ?, ?)";
-    sqlx::query(insert).bind(bytes).bind(hash.as_bytes()).execute(&pool).await.unwrap();
-    let update = "UPDATE heads SET seq = 3, hash = ? WHERE run = 'hurt-uid'";
-    sqlx::query(update).bind(hash.as_bytes()).execute(&pool).await.unwrap();
-    pool.close().await;
+    connection.execute(insert, (bytes, hash.as_bytes())).unwrap();
+    connection.execute("UPDATE heads SET seq = 3, hash = ? WHERE run = 'hurt-uid'", [hash.as_bytes()]).unwrap();
+    drop(connection);
     let journal = Journal::open(&path).await.unwrap();
     let error = journal.state("hurt-uid").await.unwrap_err().to_string();
     assert!(error.contains("hurt-uid") && error.contains("unknown variant `Teleported`"), "{error}");
@@ -115,7 +112,7 @@ async fn a_page_that_was_overwritten_damages_the_run_that_lay_there_alone() {
 async fn a_head_that_cannot_be_read_damages_its_run_alone(#[case] sql: &'static str) {
     let folder = tempfile::tempdir().unwrap();
     let path = written(folder.path()).await;
-    execute(&path, sql).await;
+    execute(&path, sql);
     assert!(matches!(only_one_is_damaged(&path).await, Damage::Database(_)));
 }
 
@@ -160,7 +157,7 @@ async fn one_damaged_run_keeps_nobody_from_starting() {
     use crate::rollback::{Finding, heed};
     let folder = tempfile::tempdir().unwrap();
     let path = written(folder.path()).await;
-    execute(&path, "UPDATE events SET bytes = x'00' WHERE run = 'hurt-uid' AND seq = 2").await;
+    execute(&path, "UPDATE events SET bytes = x'00' WHERE run = 'hurt-uid' AND seq = 2");
     let journal = Journal::open(&path).await.unwrap();
     let lobby = Lobby::new(QueueLimits { installation: 5, namespace: 5, starting: 5 });
     crate::agent_run::resume_slots(&journal, &lobby).await.unwrap();

@@ -6,12 +6,11 @@ use std::time::Duration;
 use belay_protocol::chain::Head;
 use belay_protocol::export;
 use belay_protocol::plan::ObjectId;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+use rusqlite::{Connection, OpenFlags};
 
 use super::chain::{check_end, open_rows};
 use super::error::Damage;
-use super::sqlite::{SCHEMA_VERSION, is_corrupt, read_events, read_heads};
+use super::sqlite::{SCHEMA_VERSION, is_corrupt, read_events, read_head, read_heads_named};
 use super::store::RunHead;
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,30 +32,29 @@ pub enum ExportError {
     #[error("the journal of run {run} is damaged: {damage}")]
     Damaged { run: String, damage: Damage },
     #[error("reading {}: {source}", path.display())]
-    Read { path: PathBuf, source: sqlx::Error },
+    Read { path: PathBuf, source: rusqlite::Error },
 }
 
-/// The export of `run`, `NAMESPACE/NAME` or a uid, verified before it is given away.
-pub async fn export(path: &Path, run: &str) -> Result<Vec<u8>, ExportError> {
+/// The export of `run`, `NAMESPACE/NAME` or a uid, verified before it is given away. Blocks its thread.
+pub fn export(path: &Path, run: &str) -> Result<Vec<u8>, ExportError> {
     if !path.exists() {
         return Err(ExportError::Missing(path.to_owned()));
     }
     let failed = |source| ExportError::Read { path: path.to_owned(), source };
-    let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY_TIMEOUT);
-    let mut connection = options.disable_statement_logging().connect().await.map_err(failed)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
     // All that follows sees the journal as of here, whatever the operator writes meanwhile.
-    let mut snapshot = connection.begin().await.map_err(failed)?;
-    let meta = sqlx::query("SELECT journal_id, schema_version FROM meta").fetch_one(&mut *snapshot).await;
-    let meta = meta.map_err(failed)?;
-    let found: i64 = meta.try_get("schema_version").map_err(failed)?;
+    let snapshot = connection.transaction().map_err(failed)?;
+    let sql = "SELECT journal_id, schema_version FROM meta";
+    let (journal, found): (String, i64) =
+        snapshot.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)?;
     if found != SCHEMA_VERSION {
         return Err(ExportError::Schema { found });
     }
-    let journal: String = meta.try_get("journal_id").map_err(failed)?;
-    let head = find(&mut snapshot, run).await.map_err(failed)?;
-    let head = one_of(head, run)?;
+    let head = one_of(find(&snapshot, run).map_err(failed)?, run)?;
     let damaged = |damage| ExportError::Damaged { run: name(&head.run), damage };
-    let rows = read_events(&mut *snapshot, &head.run.uid, 1, head.chain.seq).await.map_err(|error| {
+    let rows = read_events(&snapshot, &head.run.uid, 1, head.chain.seq).map_err(|error| {
         if is_corrupt(&error) { damaged(Damage::Database(error.to_string())) } else { failed(error) }
     })?;
     let records = open_rows(Head::empty(), &rows).map_err(damaged)?;
@@ -64,13 +62,10 @@ pub async fn export(path: &Path, run: &str) -> Result<Vec<u8>, ExportError> {
     Ok(export::write(&journal, &head.run, &records))
 }
 
-async fn find(connection: &mut SqliteConnection, run: &str) -> Result<Vec<RunHead>, sqlx::Error> {
+fn find(connection: &Connection, run: &str) -> Result<Vec<RunHead>, rusqlite::Error> {
     match run.split_once('/') {
-        Some((namespace, name)) => {
-            let query = sqlx::query("SELECT * FROM heads WHERE namespace = ? AND name = ? ORDER BY rowid");
-            read_heads(connection, query.bind(namespace).bind(name)).await
-        }
-        None => read_heads(connection, sqlx::query("SELECT * FROM heads WHERE run = ?").bind(run)).await,
+        Some((namespace, name)) => read_heads_named(connection, namespace, name),
+        None => Ok(read_head(connection, run)?.into_iter().collect()),
     }
 }
 
@@ -105,7 +100,7 @@ mod tests {
         let journal = Journal::open(&path).await.unwrap();
         write_runs(&journal).await;
         for run in ["ns/done", "in-flight-uid", "ns/unknown", "ns/refused"] {
-            let verified = export::verify(&export(&path, run).await.unwrap()).unwrap();
+            let verified = export::verify(&export(&path, run).unwrap()).unwrap();
             let uid = &verified.header.run.uid;
             assert_eq!(verified.header.journal, journal.id());
             assert_eq!(Some(verified.head.hash), journal.head(uid).await.unwrap().map(|head| head.hash));
@@ -120,15 +115,15 @@ mod tests {
     async fn what_cannot_be_exported_is_named_with_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.db");
-        assert!(matches!(export(&path, "ns/a").await, Err(ExportError::Missing(_))));
+        assert!(matches!(export(&path, "ns/a"), Err(ExportError::Missing(_))));
         assert!(!path.exists(), "nothing is made by looking");
         let journal = Journal::open(&path).await.unwrap();
         write_runs(&journal).await;
-        assert!(matches!(export(&path, "ns/nobody").await, Err(ExportError::UnknownRun(_))));
+        assert!(matches!(export(&path, "ns/nobody"), Err(ExportError::UnknownRun(_))));
         let again = ObjectId { namespace: "ns".into(), name: "refused".into(), uid: "again-uid".into() };
         let end = journal.records("refused-uid", 1).await.unwrap().remove(0).record.event;
         journal.append(&again, 0, vec![end]).await.unwrap();
-        let error = export(&path, "ns/refused").await.unwrap_err();
+        let error = export(&path, "ns/refused").unwrap_err();
         assert!(error.to_string().ends_with("by uid: refused-uid, again-uid"), "{error}");
     }
 }

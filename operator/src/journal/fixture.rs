@@ -15,13 +15,13 @@ use belay_protocol::event::{
 };
 use belay_protocol::fold::RunState;
 use belay_protocol::plan::ObjectId;
+use rusqlite::Connection;
 use serde_json::json;
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 
 use super::sqlite::{SCHEMA_VERSION, SqliteStore};
+use super::store::BatchSpan;
 use super::{Batch, BatchKey, Journal};
-use crate::gate::tests::plan_of;
-use crate::gate::{Standing, decide};
+use crate::gate::tests::{decide_allowed, plan_of};
 
 /// The folder of the databases, one for each schema.
 fn folder() -> PathBuf {
@@ -37,7 +37,7 @@ fn request(step: u32) -> Event {
 }
 
 fn response(step: u32, items: Vec<Item>, finish: Finish) -> Event {
-    let usage = Usage { input_tokens: Some(3), cached_input_tokens: None, output_tokens: Some(2) };
+    let usage = Usage { input_tokens: Some(3), cached_input_tokens: None, output_tokens: Some(2), ..Usage::default() };
     let response = ModelResponse { items, finish, usage, response_id: None, model: None, milliseconds: 1 };
     Event::ModelResponded { step, attempt: 1, response }
 }
@@ -67,7 +67,7 @@ fn observed(call_id: &str) -> Event {
 
 async fn runner_says(journal: &Journal, run: &ObjectId, session: u64, n: u64, events: Vec<Event>) -> Arc<RunState> {
     let batch = Batch { key: BatchKey { epoch: 1, session, n }, events };
-    let gate = |state: &RunState, events: &[Event]| decide(state, events.to_vec(), Standing::Running);
+    let gate = |state: &RunState, events: &[Event]| decide_allowed(state, events.to_vec());
     journal.append_batch(&run.uid, batch, gate).await.unwrap().state
 }
 
@@ -92,7 +92,7 @@ async fn begin(journal: &Journal, run: &ObjectId) -> u64 {
 
 /// One run of each sort: done with one call allowed and one denied, waiting for an answer, with an end that
 /// nobody knows, and refused before it began.
-pub(super) async fn write_runs(journal: &Journal) {
+pub(crate) async fn write_runs(journal: &Journal) {
     let done = run("done");
     let session = begin(journal, &done).await;
     let state = journal.state(&done.uid).await.unwrap().unwrap();
@@ -128,7 +128,7 @@ async fn write_the_fixture_of_this_schema() {
     let path = folder().join(format!("journal-v{SCHEMA_VERSION}.db"));
     assert!(!path.exists(), "{} is there: a released schema's fixture never changes", path.display());
     let store = SqliteStore::open(&path, "f".repeat(32), 64 * 1024).await.unwrap();
-    let journal = Journal::over(Arc::new(store), || 1_790_000_000_000, Duration::ZERO).await.unwrap();
+    let journal = Journal::over(Arc::new(store), || 1_790_000_000_000, Duration::ZERO, None).await.unwrap();
     write_runs(&journal).await;
     journal.close().await;
     for beside in ["db.lock", "db.reserve"] {
@@ -153,6 +153,8 @@ async fn a_journal_of_every_earlier_version_opens_verifies_and_goes_on() {
             assert!(journal.state(&uid).await.unwrap().is_some(), "{name}");
         }
         let open = run("in-flight");
+        let span = journal.inner.store.batch(&open.uid, 1, 2).await.unwrap();
+        assert_eq!(span, Some(BatchSpan { first_seq: 6, last_seq: 6 }), "found though no table tells of it any more");
         assert_eq!(journal.run_of_pod("ns", "belay-run-in-flight"), Some(open.clone()));
         journal.append(&open, 8, vec![Event::CancelRequested {}]).await.unwrap();
         journal.close().await;
@@ -164,20 +166,16 @@ async fn a_file_that_cannot_be_brought_up_stays_as_it_was() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("journal.db");
     std::fs::copy(folder().join("journal-v1.db"), &path).unwrap();
-    let tables = async || {
-        let pool = SqlitePool::connect_with(SqliteConnectOptions::new().filename(&path)).await.unwrap();
+    let tables = || -> (i64, i64) {
         let sql = "SELECT (SELECT schema_version FROM meta), (SELECT count(*) FROM pragma_table_info('heads'))";
-        let row = sqlx::query_as::<_, (i64, i64)>(sql).fetch_one(&pool).await.unwrap();
-        pool.close().await;
-        row
+        let connection = Connection::open(&path).unwrap();
+        connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
     };
-    let before = tables().await;
-    let pool = SqlitePool::connect_with(SqliteConnectOptions::new().filename(&path)).await.unwrap();
+    let before = tables();
     // In the way of the last statement of the step: what the ones before it did must not stay.
-    sqlx::query("CREATE TABLE deleted_heads (x)").execute(&pool).await.unwrap();
-    pool.close().await;
+    Connection::open(&path).unwrap().execute("CREATE TABLE deleted_heads (x)", []).unwrap();
     let error = Journal::open(&path).await.map(drop).unwrap_err();
     assert!(error.to_string().contains("journal.db"), "{error}");
-    assert_eq!(tables().await, before);
+    assert_eq!(tables(), before);
     assert_eq!(before.0, 1);
 }

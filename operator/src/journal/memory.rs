@@ -14,6 +14,8 @@ use super::store::RunHead;
 pub(super) struct Folded {
     pub state: Arc<RunState>,
     pub head: RunHead,
+    /// Of all its records.
+    pub bytes: u64,
 }
 
 #[derive(Default)]

@@ -14,8 +14,11 @@ mod damage_tests;
 mod error;
 mod export;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod memory;
+#[cfg(test)]
+pub(crate) mod model;
+mod observer;
 mod place;
 mod reserve;
 mod retention;
@@ -47,6 +50,7 @@ use self::chain::{Prepared, check_end, open_rows, prepare};
 pub use self::error::{Damage, JournalError, OpenError};
 pub use self::export::{ExportError, export};
 use self::memory::{Folded, Memory};
+pub use self::observer::CommitObserver;
 use self::sqlite::SqliteStore;
 pub use self::store::{BatchKey, RunHead};
 use self::store::{Change, Fence, Outcome, Store, StoreError};
@@ -99,16 +103,48 @@ impl Journal {
     /// Opens the journal in the file `path`, or makes it. Held locked until [`Journal::close`] or the last
     /// handle is dropped. Must be called within a tokio runtime.
     pub async fn open_with(path: &Path, settings: Settings) -> Result<Self, JournalError> {
-        let id = format!("{:032x}", rand::random::<u128>());
-        let store = Arc::new(SqliteStore::open(path, id, settings.reserve_bytes).await?);
-        let opened = Self::over(store, || jiff::Timestamp::now().as_millisecond(), settings.retention).await;
-        opened.map_err(|error| match error {
-            StoreError::Corrupt(message) => OpenError::Corrupt { path: path.to_owned(), message }.into(),
-            StoreError::Full | StoreError::Fenced | StoreError::Io(_) | StoreError::Closed => error.into(),
-        })
+        Self::open_observed(path, settings, None).await
     }
 
-    async fn over(store: Arc<dyn Store>, clock: Clock, retention: Duration) -> Result<Self, StoreError> {
+    /// As [`Journal::open_with`], with someone who stands by at every commit.
+    pub async fn open_observed(
+        path: &Path,
+        settings: Settings,
+        observer: Option<Arc<dyn CommitObserver>>,
+    ) -> Result<Self, JournalError> {
+        let id = format!("{:032x}", rand::random::<u128>());
+        let store = Arc::new(SqliteStore::open(path, id, settings.reserve_bytes).await?);
+        let clock = || jiff::Timestamp::now().as_millisecond();
+        let opened = Self::assemble(store, clock, settings.retention, observer).await;
+        let (journal, writing) = opened.map_err(|error| match error {
+            StoreError::Corrupt(message) => OpenError::Corrupt { path: path.to_owned(), message }.into(),
+            StoreError::Full | StoreError::Fenced | StoreError::Io(_) | StoreError::Closed => JournalError::from(error),
+        })?;
+        writer::on_its_own_thread(writing)
+            .map_err(|e| OpenError::Unusable { path: path.to_owned(), message: format!("no thread for it: {e}") })?;
+        Ok(journal)
+    }
+
+    /// A journal over any store, that writes in a task.
+    #[cfg(test)]
+    async fn over(
+        store: Arc<dyn Store>,
+        clock: Clock,
+        retention: Duration,
+        observer: Option<Arc<dyn CommitObserver>>,
+    ) -> Result<Self, StoreError> {
+        let (journal, writing) = Self::assemble(store, clock, retention, observer).await?;
+        tokio::spawn(writing);
+        Ok(journal)
+    }
+
+    /// The handle, and what writes for it until the last handle is gone, or until `close`, which waits for it.
+    async fn assemble(
+        store: Arc<dyn Store>,
+        clock: Clock,
+        retention: Duration,
+        observer: Option<Arc<dyn CommitObserver>>,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), StoreError> {
         let memory = Arc::new(Memory::default());
         for head in store.open_heads().await? {
             memory.note(&head);
@@ -119,15 +155,21 @@ impl Journal {
         let (fenced, closing) = (CancellationToken::new(), CancellationToken::new());
         let writer = Writer {
             store: Arc::clone(&store),
+            observer,
             memory: Arc::clone(&memory),
             changes: changes.clone(),
             healthy: Arc::clone(&healthy),
             fenced: fenced.clone(),
         };
-        // Ends with the last handle, or by `close`, which waits for it.
-        tokio::spawn(writer.run(queued, closing.clone()));
+        let writing = writer.run(queued, closing.clone());
         let inner = Inner { store, memory, queue, changes, healthy, fenced, closing, clock, retention };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok((Self { inner: Arc::new(inner) }, writing))
+    }
+
+    /// Milliseconds since the Unix epoch, as the next record would tell them.
+    #[must_use]
+    pub fn now(&self) -> i64 {
+        (self.inner.clock)()
     }
 
     /// The journal's random id, made once.
@@ -175,6 +217,11 @@ impl Journal {
     /// The run's state, folded from verified records. None: the journal holds no row of it.
     pub async fn state(&self, uid: &str) -> Result<Option<Arc<RunState>>, JournalError> {
         Ok(self.folded(uid).await?.map(|folded| folded.state))
+    }
+
+    /// What the run's records take, in bytes; without what the database adds. 0: the journal holds no row of it.
+    pub async fn bytes(&self, uid: &str) -> Result<u64, JournalError> {
+        Ok(self.folded(uid).await?.map_or(0, |folded| folded.bytes))
     }
 
     /// Where the run's chain ends.
@@ -286,7 +333,8 @@ impl Journal {
         check_end(&head, &records).map_err(|damage| damaged(uid, damage))?;
         let state = RunState::replay(records.iter().map(|sealed| &sealed.record));
         let state = state.map_err(|error| damaged(uid, error.into()))?;
-        let folded = Folded { state: Arc::new(state), head };
+        let bytes = records.iter().map(|sealed| sealed.bytes.len() as u64).sum();
+        let folded = Folded { state: Arc::new(state), head, bytes };
         self.inner.memory.put(folded.clone());
         Ok(Some(folded))
     }

@@ -84,6 +84,7 @@ fn ends(event: &Event) -> bool {
         | Event::ToolsListed { .. }
         | Event::ModelRequested { .. }
         | Event::ModelResponded { .. }
+        | Event::ModelReplaced { .. }
         | Event::CallProposed { .. }
         | Event::CallDecided { .. }
         | Event::PermitReturned { .. }
@@ -178,6 +179,7 @@ pub trait Store: Send + Sync + 'static {
     async fn open_heads(&self) -> Result<Vec<RunHead>, StoreError>;
     /// Rows of a run with `first <= seq <= last`, in order.
     async fn events(&self, run: &str, first: u64, last: u64) -> Result<Vec<StoredEvent>, StoreError>;
+    /// None: no such batch, or one that put nothing in.
     async fn batch(&self, run: &str, epoch: u64, n: u64) -> Result<Option<BatchSpan>, StoreError>;
     /// Runs whose AgentRun is not known to be deleted, oldest first.
     async fn kept(&self) -> Result<Vec<ObjectId>, StoreError>;

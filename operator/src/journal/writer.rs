@@ -1,5 +1,5 @@
-//! The one task that writes: takes changes of many runs from a bounded queue, commits them together, and
-//! answers each once it is durable.
+//! The one that writes: takes changes of many runs from a bounded queue, commits them together, and answers each
+//! once it is durable. Why on a thread of its own: docs/decisions/0010.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +9,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::memory::{Folded, Memory};
+use super::observer::{CommitObserver, names};
 use super::store::{Change, Outcome, Store, StoreError};
 
 /// The most changes of one transaction.
@@ -29,11 +30,19 @@ pub(super) struct Waiter {
 
 pub(super) struct Writer {
     pub store: Arc<dyn Store>,
+    pub observer: Option<Arc<dyn CommitObserver>>,
     pub memory: Arc<Memory>,
     pub changes: broadcast::Sender<ObjectId>,
     pub healthy: Arc<AtomicBool>,
     /// Cancelled once another leader has raised the fence.
     pub fenced: CancellationToken,
+}
+
+/// Drives a [`Writer`] of this runtime beside the runtime's workers: a commit blocks until the disk has answered,
+/// and the next group must not wait for a worker that is busy.
+pub(super) fn on_its_own_thread(writing: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::Builder::new().name("journal".into()).spawn(move || runtime.block_on(writing)).map(drop)
 }
 
 impl Writer {
@@ -66,7 +75,14 @@ impl Writer {
         if !self.healthy.load(Ordering::Acquire) && !self.recover().await {
             return fail(waiters, &StoreError::Io("the journal's file could not be opened anew".into()));
         }
-        match self.store.commit(&changes).await {
+        if let Some(observer) = &self.observer {
+            observer.before(&names(&changes)).await;
+        }
+        let committed = self.store.commit(&changes).await;
+        if let Some(observer) = &self.observer {
+            observer.after(&names(&changes)).await;
+        }
+        match committed {
             Ok(outcomes) => self.settle(&changes, waiters, outcomes),
             // Neither one run's large batch nor its damage may keep another run out.
             Err(StoreError::Full | StoreError::Corrupt(_)) if changes.len() > 1 => {

@@ -1,220 +1,238 @@
 //! The statements of one write transaction, and rows read back as values.
 
 use belay_protocol::Digest;
-use belay_protocol::chain::Head;
+use belay_protocol::chain::{Head, SealedRecord};
 use belay_protocol::plan::ObjectId;
-use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteExecutor, SqliteRow};
-use sqlx::{QueryBuilder, Row as _, Sqlite};
+use rusqlite::types::Type;
+use rusqlite::{Connection, Error, OptionalExtension as _, Params, Row, ToSql, params};
 
-use crate::journal::store::{Append, BatchKey, Change, Fence, Outcome, RunHead, StoredEvent};
+use crate::journal::store::{Append, BatchSpan, Change, Fence, Outcome, RunHead, StoredEvent};
 
-/// Events of one statement: batches of usual size take one, and few statements are kept prepared.
-const INSERT_ROWS: usize = 8;
 /// The most rows that forgetting removes in one transaction: it holds up every other run.
 const FORGET_ROWS: i64 = 512;
 
-pub(super) async fn apply(tx: &mut SqliteConnection, change: &Change) -> Result<Outcome, sqlx::Error> {
+pub(super) fn apply(tx: &Connection, change: &Change) -> Result<Outcome, Error> {
     match change {
-        Change::Append(append) => add(tx, append).await,
+        Change::Append(append) => add(tx, append),
         Change::RaiseSession { run, epoch } => {
-            let raised = sqlx::query(
-                "UPDATE heads SET session = session + 1 WHERE run = ? AND epoch = ? AND pod_name IS NOT NULL RETURNING session",
-            );
-            let row = raised.bind(run).bind(stored(*epoch)).fetch_optional(&mut *tx).await?;
-            match row {
-                Some(row) => Ok(Outcome::Session(number(&row, "session")?)),
-                None => refused(tx, run).await,
-            }
+            let sql = "UPDATE heads SET session = session + 1 \
+                       WHERE run = ? AND epoch = ? AND pod_name IS NOT NULL RETURNING session";
+            let mut raise = tx.prepare_cached(sql)?;
+            let session = raise.query_row(params![run, stored(*epoch)], |row| number(row, "session")).optional()?;
+            session.map_or_else(|| refused(tx, run), |session| Ok(Outcome::Session(session)))
         }
         Change::MarkDeleted { run, at } => {
-            let marked =
-                sqlx::query("UPDATE heads SET deleted_at = ? WHERE run = ? AND ended = 1 AND deleted_at IS NULL");
-            marked.bind(at).bind(run).execute(&mut *tx).await?;
+            let sql = "UPDATE heads SET deleted_at = ? WHERE run = ? AND ended = 1 AND deleted_at IS NULL";
+            execute(tx, sql, params![at, run])?;
             Ok(Outcome::Done)
         }
-        Change::Forget { run } => forget(tx, run).await,
+        Change::Forget { run } => forget(tx, run),
     }
 }
 
 /// Some rows of a run, the oldest first, and its head with the last of them. What is cut off in between is
 /// gone on with: the mark on the head stays until then.
-async fn forget(tx: &mut SqliteConnection, run: &str) -> Result<Outcome, sqlx::Error> {
-    let some =
-        sqlx::query("DELETE FROM events WHERE run = ? AND seq < (SELECT MIN(seq) FROM events WHERE run = ?) + ?");
-    let gone = some.bind(run).bind(run).bind(FORGET_ROWS).execute(&mut *tx).await?.rows_affected();
-    let rest = sqlx::query("SELECT 1 FROM events WHERE run = ? LIMIT 1").bind(run);
-    let outcome = if gone > 0 && rest.fetch_optional(&mut *tx).await?.is_some() {
+fn forget(tx: &Connection, run: &str) -> Result<Outcome, Error> {
+    let some = "DELETE FROM events WHERE run = ? AND seq < (SELECT MIN(seq) FROM events WHERE run = ?) + ?";
+    let gone = execute(tx, some, params![run, run, FORGET_ROWS])?;
+    let mut rest = tx.prepare_cached("SELECT 1 FROM events WHERE run = ? LIMIT 1")?;
+    let outcome = if gone > 0 && rest.exists([run])? {
         Outcome::More
     } else {
-        for table in ["DELETE FROM batches WHERE run = ?", "DELETE FROM heads WHERE run = ?"] {
-            sqlx::query(table).bind(run).execute(&mut *tx).await?;
-        }
+        execute(tx, "DELETE FROM heads WHERE run = ?", [run])?;
         Outcome::Done
     };
     // Does nothing to a file of version 1, which uses its free pages again but never gives them back.
-    sqlx::query("PRAGMA incremental_vacuum(1024)").execute(&mut *tx).await?;
+    tx.execute_batch("PRAGMA incremental_vacuum(1024)")?;
     Ok(outcome)
 }
 
 /// Number of the fence that stands. 0: none was ever raised.
-pub(super) async fn fence(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
-    let row = sqlx::query("SELECT COALESCE(MAX(number), 0) AS number FROM fences").fetch_one(&mut *connection).await?;
-    number(&row, "number")
+pub(super) fn fence(connection: &Connection) -> Result<u64, Error> {
+    let sql = "SELECT COALESCE(MAX(number), 0) AS number FROM fences";
+    connection.prepare_cached(sql)?.query_row([], |row| number(row, "number"))
 }
 
 /// The next commit's number is taken, and `fence` still stands. One statement, since every commit waits for it.
-pub(super) async fn count_commit(tx: &mut SqliteConnection, fence: u64) -> Result<bool, sqlx::Error> {
-    let count =
-        sqlx::query("UPDATE meta SET commits = commits + 1 WHERE (SELECT COALESCE(MAX(number), 0) FROM fences) = ?");
-    Ok(count.bind(stored(fence)).execute(&mut *tx).await?.rows_affected() == 1)
+pub(super) fn count_commit(tx: &Connection, fence: u64) -> Result<bool, Error> {
+    let sql = "UPDATE meta SET commits = commits + 1 WHERE (SELECT COALESCE(MAX(number), 0) FROM fences) = ?";
+    Ok(execute(tx, sql, [stored(fence)])? == 1)
 }
 
 /// Raises the fence for the holder of `lease`. Within one Lease numbers must not go back, and a Lease that
 /// another one replaced never comes again.
-pub(super) async fn raise(tx: &mut SqliteConnection, lease: &str, token: i64) -> Result<Fence, sqlx::Error> {
-    let stands = fence(tx).await?;
-    let known = sqlx::query("SELECT number, token FROM fences WHERE lease = ?").bind(lease);
-    if let Some(row) = known.fetch_optional(&mut *tx).await? {
-        let highest: i64 = row.try_get("token")?;
-        if number(&row, "number")? != stands || token < highest {
-            return Ok(Fence::Refused { highest });
-        }
+pub(super) fn raise(tx: &Connection, lease: &str, token: i64) -> Result<Fence, Error> {
+    let stands = fence(tx)?;
+    let mut known = tx.prepare_cached("SELECT number, token FROM fences WHERE lease = ?")?;
+    let known = known.query_row([lease], |row| Ok((number(row, "number")?, row.get::<_, i64>("token")?)));
+    if let Some((held, highest)) = known.optional()?
+        && (held != stands || token < highest)
+    {
+        return Ok(Fence::Refused { highest });
     }
-    sqlx::query(
-        "INSERT INTO fences (number, lease, token) VALUES (?, ?, ?) \
-         ON CONFLICT (lease) DO UPDATE SET number = excluded.number, token = excluded.token",
-    )
-    .bind(stored(stands + 1))
-    .bind(lease)
-    .bind(token)
-    .execute(&mut *tx)
-    .await?;
+    let sql = "INSERT INTO fences (number, lease, token) VALUES (?, ?, ?) \
+               ON CONFLICT (lease) DO UPDATE SET number = excluded.number, token = excluded.token";
+    execute(tx, sql, params![stored(stands + 1), lease, token])?;
     Ok(Fence::Raised(stands + 1))
 }
 
 /// The head moves first: where it is another one, nothing else is written.
-async fn add(tx: &mut SqliteConnection, append: &Append) -> Result<Outcome, sqlx::Error> {
-    if !move_head(tx, append).await? {
-        return refused(tx, &append.next.run.uid).await;
-    }
+fn add(tx: &Connection, append: &Append) -> Result<Outcome, Error> {
     let run = &append.next.run.uid;
-    for records in append.records.chunks(INSERT_ROWS) {
-        let mut insert = QueryBuilder::new("INSERT INTO events (run, seq, epoch, batch, bytes, hash) ");
-        insert.push_values(records, |mut row, sealed| {
-            row.push_bind(run)
-                .push_bind(stored(sealed.record.seq))
-                .push_bind(stored(append.next.epoch))
-                .push_bind(append.batch.map(|batch| stored(batch.n)))
-                .push_bind(&sealed.bytes)
-                .push_bind(sealed.hash.as_bytes());
-        });
-        insert.build().execute(&mut *tx).await?;
+    if !move_head(tx, append)? {
+        return refused(tx, run);
     }
-    if let Some(BatchKey { epoch, n, .. }) = append.batch {
-        sqlx::query("INSERT INTO batches (run, epoch, n, first_seq, last_seq) VALUES (?, ?, ?, ?, ?)")
-            .bind(run)
-            .bind(stored(epoch))
-            .bind(stored(n))
-            .bind(stored(append.expected.seq + 1))
-            .bind(stored(append.next.chain.seq))
-            .execute(&mut *tx)
-            .await?;
+    let mut insert =
+        tx.prepare_cached("INSERT INTO events (run, seq, epoch, batch, bytes, hash) VALUES (?, ?, ?, ?, ?, ?)")?;
+    let (epoch, batch) = (stored(append.next.epoch), append.batch.map(|batch| stored(batch.n)));
+    for SealedRecord { record, bytes, hash } in &append.records {
+        insert.execute(params![run, stored(record.seq), epoch, batch, bytes, hash.as_bytes()])?;
     }
     Ok(Outcome::Done)
 }
 
-async fn move_head(tx: &mut SqliteConnection, append: &Append) -> Result<bool, sqlx::Error> {
-    let next = &append.next;
-    let query = if append.expected.seq == 0 {
-        sqlx::query(
-            "INSERT INTO heads (namespace, name, seq, hash, at, epoch, batch, instance, pod_name, ended, session, run) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?) ON CONFLICT DO NOTHING",
-        )
-    } else {
-        sqlx::query(
-            "UPDATE heads SET namespace = ?, name = ?, seq = ?, hash = ?, at = ?, epoch = ?, batch = ?, instance = ?, \
-             pod_name = ?, ended = ? WHERE run = ? AND seq = ? AND hash = ? AND (? IS NULL OR (epoch = ? AND session = ?))",
-        )
-    };
-    let query = query
-        .bind(&next.run.namespace)
-        .bind(&next.run.name)
-        .bind(stored(next.chain.seq))
-        .bind(next.chain.hash.as_bytes())
-        .bind(next.chain.at)
-        .bind(stored(next.epoch))
-        .bind(stored(next.batch))
-        .bind(next.instance.as_deref())
-        .bind(next.pod_name.as_deref())
-        .bind(next.ended)
-        .bind(&next.run.uid);
-    let query = if append.expected.seq == 0 {
-        query
-    } else {
-        query
-            .bind(stored(append.expected.seq))
-            .bind(append.expected.hash.as_bytes())
-            .bind(append.batch.map(|batch| stored(batch.n)))
-            .bind(append.batch.map(|batch| stored(batch.epoch)))
-            .bind(append.batch.map(|batch| stored(batch.session)))
-    };
-    Ok(query.execute(&mut *tx).await?.rows_affected() == 1)
+fn move_head(tx: &Connection, append: &Append) -> Result<bool, Error> {
+    let (next, expected) = (&append.next, &append.expected);
+    let (seq, epoch, batch) = (stored(next.chain.seq), stored(next.epoch), stored(next.batch));
+    let hash = next.chain.hash.as_bytes();
+    let moved: [&dyn ToSql; 11] = [
+        &next.run.namespace,
+        &next.run.name,
+        &seq,
+        &hash,
+        &next.chain.at,
+        &epoch,
+        &batch,
+        &next.instance,
+        &next.pod_name,
+        &next.ended,
+        &next.run.uid,
+    ];
+    if expected.seq == 0 {
+        let sql = "INSERT INTO heads (namespace, name, seq, hash, at, epoch, batch, instance, pod_name, ended, session, run) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, ?11) ON CONFLICT DO NOTHING";
+        return Ok(execute(tx, sql, moved)? == 1);
+    }
+    let sql = "UPDATE heads SET namespace = ?1, name = ?2, seq = ?3, hash = ?4, at = ?5, epoch = ?6, batch = ?7, \
+               instance = ?8, pod_name = ?9, ended = ?10 \
+               WHERE run = ?11 AND seq = ?12 AND hash = ?13 AND (?14 IS NULL OR (epoch = ?14 AND session = ?15 AND batch < ?7))";
+    let (behind, stands) = (stored(expected.seq), expected.hash.as_bytes());
+    let of_epoch = append.batch.map(|batch| stored(batch.epoch));
+    let of_session = append.batch.map(|batch| stored(batch.session));
+    let where_it_is: [&dyn ToSql; 4] = [&behind, &stands, &of_epoch, &of_session];
+    Ok(execute(tx, sql, rusqlite::params_from_iter(moved.into_iter().chain(where_it_is)))? == 1)
 }
 
-async fn refused(tx: &mut SqliteConnection, run: &str) -> Result<Outcome, sqlx::Error> {
-    let row = sqlx::query("SELECT * FROM heads WHERE run = ?").bind(run).fetch_optional(&mut *tx).await?;
-    Ok(Outcome::Refused(row.as_ref().map(head_of).transpose()?.map(Box::new)))
+fn refused(tx: &Connection, run: &str) -> Result<Outcome, Error> {
+    Ok(Outcome::Refused(read_head(tx, run)?.map(Box::new)))
+}
+
+/// Executes a statement that is kept prepared. Answers how many rows it changed.
+fn execute(tx: &Connection, sql: &str, values: impl Params) -> Result<usize, Error> {
+    tx.prepare_cached(sql)?.execute(values)
 }
 
 /// Rows of a run with `first <= seq <= last`, in order.
-pub(in crate::journal) async fn read_events(
-    from: impl SqliteExecutor<'_>,
+pub(in crate::journal) fn read_events(
+    from: &Connection,
     run: &str,
     first: u64,
     last: u64,
-) -> Result<Vec<StoredEvent>, sqlx::Error> {
-    let query = sqlx::query("SELECT seq, bytes, hash FROM events WHERE run = ? AND seq BETWEEN ? AND ? ORDER BY seq");
-    let rows = query.bind(run).bind(stored(first)).bind(stored(last)).fetch_all(from).await?;
-    let event = |row: &SqliteRow| {
-        Ok(StoredEvent { seq: number(row, "seq")?, bytes: row.try_get("bytes")?, hash: row.try_get("hash")? })
-    };
-    rows.iter().map(event).collect()
+) -> Result<Vec<StoredEvent>, Error> {
+    let sql = "SELECT seq, bytes, hash FROM events WHERE run = ? AND seq BETWEEN ? AND ? ORDER BY seq";
+    let mut query = from.prepare_cached(sql)?;
+    let event =
+        |row: &Row<'_>| Ok(StoredEvent { seq: number(row, "seq")?, bytes: row.get("bytes")?, hash: row.get("hash")? });
+    query.query_map(params![run, stored(first), stored(last)], event)?.collect()
 }
 
-/// The heads that `query` selects, whole rows.
-pub(in crate::journal) async fn read_heads(
-    from: impl SqliteExecutor<'_>,
-    query: Query<'_, Sqlite, SqliteArguments>,
-) -> Result<Vec<RunHead>, sqlx::Error> {
-    query.fetch_all(from).await?.iter().map(head_of).collect()
+pub(in crate::journal) fn read_head(from: &Connection, run: &str) -> Result<Option<RunHead>, Error> {
+    from.prepare_cached("SELECT * FROM heads WHERE run = ?")?.query_row([run], head_of).optional()
 }
 
-pub(super) fn head_of(row: &SqliteRow) -> Result<RunHead, sqlx::Error> {
-    let hash: Vec<u8> = row.try_get("hash")?;
-    let hash = Digest::try_from(hash.as_slice()).map_err(|e| sqlx::Error::Decode(e.into()))?;
+/// Every head that is named so, oldest run first: deleted runs may have had the name too.
+pub(in crate::journal) fn read_heads_named(
+    from: &Connection,
+    namespace: &str,
+    name: &str,
+) -> Result<Vec<RunHead>, Error> {
+    let mut query = from.prepare_cached("SELECT * FROM heads WHERE namespace = ? AND name = ? ORDER BY rowid")?;
+    query.query_map([namespace, name], head_of)?.collect()
+}
+
+/// As [`crate::journal::store::Store::open_heads`]. One that cannot be read is its run's damage; whoever asks for
+/// that run is told.
+pub(super) fn read_open_heads(from: &Connection) -> Result<Vec<RunHead>, Error> {
+    let sql = "SELECT * FROM heads WHERE ended = 0 OR pod_name IS NOT NULL ORDER BY rowid";
+    let mut query = from.prepare_cached(sql)?;
+    let mut rows = query.query([])?;
+    let mut heads = Vec::new();
+    while let Some(row) = rows.next()? {
+        match head_of(row) {
+            Ok(head) => heads.push(head),
+            Err(error) => tracing::error!(%error, "damaged head"),
+        }
+    }
+    Ok(heads)
+}
+
+pub(super) fn read_kept(from: &Connection) -> Result<Vec<ObjectId>, Error> {
+    let sql = "SELECT namespace, name, run FROM heads WHERE deleted_at IS NULL ORDER BY rowid";
+    from.prepare_cached(sql)?.query_map([], run_of)?.collect()
+}
+
+pub(super) fn read_deleted(from: &Connection, at: i64, limit: u32) -> Result<Vec<String>, Error> {
+    let sql = "SELECT run FROM heads WHERE deleted_at <= ? ORDER BY deleted_at LIMIT ?";
+    from.prepare_cached(sql)?.query_map(params![at, limit], |row| row.get(0))?.collect()
+}
+
+/// Looks through the run's rows: only a batch that comes again is asked for.
+pub(super) fn read_batch(from: &Connection, run: &str, epoch: u64, n: u64) -> Result<Option<BatchSpan>, Error> {
+    let sql = "SELECT MIN(seq) AS first, MAX(seq) AS last FROM events WHERE run = ? AND epoch = ? AND batch = ? \
+               HAVING MIN(seq) IS NOT NULL";
+    let span = |row: &Row<'_>| Ok(BatchSpan { first_seq: number(row, "first")?, last_seq: number(row, "last")? });
+    from.prepare_cached(sql)?.query_row(params![run, stored(epoch), stored(n)], span).optional()
+}
+
+pub(super) fn read_commits(from: &Connection) -> Result<u64, Error> {
+    from.prepare_cached("SELECT commits FROM meta")?.query_row([], |row| number(row, "commits"))
+}
+
+fn head_of(row: &Row<'_>) -> Result<RunHead, Error> {
+    let hash: Vec<u8> = row.get("hash")?;
+    let hash = Digest::try_from(hash.as_slice()).map_err(|e| unreadable(row, "hash", Type::Blob, e))?;
     Ok(RunHead {
         run: run_of(row)?,
-        chain: Head { seq: number(row, "seq")?, hash, at: row.try_get("at")? },
+        chain: Head { seq: number(row, "seq")?, hash, at: row.get("at")? },
         epoch: number(row, "epoch")?,
         batch: number(row, "batch")?,
         session: number(row, "session")?,
-        instance: row.try_get("instance")?,
-        pod_name: row.try_get("pod_name")?,
-        ended: row.try_get("ended")?,
+        instance: row.get("instance")?,
+        pod_name: row.get("pod_name")?,
+        ended: row.get("ended")?,
     })
 }
 
-pub(super) fn run_of(row: &SqliteRow) -> Result<ObjectId, sqlx::Error> {
-    Ok(ObjectId { namespace: row.try_get("namespace")?, name: row.try_get("name")?, uid: row.try_get("run")? })
+fn run_of(row: &Row<'_>) -> Result<ObjectId, Error> {
+    Ok(ObjectId { namespace: row.get("namespace")?, name: row.get("name")?, uid: row.get("run")? })
 }
 
-pub(super) fn number(row: &SqliteRow, column: &'static str) -> Result<u64, sqlx::Error> {
-    let value: i64 = row.try_get(column)?;
-    u64::try_from(value).map_err(|e| sqlx::Error::Decode(e.into()))
+fn number(row: &Row<'_>, column: &'static str) -> Result<u64, Error> {
+    let value: i64 = row.get(column)?;
+    u64::try_from(value).map_err(|e| unreadable(row, column, Type::Integer, e))
+}
+
+fn unreadable(
+    row: &Row<'_>,
+    column: &str,
+    found: Type,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> Error {
+    let index = row.as_ref().column_index(column).unwrap_or_default();
+    Error::FromSqlConversionFailure(index, found, Box::new(error))
 }
 
 /// SQLite's integers are signed; ours count from 0 and never get near 2^63.
-pub(super) fn stored(value: u64) -> i64 {
+fn stored(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -1,12 +1,11 @@
 //! The shape of the tables, one step of SQL for each version that was ever released.
 
-use sqlx::sqlite::{SqliteConnection, SqlitePool};
-use sqlx::{Executor as _, Row as _};
+use rusqlite::{Connection, Error, OptionalExtension as _, TransactionBehavior};
 
 /// Step n makes version n out of version n - 1. A released step never changes.
-const STEPS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
+const STEPS: [&str; 3] = [include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
 /// What this build reads and writes.
-pub(in crate::journal) const SCHEMA_VERSION: i64 = 2;
+pub(in crate::journal) const SCHEMA_VERSION: i64 = 3;
 
 pub(super) enum Brought {
     UpToDate,
@@ -17,9 +16,9 @@ pub(super) enum Brought {
 }
 
 /// Makes the tables, or brings those of an earlier version to this one, in one transaction.
-pub(super) async fn bring_up(writer: &SqlitePool, fresh_id: &str) -> Result<Brought, sqlx::Error> {
-    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
-    let found = version(&mut tx).await?;
+pub(super) fn bring_up(writer: &mut Connection, fresh_id: &str) -> Result<Brought, Error> {
+    let tx = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found = version(&tx)?;
     if !(0..=SCHEMA_VERSION).contains(&found) {
         return Ok(Brought::Newer { found });
     }
@@ -27,15 +26,15 @@ pub(super) async fn bring_up(writer: &SqlitePool, fresh_id: &str) -> Result<Brou
         return Ok(Brought::UpToDate);
     }
     for step in STEPS.into_iter().skip(usize::try_from(found).unwrap_or(0)) {
-        tx.execute(sqlx::raw_sql(step)).await?;
+        tx.execute_batch(step)?;
     }
-    let write = if found == 0 {
-        sqlx::query("INSERT INTO meta (only, journal_id, commits, schema_version) VALUES (1, ?, 0, ?)").bind(fresh_id)
+    if found == 0 {
+        let sql = "INSERT INTO meta (only, journal_id, commits, schema_version) VALUES (1, ?, 0, ?)";
+        tx.execute(sql, (fresh_id, SCHEMA_VERSION))?;
     } else {
-        sqlx::query("UPDATE meta SET schema_version = ?")
-    };
-    write.bind(SCHEMA_VERSION).execute(&mut *tx).await?;
-    tx.commit().await?;
+        tx.execute("UPDATE meta SET schema_version = ?", [SCHEMA_VERSION])?;
+    }
+    tx.commit()?;
     if found > 0 {
         tracing::info!(from = found, to = SCHEMA_VERSION, "journal brought to this version's tables");
     }
@@ -43,12 +42,12 @@ pub(super) async fn bring_up(writer: &SqlitePool, fresh_id: &str) -> Result<Brou
 }
 
 /// 0: the file is new.
-async fn version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
-    let table = sqlx::query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'meta'");
-    if table.fetch_optional(&mut *connection).await?.is_none() {
+fn version(connection: &Connection) -> Result<i64, Error> {
+    let table = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'meta'";
+    if connection.query_row(table, [], |_| Ok(())).optional()?.is_none() {
         return Ok(0);
     }
-    sqlx::query("SELECT schema_version FROM meta").fetch_one(&mut *connection).await?.try_get(0)
+    connection.query_row("SELECT schema_version FROM meta", [], |row| row.get(0))
 }
 
 #[cfg(test)]
