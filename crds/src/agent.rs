@@ -11,7 +11,8 @@ use crate::money::Usd;
 use crate::refs::NameRef;
 
 /// What an agent is and may do. Naming Models and Tools needs the verb `use` on them; so does starting a run
-/// of the Agent. Until ApprovalPolicy exists every listed operation is allowed without asking.
+/// of the Agent. ApprovalPolicies say which calls are allowed, asked or denied; where none has a say, those with effects
+/// `None` are allowed and all others asked.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[kube(
     group = "belay.dev",
@@ -43,6 +44,12 @@ pub struct AgentSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub tools: Vec<AgentTool>,
+    /// ApprovalPolicies that judge every call of its runs, besides those that its Tools and their Credentials name:
+    /// they can add to what those decide, never loosen it. At most 8, each named once; a call is judged by at most 8
+    /// altogether. Default: none. May change; runs under way keep theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub policy_refs: Vec<NameRef>,
     /// Where a run ends at the latest; each limit has a default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,

@@ -1,11 +1,15 @@
 //! Approval: one question of a run to people, and their decisions.
 
+mod counting;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A question to people about one call of a run. The operator alone creates it; whoever holds the verb `approve`
+pub use self::counting::is_person;
+
+/// A question to people about one call of a run: may it be made, or did it happen. The operator alone creates it; whoever holds the verb `approve`
 /// on a policy that asks (approvalpolicies.decide.belay.dev) adds a decision to `decisions`.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[kube(
@@ -30,6 +34,8 @@ use serde::{Deserialize, Serialize};
 )]
 #[x_kube(
     validation = ("!has(oldSelf.decisions) || has(self.decisions)", "decisions cannot be removed"),
+    validation = ("self.request.purpose != 'Call' || !has(self.decisions) || self.decisions.all(d, !has(d.answer))", "on a Call a decision carries no answer: Allow lets it be made, Deny does not"),
+    validation = ("!has(self.decisions) || self.decisions.filter(d, d.verdict == 'Allow').size() <= 24", "at most 24 decisions may be Allow, so that a Deny always finds room"),
     validation = ("self.request.purpose != 'Unknown' || !has(self.decisions) || self.decisions.all(d, (d.verdict == 'Allow') == has(d.answer))", "on an Unknown an Allow carries answer.happened or answer.retry; a Deny ends the run and carries none")
 )]
 #[serde(rename_all = "camelCase")]
@@ -95,7 +101,7 @@ pub struct ApprovalRequest {
     #[schemars(length(max = 4096))]
     pub message: String,
     /// Whose yes it needs: every one of these policies.
-    #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["policy"]))]
+    #[schemars(length(min = 1, max = 24), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["policy"]))]
     pub requirements: Vec<Requirement>,
     /// Who created the run; empty where nobody vouched for it.
     #[schemars(length(max = 512))]
@@ -113,6 +119,8 @@ pub struct ApprovalRequest {
 /// What a question is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum ApprovalPurpose {
+    /// May the call be made? It has not been. Allow with no answer; Deny is told to the model.
+    Call,
     /// Nobody knows whether the call took effect. Allow with `answer.happened` or `answer.retry`; Deny ends the run.
     Unknown,
 }
@@ -135,7 +143,12 @@ pub struct Requirement {
     /// The policy's name; `default` is the built-in one.
     #[schemars(length(min = 1, max = 253))]
     pub policy: String,
-    /// How many different people.
+    /// Of the policy that asks; absent for the built-in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 9_007_199_254_740_991_i64))]
+    pub generation: Option<i64>,
+    /// How many different people. One more where whoever created the run may not be one of them and is not known to
+    /// be a person.
     #[schemars(range(min = 1, max = 8))]
     pub quorum: i32,
     /// Whether whoever created the run may not be one of them.

@@ -5,6 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::refs::NameRef;
+
 /// A key that Models and Tools may use by name. Creating one needs `get` on the Secret that it names; naming
 /// one in a Model or Tool needs the verb `use` on it (credentials.decide.belay.dev).
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -44,6 +46,11 @@ pub struct CredentialSpec {
         )
     )]
     pub hosts: Vec<String>,
+    /// ApprovalPolicies that judge every call that uses this Credential, whichever Agent makes it. At most 8, each
+    /// named once. Default: none. May change; runs under way keep theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub policy_refs: Vec<NameRef>,
 }
 
 /// A key of a Secret.

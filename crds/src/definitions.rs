@@ -3,12 +3,21 @@
 use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
 
-use crate::{Agent, AgentRun, Approval, Credential, Model, Tool};
+use crate::{Agent, AgentRun, Approval, ApprovalPolicy, Credential, Model, ReadGrant, Tool};
 
 /// One definition a kind, in the order in which kinds name each other.
 pub fn definitions() -> Result<Vec<Value>, serde_json::Error> {
-    [Model::crd(), Credential::crd(), Tool::crd(), Agent::crd(), AgentRun::crd(), Approval::crd()]
-        .iter()
+    let crds = [
+        Model::crd(),
+        Credential::crd(),
+        Tool::crd(),
+        ApprovalPolicy::crd(),
+        Agent::crd(),
+        AgentRun::crd(),
+        Approval::crd(),
+        ReadGrant::crd(),
+    ];
+    crds.iter()
         .map(|crd| {
             let mut definition = serde_json::to_value(crd)?;
             if let Some(Value::Object(metadata)) = definition.get_mut("metadata") {

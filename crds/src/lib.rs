@@ -1,14 +1,17 @@
 //! Every kind that kubectl sees: group `belay.dev`, version `v1alpha1`. Field docs here are the user manual that
 //! `kubectl explain` prints. Knows no client and no runtime.
 
+pub mod admission;
 mod agent;
 mod agent_run;
 mod approval;
+mod approval_policy;
 pub mod conditions;
 mod credential;
 mod definitions;
 mod model;
 mod money;
+mod read_grant;
 pub mod reason;
 mod refs;
 mod schema;
@@ -18,12 +21,17 @@ pub use agent::{Agent, AgentPod, AgentSpec, AgentStatus, AgentTool, Limits, PodR
 pub use agent_run::{AgentRun, AgentRunSpec, AgentRunStatus, JournalRef, Phase, PodRef, RunUsage, WaitingOn};
 pub use approval::{
     Approval, ApprovalPurpose, ApprovalRequest, ApprovalRun, ApprovalSpec, ApprovalStatus, Decision, DecisionAnswer,
-    DecisionVerdict, Happened, Requirement, Retry,
+    DecisionVerdict, Happened, Requirement, Retry, is_person,
+};
+pub use approval_policy::{
+    ApprovalPolicy, ApprovalPolicySpec, ApprovalPolicyStatus, Expectation, LastGood, Otherwise, PolicyAsk, PolicyMode,
+    PolicyRule, PolicyTest, RuleAction, TestCall,
 };
 pub use credential::{Bearer, Credential, CredentialSpec, CredentialStatus, Inject, InjectHeader, SecretKeyRef};
 pub use definitions::definitions;
 pub use model::{Model, ModelApi, ModelSpec, ModelStatus, ModelTimeouts, PricesUsd, Script, ScriptCall, ScriptTurn};
 pub use money::{Usd, UsdError};
+pub use read_grant::{ReadGrant, ReadGrantSpec, ReadPurpose};
 pub use refs::NameRef;
 pub use tool::{Effects, Mcp, Tool, ToolEffects, ToolOperation, ToolSpec, ToolStatus};
 
@@ -31,6 +39,8 @@ pub use tool::{Effects, Mcp, Tool, ToolEffects, ToolOperation, ToolSpec, ToolSta
 pub const GROUP: &str = "belay.dev";
 /// Virtual API group of the verbs that admission checks: `use` and `approve`.
 pub const DECIDE_GROUP: &str = "decide.belay.dev";
+/// Name of the policy that judges where no other has a say. No ApprovalPolicy may bear it.
+pub const DEFAULT_POLICY: &str = "default";
 /// On a namespace, `"true"`: the operator may run pods there.
 pub const ENABLED_LABEL: &str = "belay.dev/enabled";
 /// On runner pods: uid of the AgentRun.

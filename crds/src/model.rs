@@ -29,12 +29,15 @@ use crate::refs::NameRef;
 )]
 #[x_kube(
     validation = ("(self.api == 'Scripted') == has(self.scripted)", "spec.scripted is for api Scripted, and api Scripted needs it"),
-    validation = ("self.api != 'Scripted' || (!has(self.baseURL) && !has(self.credentialRef))", "a Scripted model is played by the runner: it takes neither spec.baseURL nor spec.credentialRef")
+    validation = ("self.api != 'Scripted' || (!has(self.baseURL) && !has(self.credentialRef))", "a Scripted model is played by the runner: it takes neither spec.baseURL nor spec.credentialRef"),
+    validation = ("self.api != 'Messages' || has(self.maxOutputTokens)", "api Messages sends the longest answer with every request: set spec.maxOutputTokens"),
+    validation = ("self.api != 'Messages' || !has(self.temperature) || self.temperature <= 1.0", "spec.temperature is at most 1 for api Messages")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ModelSpec {
-    /// The wire format that the provider speaks: `ChatCompletions`, or `Scripted`, which plays `scripted.turns`
-    /// without any provider. May change; runs under way keep theirs.
+    /// The wire format that the provider speaks: `ChatCompletions`, `Responses` (OpenAI's newer one), `Messages`
+    /// (Anthropic's), or `Scripted`, which plays `scripted.turns` without any provider. May change; runs under way
+    /// keep theirs.
     pub api: ModelApi,
     /// Who serves the model, for telemetry only, such as `openai`. At most 63 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,11 +62,11 @@ pub struct ModelSpec {
     #[schemars(range(min = 1, max = 100_000_000))]
     pub context_window_tokens: Option<i64>,
     /// The longest answer, sent with each request; also what a request reserves of the run's token limit.
-    /// 1 to 10000000. Default: the provider's own.
+    /// 1 to 10000000. Required by api Messages. Default: the provider's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_output_tokens: Option<i64>,
-    /// Sampling temperature, 0 to 2. Default: the provider's own.
+    /// Sampling temperature, 0 to 2; for api Messages at most 1. Default: the provider's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 2.0))]
     pub temperature: Option<f64>,
@@ -74,6 +77,13 @@ pub struct ModelSpec {
     /// How long the parts of a request may take; each has a default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<ModelTimeouts>,
+    /// Models that are asked in this one's place, in their order, once it fails for good: its attempts are used up,
+    /// or it fails in a way that asking again cannot mend. A run never goes back to a model that it gave up. Each
+    /// has its own Credential, prices and time-outs; their own `fallbackRefs` are not followed. At most 4, none of
+    /// them this Model. Naming one needs the verb `use` on it (models.decide.belay.dev). Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub fallback_refs: Vec<NameRef>,
     /// The answers of a Scripted model: required by api Scripted, refused by every other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scripted: Option<Script>,
@@ -83,11 +93,13 @@ pub struct ModelSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum ModelApi {
     ChatCompletions,
+    Responses,
+    Messages,
     Scripted,
 }
 
 /// US dollars for a million tokens, as exact decimal strings such as "3.00", with at most six digits after the
-/// point. What writing a cache costs has no field yet: no wire format spoken here reports it.
+/// point.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PricesUsd {
@@ -96,6 +108,9 @@ pub struct PricesUsd {
     /// Input that the provider had cached. Default: the price of input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached_input: Option<Usd>,
+    /// Input that the provider writes to its cache, where it reports that. Default: the price of input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_write: Option<Usd>,
     /// Output, reasoning included. Required.
     pub output: Usd,
 }

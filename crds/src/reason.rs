@@ -33,6 +33,10 @@ reasons! {
         NamespaceNotEnabled,
         CredentialMissing,
         CredentialNotReady,
+        FallbackMissing,
+        FallbackNotReady,
+        /// A Model names itself as its fallback.
+        FallbackIsItself,
     }
 }
 
@@ -83,8 +87,27 @@ reasons! {
         ToolNotReady,
         /// A listed operation is not among those that the Tool's server offers.
         OperationMissing,
+        PolicyMissing,
+        /// A policy is not Ready and has no last good generation.
+        PolicyNotReady,
+        /// More policies judge one call than a question to people can name.
+        PoliciesTooMany,
         /// `limits.costUSD` is set and the Model has no `pricesUSD`.
         PricesMissing,
+    }
+}
+
+reasons! {
+    /// Why an ApprovalPolicy is Ready or is not.
+    PolicyReason {
+        Ready,
+        NamespaceNotEnabled,
+        /// A rule is not what can be evaluated: it does not parse, names what is not there, or could take too long.
+        RuleInvalid,
+        /// A test says another verdict than the policy.
+        TestFailed,
+        /// Evaluating a rule took longer than the operator waits: calls that it judges are held.
+        Overran,
     }
 }
 
@@ -102,6 +125,8 @@ reasons! {
         /// The pod can't start: unschedulable, quota, image, mount.
         PodBlocked,
         Running,
+        /// An earlier pod may still act: calls wait until it cannot any more.
+        Quarantine,
         /// Its runners keep getting lost before the run comes any further.
         Restarting,
         Cancelling,
@@ -110,6 +135,8 @@ reasons! {
         StepsExceeded,
         TokensExceeded,
         CostExceeded,
+        /// It wrote as much into the journal as one run may.
+        JournalExceeded,
         DeadlineExceeded,
         WaitExceeded,
         ModelFailed,
@@ -120,6 +147,8 @@ reasons! {
         RunnerCrashed,
         RunnerSilent,
         JournalLost,
+        /// A call waits for people's yes.
+        ApprovalPending,
         /// Nobody knows whether a call took effect: an Approval asks people.
         EffectUnknown,
         /// People ended the run, since nobody knew what became of a call.
@@ -137,6 +166,7 @@ mod tests {
         let words = words.chain(CredentialReason::ALL.iter().map(|reason| reason.as_str()));
         let words = words.chain(ToolReason::ALL.iter().map(|reason| reason.as_str()));
         let words = words.chain(AgentReason::ALL.iter().map(|reason| reason.as_str()));
+        let words = words.chain(PolicyReason::ALL.iter().map(|reason| reason.as_str()));
         for word in words.chain(RunReason::ALL.iter().map(|reason| reason.as_str())) {
             assert!(word.starts_with(|first: char| first.is_ascii_uppercase()), "{word}");
             assert!(word.bytes().all(|byte| byte.is_ascii_alphanumeric()) && word.len() <= 63, "{word}");

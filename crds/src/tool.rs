@@ -42,6 +42,11 @@ pub struct ToolSpec {
     /// every operation is `NonIdempotent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effects: Option<ToolEffects>,
+    /// ApprovalPolicies that judge every call of this Tool, whichever Agent makes it. At most 8, each named once.
+    /// Default: none. May change; runs under way keep theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub policy_refs: Vec<NameRef>,
 }
 
 /// What calling an operation does.

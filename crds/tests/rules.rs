@@ -27,6 +27,12 @@ fn refusals(kind: &str, new: &str, old: Option<&str>) -> Vec<String> {
 #[case("Model", "{api: ChatCompletions, model: m}")]
 #[case("Model", "{api: ChatCompletions, model: m, baseURL: 'http://x/v1', credentialRef: {name: c}}")]
 #[case("Model", "{api: Scripted, model: m, scripted: {turns: [{text: hi}]}}")]
+#[case("Model", "{api: Responses, model: m, temperature: 2}")]
+#[case("Model", "{api: Messages, model: m, maxOutputTokens: 1024, temperature: 1}")]
+#[case(
+    "Model",
+    "{api: Messages, model: m, maxOutputTokens: 1, pricesUSD: {input: '3', cacheWrite: '3.75', output: '15'}}"
+)]
 #[case("Credential", "{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: [a.example]}")]
 #[case("Credential", "{secretKeyRef: {name: s, key: k}, inject: {header: {name: X-Api-Key}}, hosts: [a.example]}")]
 #[case("Tool", "{mcp: {url: 'http://x/mcp'}}")]
@@ -35,6 +41,9 @@ fn refusals(kind: &str, new: &str, old: Option<&str>) -> Vec<String> {
 #[case("Agent", "{modelRef: {name: m}, pod: {resources: {requests: {cpu: 10m}, limits: {memory: 64Mi}}}}")]
 #[case("Agent", "{modelRef: {name: m}, pod: {resources: {requests: {memory: 64Mi}, limits: {memory: 64Mi}}}}")]
 #[case("AgentRun", "{agentRef: {name: a}, input: go, limits: {steps: 1}, cancel: true}")]
+#[case("ApprovalPolicy", "{}")]
+#[case("ApprovalPolicy", "{rules: [{name: r, action: Allow}, {name: s, action: Ask}, {name: t, action: Deny}]}")]
+#[case("ApprovalPolicy", "{rules: [{name: r, action: Ask, ask: {quorum: 2}}, {name: s, action: Deny, reason: no}]}")]
 fn what_is_right_is_accepted(#[case] kind: &str, #[case] spec: &str) {
     assert_eq!(refusals(kind, spec, None), Vec::<String>::new());
 }
@@ -55,6 +64,16 @@ fn what_is_right_is_accepted(#[case] kind: &str, #[case] spec: &str) {
     "Model",
     "{api: Scripted, model: m, credentialRef: {name: c}, scripted: {turns: [{text: hi}]}}",
     "a Scripted model is played by the runner: it takes neither spec.baseURL nor spec.credentialRef"
+)]
+#[case(
+    "Model",
+    "{api: Messages, model: m}",
+    "api Messages sends the longest answer with every request: set spec.maxOutputTokens"
+)]
+#[case(
+    "Model",
+    "{api: Messages, model: m, maxOutputTokens: 9, temperature: 1.5}",
+    "spec.temperature is at most 1 for api Messages"
 )]
 #[case(
     "Credential",
@@ -83,8 +102,23 @@ fn what_is_right_is_accepted(#[case] kind: &str, #[case] spec: &str) {
     "{modelRef: {name: m}, pod: {resources: {requests: {memory: 1Gi}, limits: {memory: 512Mi}}}}",
     "spec.pod.resources.requests may not exceed the limits"
 )]
+#[case("ApprovalPolicy", "{rules: [{name: r, action: Allow, ask: {quorum: 2}}]}", "ask is for action Ask")]
+#[case("ApprovalPolicy", "{rules: [{name: r, action: Deny, ask: {}}]}", "ask is for action Ask")]
+#[case("ApprovalPolicy", "{rules: [{name: r, action: Allow, reason: x}]}", "reason is for action Deny")]
+#[case("ApprovalPolicy", "{rules: [{name: r, action: Ask, reason: x}]}", "reason is for action Deny")]
 fn what_is_wrong_is_refused_in_these_words(#[case] kind: &str, #[case] spec: &str, #[case] words: &str) {
     assert_eq!(refusals(kind, spec, None), vec![words.to_owned()]);
+}
+
+#[test]
+fn the_name_of_the_built_in_policy_is_reserved() {
+    let named = |name: &str| {
+        let object = json!({"apiVersion": "belay.dev/v1alpha1", "kind": "ApprovalPolicy", "metadata": {"name": name}, "spec": {}});
+        Validator::new().validate(&schema_of("ApprovalPolicy"), &object, None)
+    };
+    assert!(named("careful").is_ok());
+    let refused = named("default").unwrap_err().into_vec();
+    assert_eq!(refused[0].message, "the name default belongs to the built-in policy: choose another");
 }
 
 const RUN: &str = "{agentRef: {name: a}, input: go, limits: {steps: 3}, requestedBy: ada}";
