@@ -1,6 +1,11 @@
-//! Health, readiness and metrics over plain HTTP. Says nothing of tenants' objects.
+//! Health, readiness and metrics over plain HTTP, which say nothing of tenants' objects; and what readers of a run prove
+//! by a key that they may see.
 
-use std::sync::Arc;
+mod journal;
+#[cfg(test)]
+mod journal_tests;
+
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::State;
@@ -14,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::read_grant::Readers;
 use crate::watches::Pulses;
 
 /// How far the process has come.
@@ -42,25 +48,36 @@ impl Stages {
     }
 }
 
+/// Who answers readers of the journal: nobody before the journal is open. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Reading(Arc<OnceLock<Readers>>);
+
+impl Reading {
+    /// From then on, `readers` answers.
+    pub fn open(&self, readers: Readers) {
+        // A process leads once: what was opened stays.
+        let _ = self.0.set(readers);
+    }
+
+    fn get(&self) -> Option<&Readers> {
+        self.0.get()
+    }
+}
+
+/// What is served.
 #[derive(Clone)]
-struct Page {
-    pulses: Pulses,
-    stages: Stages,
-    registry: Arc<Registry>,
+pub struct Page {
+    pub pulses: Pulses,
+    pub stages: Stages,
+    pub registry: Arc<Registry>,
+    pub readers: Reading,
 }
 
 /// Serves until `shutdown`.
 ///
 /// # Errors
 /// The listener failed.
-pub async fn serve(
-    listener: TcpListener,
-    pulses: Pulses,
-    stages: Stages,
-    registry: Registry,
-    shutdown: CancellationToken,
-) -> std::io::Result<()> {
-    let page = Page { pulses, stages, registry: Arc::new(registry) };
+pub async fn serve(listener: TcpListener, page: Page, shutdown: CancellationToken) -> std::io::Result<()> {
     axum::serve(listener, router(page)).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
@@ -69,6 +86,7 @@ fn router(page: Page) -> Router {
         .route("/healthz", get(live))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/v1/runs/{uid}/journal", get(journal::export))
         .with_state(page)
 }
 
@@ -111,7 +129,12 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn page() -> Page {
-        Page { pulses: Pulses::default(), stages: Stages::default(), registry: Arc::new(Metrics::default().registry()) }
+        Page {
+            pulses: Pulses::default(),
+            stages: Stages::default(),
+            registry: Arc::new(Metrics::default().registry()),
+            readers: Reading::default(),
+        }
     }
 
     #[tokio::test]
