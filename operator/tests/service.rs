@@ -7,19 +7,25 @@ mod service_world;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use belay_protocol::event::{EndReason, Event, Finish, Outcome};
+use belay_operator::gate::{ModelRequest, close};
+use belay_protocol::event::{
+    Answer, Approver, Ask, AskPurpose, DenyReason, EndReason, EpochEnd, Event, Finish, ListedOperation, Listing,
+    Outcome, Verdict,
+};
+use belay_protocol::fold::CallState;
+use belay_protocol::plan::ObjectId;
 use belay_protocol::probe::{Presence, ProbeReport, ProbeTask};
 use belay_protocol::wire::operator_message::Body as FromOperator;
 use belay_protocol::wire::runner_message::Body as ToOperator;
-use belay_protocol::wire::{self, Ack, Batch, probe_message, probe_order};
-use belay_protocol::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION, Record, RunState};
+use belay_protocol::wire::{self, Ack, Batch, Welcome, probe_message, probe_order};
+use belay_protocol::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION, Record, RunState, TICKET_METADATA};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 use service_world::{
-    Runner, World, asks, listed, observed, proposed, requested, responded, said, text, token, with_token, within,
+    Runner, World, asks, listed, observed, proposed, requested, responded, said, text, token, wants, with_token, within,
 };
 
 /// A runner that has listed its tool and was answered by the model, with call c1 to propose.
@@ -72,9 +78,9 @@ async fn an_operation_that_the_agent_does_not_list_is_denied_in_words() {
     world.accept("a").await;
     let (mut runner, _) = world.welcome("a", "one", None).await;
     runner.append(1, &[listed(), requested(1)]).await;
-    let ack = runner.append(2, &[responded(1, vec![asks("c1")], Finish::ToolCalls), proposed("c1", "delete")]).await;
+    let ack = runner.append(2, &[responded(1, vec![asks("c1")], Finish::ToolCalls), proposed("c1", "purge")]).await;
     let words = said(&ack, "c1").unwrap_err();
-    assert!(words.contains("does not list files/delete"), "{words}");
+    assert!(words.contains("does not list files/purge"), "{words}");
 }
 
 #[tokio::test]
@@ -217,6 +223,110 @@ async fn only_a_vouched_token_from_its_pods_own_address_opens_a_stream() {
 }
 
 #[tokio::test]
+async fn a_runner_that_fills_the_journal_ends_its_run_alone_also_after_a_restart() {
+    let world = World::with_room(150_000).await;
+    let run = world.accept("greedy").await;
+    let other = world.accept("other").await;
+    let (mut runner, _) = world.welcome("greedy", "one", None).await;
+    let operation = |i| ListedOperation { name: format!("operation-{i}"), definition: belay_protocol::Digest::zero() };
+    let listing = Listing::Listed((0..1_000).map(operation).collect());
+    let large = Event::ToolsListed { tool: "files".into(), listing };
+    let ack = runner.append(1, std::slice::from_ref(&large)).await;
+    // What was written before the operator died counts.
+    drop(runner);
+    let world = world.restart().await;
+    let (mut runner, _) = world.welcome("greedy", "one", Some(&ack)).await;
+    runner.append(2, &[large.clone(), requested(1)]).await;
+    let words = runner.bye().await;
+    assert!(words.starts_with("Failed (JournalExceeded): AgentRun greedy wrote 150000 bytes"), "{words}");
+    drop(runner);
+    let state = world.journal.state(&run.uid).await.unwrap().unwrap();
+    assert_eq!(state.end.as_ref().unwrap().reason, EndReason::JournalExceeded);
+    assert!(world.journal.bytes(&run.uid).await.unwrap() < 300_000);
+    let (mut runner, _) = asked(&world, "other").await;
+    runner.append(3, &[observed("c1"), requested(2)]).await;
+    runner.append(4, &[responded(2, vec![text("done")], Finish::Stop)]).await;
+    assert_eq!(runner.bye().await, "Succeeded (Completed)");
+    assert!(world.journal.bytes(&other.uid).await.unwrap() > 0);
+    world.stop().await;
+}
+
+const HERE: &str = "127.0.0.1";
+
+#[tokio::test]
+async fn a_runner_comes_back_by_its_ticket_while_nobody_can_say_whose_its_token_is() {
+    let world = World::start().await;
+    let run = world.accept("a").await;
+    let (mut runner, welcome) = world.welcome("a", "one", None).await;
+    let ack = runner.append(1, &[listed(), requested(1)]).await;
+    world.api_server_away.store(true, Ordering::SeqCst);
+    let without = world.connect(&token("a")).await.err().unwrap();
+    assert_eq!(without.code(), Code::Unavailable);
+    let mut again = world.connect_again(&token("a"), &welcome.ticket, HERE).await.unwrap();
+    again.hello("one", Some(&ack)).await;
+    match again.next().await {
+        Ok(FromOperator::Welcome(welcome)) => assert!(welcome.ticket.is_empty(), "a ticket begets no ticket"),
+        other => panic!("{other:?}"),
+    }
+    again.append(2, &[responded(1, vec![text("done")], Finish::Stop)]).await;
+    assert_eq!(again.bye().await, "Succeeded (Completed)");
+    assert!(world.journal.state(&run.uid).await.unwrap().unwrap().end.is_some());
+}
+
+#[tokio::test]
+async fn a_ticket_is_good_for_its_own_instance_epoch_pod_and_address_alone() {
+    let world = World::start().await;
+    let run = world.accept("a").await;
+    world.accept("b").await;
+    let (_runner, Welcome { ticket, .. }) = world.welcome("a", "one", None).await;
+    world.api_server_away.store(true, Ordering::SeqCst);
+    // Another instance; whoever it is may come again once tokens can be checked.
+    let mut other = world.connect_again(&token("a"), &ticket, HERE).await.unwrap();
+    other.hello("two", None).await;
+    assert_eq!(other.cut_with().await, Code::Unavailable);
+    // From another address than the one that was vouched for.
+    let elsewhere = world.connect_again(&token("a"), &ticket, "127.0.0.2").await.err().unwrap();
+    assert_eq!(elsewhere.code(), Code::Unauthenticated);
+    // With a token that the API server refuses.
+    let revoked = world.connect_again("revoked", &ticket, HERE).await.err().unwrap();
+    assert_eq!(revoked.code(), Code::Unauthenticated);
+    // Bent.
+    let mut bent = ticket.clone();
+    bent[40] ^= 1;
+    assert_eq!(world.connect_again(&token("a"), &bent, HERE).await.err().unwrap().code(), Code::Unavailable);
+    // Whatever token comes with it, it speaks for the run that it was made for.
+    let mut b = world.connect_again(&token("b"), &ticket, HERE).await.unwrap();
+    b.hello("one", None).await;
+    assert!(
+        matches!(b.next().await, Ok(FromOperator::Welcome(welcome)) if welcome.plan.windows(5).any(|w| w == b"a-uid"))
+    );
+    // After its epoch.
+    let state = world.journal.state(&run.uid).await.unwrap().unwrap();
+    let over = Event::EpochEnded { epoch: 1, cause: EpochEnd::PodLost, active_milliseconds: 0 };
+    world.journal.append(&run, state.seq, vec![over]).await.unwrap();
+    let mut late = world.connect_again(&token("a"), &ticket, HERE).await.unwrap();
+    late.hello("one", None).await;
+    assert!(late.bye().await.contains("no live run"));
+}
+
+#[tokio::test]
+async fn a_ticket_of_an_operator_that_is_gone_is_none_and_a_probes_stream_takes_none() {
+    let world = World::start().await;
+    world.accept("a").await;
+    let (runner, Welcome { ticket, .. }) = world.welcome("a", "one", None).await;
+    drop(runner);
+    let world = world.restart().await;
+    world.api_server_away.store(true, Ordering::SeqCst);
+    assert_eq!(world.connect_again(&token("a"), &ticket, HERE).await.err().unwrap().code(), Code::Unavailable);
+    world.api_server_away.store(false, Ordering::SeqCst);
+    let (_runner, Welcome { ticket, .. }) = world.welcome("a", "one", None).await;
+    world.api_server_away.store(true, Ordering::SeqCst);
+    let mut request = with_token(tokio_stream::empty(), &token("a"));
+    request.metadata_mut().insert_bin(TICKET_METADATA, tonic::metadata::MetadataValue::from_bytes(&ticket));
+    assert_eq!(within(world.client().await.probe(request)).await.err().unwrap().code(), Code::Unavailable);
+}
+
+#[tokio::test]
 async fn cancel_reaches_the_runner_and_stops_permits() {
     let world = World::start().await;
     let run = world.accept("a").await;
@@ -236,25 +346,145 @@ async fn cancel_reaches_the_runner_and_stops_permits() {
 }
 
 #[tokio::test]
-async fn a_suspended_agents_answer_waits_until_it_is_resumed_and_nothing_is_lost_by_a_reconnect() {
+async fn a_suspended_agents_model_request_waits_until_it_is_resumed_and_nothing_is_lost_by_a_reconnect() {
+    let world = World::start().await;
+    let run = world.accept("a").await;
+    let (mut runner, _) = world.welcome("a", "one", None).await;
+    runner.append(1, &[listed()]).await;
+    world.suspended.store(true, Ordering::SeqCst);
+    let mut changes = world.journal.changes();
+    runner.send_batch(2, &[requested(1)]).await;
+    within(changes.recv()).await.unwrap();
+    drop(runner);
+    let (mut runner, welcome) = world.welcome("a", "one", None).await;
+    assert_eq!(welcome.last_batch, 2, "the batch is durable although it was not answered");
+    runner.send_batch(2, &[requested(1)]).await;
+    world.suspended.store(false, Ordering::SeqCst);
+    let Ok(FromOperator::Ack(ack)) = runner.next().await else { panic!("no answer") };
+    assert!(said(&ack, "m1").is_ok());
+    assert!(world.sessions.is_live(&run.uid));
+}
+
+#[tokio::test]
+async fn a_call_of_a_suspended_agent_is_told_to_wait_and_to_come_again_once_it_is_resumed() {
     let world = World::start().await;
     let run = world.accept("a").await;
     let (mut runner, _) = world.welcome("a", "one", None).await;
     runner.append(1, &[listed(), requested(1)]).await;
     world.suspended.store(true, Ordering::SeqCst);
     let events = [responded(1, vec![asks("c1")], Finish::ToolCalls), proposed("c1", "read")];
-    let mut changes = world.journal.changes();
-    runner.send_batch(2, &events).await;
-    within(changes.recv()).await.unwrap();
+    let ack = runner.append(2, &events).await;
+    assert_eq!(said(&ack, "c1"), Err("later".into()));
     assert_eq!(world.journal.state(&run.uid).await.unwrap().unwrap().calls_in_flight().count(), 0);
-    drop(runner);
-    let (mut runner, welcome) = world.welcome("a", "one", None).await;
-    assert_eq!(welcome.last_batch, 2, "the batch is durable although it was not answered");
-    runner.send_batch(2, &events).await;
     world.suspended.store(false, Ordering::SeqCst);
-    let Ok(FromOperator::Ack(ack)) = runner.next().await else { panic!("no answer") };
+    assert_eq!(runner.woken().await, [("c1".to_owned(), 1, "again".to_owned())]);
+    let ack = runner.append(3, &[proposed("c1", "read")]).await;
     assert!(said(&ack, "c1").is_ok());
     assert_eq!(world.journal.state(&run.uid).await.unwrap().unwrap().calls_in_flight().count(), 1);
+}
+
+/// People are asked about call c1 of this run; what its Approval says is `answer`.
+async fn people_say(world: &World, run: &ObjectId, answer: Answer) {
+    let state = world.journal.state(&run.uid).await.unwrap().unwrap();
+    let Some(CallState::Asked { call, .. }) = state.calls.get("c1") else { panic!("{:?}", state.calls) };
+    let ask = Ask {
+        name: "a-c1-x".into(),
+        purpose: AskPurpose::Call,
+        call_id: "c1".into(),
+        attempt: 1,
+        nonce: "n".into(),
+        expires_at: 4_000_000_000_000,
+        digest: call.digest,
+        call: Some(call.digest),
+        requirements: wants(),
+        guard: None,
+    };
+    let denied = matches!(answer, Answer::Denied { .. }).then(|| Event::CallDecided {
+        call_id: "c1".into(),
+        attempt: 1,
+        verdict: Verdict::Denied { reason: DenyReason::Refused, message: "a person said no".into() },
+        judged: None,
+    });
+    let mut events = vec![
+        Event::AskOpened { ask },
+        Event::AskPosted { name: "a-c1-x".into(), uid: "u".into() },
+        Event::AskSettled { name: "a-c1-x".into(), answer },
+    ];
+    events.extend(denied);
+    world.journal.append(run, state.seq, events).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_people_are_asked_about_gets_its_permit_once_they_said_yes() {
+    let world = World::start().await;
+    let run = world.accept("a").await;
+    let (mut runner, _) = world.welcome("a", "one", None).await;
+    runner.append(1, &[listed(), requested(1)]).await;
+    let events = [responded(1, vec![asks("c1")], Finish::ToolCalls), proposed("c1", "delete")];
+    assert_eq!(said(&runner.append(2, &events).await, "c1"), Err("asked".into()));
+    assert_eq!(
+        said(&runner.append(3, &[proposed("c1", "delete")]).await, "c1"),
+        Err("asked".into()),
+        "not by asking twice"
+    );
+    let by = vec![Approver { policy: "careful".into(), by: "ada".into() }];
+    people_say(&world, &run, Answer::Allowed { by }).await;
+    assert!(world.sessions.look(&run.uid));
+    assert_eq!(runner.woken().await, [("c1".to_owned(), 1, "again".to_owned())]);
+    assert!(said(&runner.append(4, &[proposed("c1", "delete")]).await, "c1").is_ok());
+}
+
+#[tokio::test]
+async fn a_runner_that_was_away_when_people_decided_is_told_when_it_is_back() {
+    for (answer, word) in [
+        (Answer::Denied { by: "ada".into(), reason: String::new() }, "a person said no"),
+        (Answer::Allowed { by: vec![] }, "again"),
+    ] {
+        let world = World::start().await;
+        let run = world.accept("a").await;
+        let (mut runner, _) = world.welcome("a", "one", None).await;
+        runner.append(1, &[listed(), requested(1)]).await;
+        let events = [responded(1, vec![asks("c1")], Finish::ToolCalls), proposed("c1", "delete")];
+        let ack = runner.append(2, &events).await;
+        drop(runner);
+        people_say(&world, &run, answer).await;
+        let (mut runner, _) = world.welcome("a", "one", Some(&ack)).await;
+        assert_eq!(runner.woken().await, [("c1".to_owned(), 1, word.to_owned())]);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_was_held_back_when_its_runner_is_let_go_gets_no_leave_however_the_suspension_ends() {
+    let world = World::start().await;
+    let run = world.accept("a").await;
+    world.suspended.store(true, Ordering::SeqCst);
+    let (runner, _) = world.welcome("a", "one", None).await;
+    let request =
+        Event::ModelRequested { step: 1, attempt: 1, request: belay_protocol::Digest::zero(), reserved_tokens: 7 };
+    let batch = [listed(), request];
+    runner.send_batch(1, &batch).await;
+    within(async {
+        while !world.sessions.is_withheld(&run.uid) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(world.sessions.let_go(&run.uid));
+    world.suspended.store(false, Ordering::SeqCst);
+    // Neither this stream nor another one of the runner answers while its epoch is being ended.
+    let (mut again, _) = world.welcome("a", "one", None).await;
+    again.send_batch(1, &batch).await;
+    let state = world.journal.state(&run.uid).await.unwrap().unwrap();
+    let mut events = close(&state, ModelRequest::Withheld, "let go");
+    events.push(Event::EpochEnded { epoch: 1, cause: EpochEnd::Released, active_milliseconds: 1 });
+    world.journal.append(&run, state.seq, events).await.unwrap();
+    world.sessions.let_gone(&run.uid);
+    match again.next().await {
+        Ok(FromOperator::Ack(ack)) => assert_eq!(said(&ack, "m1"), Err("this request was answered before".into())),
+        other => panic!("{other:?}"),
+    }
+    let state = world.journal.state(&run.uid).await.unwrap().unwrap();
+    assert_eq!(state.tokens_spent(), 0, "nobody asked the model");
 }
 
 #[tokio::test]

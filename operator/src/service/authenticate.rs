@@ -1,19 +1,33 @@
 //! Who is at the other end: a token that its cluster vouches for, from the pod's own address.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use belay_protocol::TICKET_METADATA;
 use tonic::{Request, Status};
 
 use super::incoming::Origin;
+use super::tickets::Ticket;
 use super::{AddressCheck, PeerError, PeerPod, Served};
 
 /// The longest token that is sent on to be checked.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
+/// How long the API server may take to answer for somebody who has a ticket.
+const TICKET_AFTER: Duration = Duration::from_secs(3);
 
 /// A peer that proved itself.
 pub(super) struct Caller {
     pub pod: PeerPod,
     pub origin: Origin,
+    pub proof: Proof,
+}
+
+/// By what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    Token,
+    /// Nobody could check its token now; this operator had its word before.
+    Ticket(Ticket),
 }
 
 impl Served {
@@ -25,9 +39,34 @@ impl Served {
         })
     }
 
+    /// By its token alone.
     pub(super) async fn authenticate<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let origin = request.extensions().get::<Origin>().cloned();
-        let origin = origin.ok_or_else(|| Status::internal("the connection has no address"))?;
+        let origin = origin(request)?;
+        let pod = self.vouch(request, &origin).await?;
+        self.at_its_address(Caller { pod, origin, proof: Proof::Token })
+    }
+
+    /// By its token, or, where nobody can check that now, by the ticket that it was given before. A token that is
+    /// refused is refused.
+    pub(super) async fn authenticate_runner<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let ticket = request.metadata().get_bin(TICKET_METADATA).and_then(|value| value.to_bytes().ok());
+        let Some(ticket) = ticket.and_then(|bytes| self.tickets.read(&bytes)) else {
+            return self.authenticate(request).await;
+        };
+        let origin = origin(request)?;
+        let vouched = tokio::time::timeout(TICKET_AFTER, self.vouch(request, &origin)).await;
+        match vouched.unwrap_or_else(|_| Err(Status::unavailable("no answer"))) {
+            Ok(pod) => self.at_its_address(Caller { pod, origin, proof: Proof::Token }),
+            Err(status) if status.code() == tonic::Code::Unavailable => {
+                let pod = ticket.pod.clone();
+                tracing::info!(namespace = pod.namespace, pod = pod.name, "peer let in by its ticket");
+                self.at_its_address(Caller { pod, origin, proof: Proof::Ticket(ticket) })
+            }
+            Err(status) => Err(status),
+        }
+    }
+
+    async fn vouch<T>(&self, request: &Request<T>, origin: &Origin) -> Result<PeerPod, Status> {
         let refused = |reason: &str| {
             tracing::warn!(address = %origin.address, reason, "peer refused");
             Status::unauthenticated(reason.to_owned())
@@ -35,16 +74,20 @@ impl Served {
         let token = bearer(request).ok_or_else(|| refused("no bearer token"))?;
         let busy = || Status::unavailable("too many tokens are being checked: come again");
         let _vouching = self.vouching.try_acquire().map_err(|_| busy())?;
-        let pod = match self.service.peers.vouch(token).await {
-            Ok(pod) => pod,
-            Err(PeerError::Refused(reason)) => return Err(refused(&reason)),
+        match self.service.peers.vouch(token).await {
+            Ok(pod) => Ok(pod),
+            Err(PeerError::Refused(reason)) => Err(refused(&reason)),
             Err(PeerError::Unavailable(reason)) => {
                 tracing::warn!(address = %origin.address, reason, "peer cannot be checked");
-                return Err(Status::unavailable("who you are cannot be checked now: come again"));
+                Err(Status::unavailable("who you are cannot be checked now: come again"))
             }
-        };
+        }
+    }
+
+    fn at_its_address(&self, caller: Caller) -> Result<Caller, Status> {
+        let Caller { pod, origin, .. } = &caller;
         match check_address(self.service.options.address_check, pod.ip, origin.address.ip()) {
-            AddressVerdict::Fits => Ok(Caller { pod, origin }),
+            AddressVerdict::Fits => Ok(caller),
             AddressVerdict::Unknown => Err(Status::unavailable("the pod's address is not known yet: come again")),
             AddressVerdict::Foreign => {
                 tracing::warn!(
@@ -55,6 +98,11 @@ impl Served {
             }
         }
     }
+}
+
+fn origin<T>(request: &Request<T>) -> Result<Origin, Status> {
+    let origin = request.extensions().get::<Origin>().cloned();
+    origin.ok_or_else(|| Status::internal("the connection has no address"))
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use belay_protocol::chain::SealedRecord;
 use belay_protocol::event::{RunEnd, Verdict};
 use belay_protocol::fold::{CallState, ModelState, RunState};
 use belay_protocol::wire::decision::Verdict as Said;
-use belay_protocol::wire::{Ack, Batch, Decision, Permit};
+use belay_protocol::wire::{Ack, Again, Asked, Batch, Decision, Later, Permit};
 use belay_protocol::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Digest, Event, PERMIT_VALID_MILLISECONDS};
 
 /// Why a batch is garbage. Whoever sends such a thing is cut off.
@@ -41,9 +41,9 @@ pub(super) fn parse(batch: &Batch) -> Result<Vec<Event>, BatchError> {
     batch.events.iter().enumerate().map(read).collect()
 }
 
-/// Whether the batch asks for leave to do something: such an answer waits while the Agent is suspended.
+/// Whether the batch asks for leave to ask the model: such an answer waits while the Agent is suspended.
 pub(super) fn asks(events: &[Event]) -> bool {
-    events.iter().any(|event| matches!(event, Event::ModelRequested { .. } | Event::CallProposed { .. }))
+    events.iter().any(|event| matches!(event, Event::ModelRequested { .. }))
 }
 
 /// The answer to batch `n`: what is said to each model request of it, and the verdicts that `records` hold, as
@@ -62,7 +62,7 @@ fn request_decision(state: &RunState, event: &Event) -> Option<Decision> {
 }
 
 fn call_decision(state: &RunState, event: &Event) -> Option<Decision> {
-    let Event::CallDecided { call_id, attempt, verdict } = event else { return None };
+    let Event::CallDecided { call_id, attempt, verdict, .. } = event else { return None };
     Some(said(call_id.clone(), *attempt, call_verdict(state, call_id, *attempt, verdict)))
 }
 
@@ -85,7 +85,25 @@ fn call_verdict(state: &RunState, call_id: &str, attempt: u32, verdict: &Verdict
         Verdict::Allowed { digest } if out => permit(digest.as_bytes()),
         Verdict::Allowed { .. } => Said::Denied("this permit was used or given back".to_owned()),
         Verdict::Denied { message, .. } => Said::Denied(message.clone()),
+        Verdict::Asked { .. } => Said::Asked(Asked {}),
+        Verdict::Later { .. } => Said::Later(Later {}),
     }
+}
+
+/// The newest no to that call.
+pub(super) fn denial(records: &[SealedRecord], call_id: &str) -> Option<Decision> {
+    records.iter().rev().find_map(|sealed| match &sealed.record.event {
+        Event::CallDecided { call_id: id, attempt, verdict: Verdict::Denied { message, .. }, .. } if id == call_id => {
+            Some(later_word(call_id, *attempt, Some(message)))
+        }
+        _ => None, // nothing else is a no
+    })
+}
+
+/// What is said later about a call that the runner waits with.
+pub(super) fn later_word(call_id: &str, attempt: u32, denied: Option<&str>) -> Decision {
+    let verdict = denied.map_or(Said::Again(Again {}), |message| Said::Denied(message.to_owned()));
+    said(call_id.to_owned(), attempt, verdict)
 }
 
 fn permit(digest: &[u8]) -> Said {

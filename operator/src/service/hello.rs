@@ -10,6 +10,7 @@ use belay_protocol::wire::{Hello, Welcome};
 use belay_protocol::{Digest, PROTOCOL_VERSION};
 use tonic::Status;
 
+use super::authenticate::{Caller, Proof};
 use super::batch::end_words;
 use super::session::Over;
 use super::{PeerPod, RunService};
@@ -25,25 +26,28 @@ pub(super) struct Greeted {
     pub run: ObjectId,
     pub epoch: u64,
     pub session: u64,
+    /// Whether this runner was here before.
+    pub returns: bool,
     pub state: Arc<RunState>,
     pub welcome: Welcome,
 }
 
 /// Admits the runner and raises the session: from then on older streams are powerless.
-pub(super) async fn greet(service: &RunService, pod: &PeerPod, hello: &Hello) -> Result<Greeted, Over> {
+pub(super) async fn greet(service: &RunService, caller: &Caller, hello: &Hello) -> Result<Greeted, Over> {
     check_form(hello)?;
-    let journal = &service.journal;
+    let (journal, pod) = (&service.journal, &caller.pod);
     let Some(run) = journal.run_of_pod(&pod.namespace, &pod.name) else {
         heed_stranger(journal, pod, hello).await?;
         return Err(Over::bye(format!("the journal knows no live run with the pod {}/{}", pod.namespace, pod.name)));
     };
+    check_ticket(&caller.proof, journal.state(&run.uid).await?.as_deref(), hello)?;
     let state = claim(journal, &run, pod, hello).await?;
     check_witness(journal, &run, &state, hello).await?;
     let epoch = state.epoch.as_ref().map_or(0, |epoch| epoch.number);
     let session = journal.raise_session(&run.uid, epoch).await?;
     let returns = hello.last_seq > 0;
     let welcome = welcome(journal, &run, Place { epoch, session, returns }).await?;
-    Ok(Greeted { run, epoch, session, state, welcome })
+    Ok(Greeted { run, epoch, session, returns, state, welcome })
 }
 
 /// A runner of a pod that the journal does not know may know more of its run than the journal: that was restored
@@ -100,6 +104,19 @@ async fn claim(journal: &Journal, run: &ObjectId, pod: &PeerPod, hello: &Hello) 
         }
     }
     Err(Over::Status(Status::unavailable("the run changes too fast to claim: come again")))
+}
+
+/// A ticket lets in the instance that it was given to, into the epoch that this one has claimed: nobody else, and
+/// nobody new.
+fn check_ticket(proof: &Proof, state: Option<&RunState>, hello: &Hello) -> Result<(), Over> {
+    let Proof::Ticket(ticket) = proof else { return Ok(()) };
+    let epoch = state.and_then(RunState::live_epoch);
+    let claimed = epoch.is_some_and(|epoch| epoch.number == ticket.epoch && epoch.claim.is_some());
+    if claimed && ticket.instance == hello.instance {
+        return Ok(());
+    }
+    // Its token may be good: that is for the API server to say, once it is back.
+    Err(Over::Status(Status::unavailable("the ticket is another's, and your token cannot be checked now: come again")))
 }
 
 /// A restarted container keeps its pod's uid and has an empty memory of what it sent; a pod made anew under
@@ -168,5 +185,6 @@ async fn welcome(journal: &Journal, run: &ObjectId, place: Place) -> Result<Welc
         session: place.session,
         last_batch,
         records: records.into_iter().map(|sealed| sealed.bytes).collect(),
+        ticket: Vec::new(),
     })
 }

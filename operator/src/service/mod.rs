@@ -5,19 +5,22 @@ mod authenticate;
 mod batch;
 mod hello;
 mod incoming;
+mod parked;
 mod probes;
 mod session;
 mod sessions;
+mod tickets;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use belay_protocol::MESSAGE_BYTES_MAX;
 use belay_protocol::plan::ObjectId;
 use belay_protocol::wire::run_service_server::{RunService as Contract, RunServiceServer};
 use belay_protocol::wire::{OperatorMessage, ProbeMessage, ProbeOrder, RunnerMessage};
+use belay_protocol::{MESSAGE_BYTES_MAX, WELCOME_BYTES_MAX};
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -29,6 +32,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub use self::probes::Probes;
 pub use self::sessions::Sessions;
+use self::tickets::Tickets;
+use crate::gate::Law;
 use crate::journal::Journal;
 use crate::tls::{Reloadable, TlsError};
 
@@ -40,8 +45,6 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// A runner opens one stream on its connection; probes too.
 const STREAMS_OF_A_CONNECTION: u32 = 4;
 const HEADER_BYTES_MAX: u32 = 32 * 1024;
-/// A Welcome carries a run's whole journal; runners take as much.
-const WELCOME_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Tokens that are being checked at one time.
 const VOUCHING_MAX: usize = 16;
 /// What open streams get to say goodbye after the shutdown signal.
@@ -54,7 +57,7 @@ pub trait Peers: Send + Sync + 'static {
 }
 
 /// A pod that a token is bound to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerPod {
     pub namespace: String,
     pub name: String,
@@ -85,6 +88,7 @@ pub struct RunService {
     pub probes: Probes,
     pub peers: Arc<dyn Peers>,
     pub suspended: SuspendCheck,
+    pub law: Arc<dyn Law>,
     pub options: Options,
 }
 
@@ -93,6 +97,8 @@ pub struct Options {
     pub address_check: AddressCheck,
     /// The most streams at one time.
     pub streams_max: usize,
+    /// What one run may write into the journal before it is ended; a batch may take it a little further.
+    pub run_bytes_max: u64,
 }
 
 /// Whether a peer must come from its pod's own address.
@@ -125,6 +131,7 @@ pub async fn serve(
     let contract = Served {
         streams: Arc::new(Semaphore::new(service.options.streams_max)),
         vouching: Arc::new(Semaphore::new(VOUCHING_MAX)),
+        tickets: Arc::new(Tickets::new()),
         service,
         tasks: tasks.clone(),
         shutdown: shutdown.clone(),
@@ -159,6 +166,7 @@ struct Served {
     service: RunService,
     streams: Arc<Semaphore>,
     vouching: Arc<Semaphore>,
+    tickets: Arc<Tickets>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -172,11 +180,12 @@ impl Contract for Served {
         &self,
         request: Request<Streaming<RunnerMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let caller = self.authenticate(&request).await?;
+        let caller = self.authenticate_runner(&request).await?;
         let slot = self.slot()?;
         let (outgoing, answers) = mpsc::channel(OUTGOING);
         let stream = session::Stream {
             service: self.service.clone(),
+            tickets: Arc::clone(&self.tickets),
             caller,
             incoming: request.into_inner(),
             outgoing,

@@ -1,5 +1,6 @@
 //! One stream of a runner, from Hello to its end. Batches in, answers out; orders from controllers between.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use belay_protocol::Event;
@@ -8,28 +9,31 @@ use belay_protocol::fold::RunState;
 use belay_protocol::plan::ObjectId;
 use belay_protocol::wire::operator_message::Body as Out;
 use belay_protocol::wire::runner_message::Body as In;
-use belay_protocol::wire::{self, Bye, Cancel, Drain, OperatorMessage, RunnerMessage};
+use belay_protocol::wire::{self, Bye, Cancel, Drain, OperatorMessage, RunnerMessage, Wake};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::authenticate::Caller;
+use super::authenticate::{Caller, Proof};
 use super::batch::{self, end_words};
 use super::hello::{self, Greeted};
+use super::parked::{Parked, Tell};
 use super::sessions::Order;
+use super::tickets::Tickets;
 use super::{HELLO_TIMEOUT, RunService};
-use crate::gate::{self, Standing};
+use crate::gate::{self, Circumstances, Room, Standing, Words};
 use crate::journal::{Batch, BatchKey, JournalError};
 
 /// A peer that takes no message for so long is cut.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a withheld answer asks whether it may go now.
-const WITHHELD_POLL: Duration = Duration::from_millis(500);
+/// How often a withheld answer, or a call that waits, asks whether it may go now.
+const WAITING_POLL: Duration = Duration::from_millis(500);
 /// What calls in flight get when a runner comes back to a run that is being cancelled.
 const CANCEL_GRACE_SECONDS: u32 = 10;
 
 pub(super) struct Stream {
     pub service: RunService,
+    pub tickets: Arc<Tickets>,
     pub caller: Caller,
     pub incoming: Streaming<RunnerMessage>,
     pub outgoing: mpsc::Sender<Result<OperatorMessage, Status>>,
@@ -83,7 +87,7 @@ impl From<JournalError> for Over {
     }
 }
 
-/// An answer that waits: the Agent is suspended, or an earlier epoch may still act on a permit.
+/// An answer that waits: the Agent is suspended, and the model is not asked meanwhile.
 struct Withheld {
     n: u64,
     asked: Vec<Event>,
@@ -114,7 +118,11 @@ impl Stream {
         let first = tokio::time::timeout(HELLO_TIMEOUT, self.incoming.message()).await.map_err(late)?;
         match received(first)? {
             In::Hello(hello) => {
-                let greeted = hello::greet(&self.service, &self.caller.pod, &hello).await?;
+                let mut greeted = hello::greet(&self.service, &self.caller, &hello).await?;
+                // A ticket begets no ticket: what the API server said once does not count for ever.
+                if self.caller.proof == Proof::Token {
+                    greeted.welcome.ticket = self.tickets.issue(&self.caller.pod, greeted.epoch, &hello.instance);
+                }
                 self.caller.origin.admit();
                 Ok(greeted)
             }
@@ -127,14 +135,17 @@ impl Stream {
         greeted: Greeted,
         mut orders: mpsc::Receiver<Order>,
     ) -> Result<std::convert::Infallible, Over> {
-        let Greeted { run, epoch, session, state, welcome } = greeted;
+        let Greeted { run, epoch, session, returns, state, welcome } = greeted;
         tracing::info!(run = run.uid, namespace = run.namespace, name = run.name, epoch, session, "runner connected");
         self.send(Out::Welcome(welcome)).await?;
         if state.cancel_requested {
             self.send(Out::Cancel(Cancel { grace_seconds: CANCEL_GRACE_SECONDS })).await?;
         }
         let mut withheld: Option<Withheld> = None;
+        let mut parked = if returns { Parked::returning(&state) } else { Parked::welcomed(&state) };
         loop {
+            self.wake(&run, &mut parked).await?;
+            let waits = withheld.is_some() || !parked.is_empty();
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Err(Over::Drain),
@@ -146,19 +157,23 @@ impl Stream {
                     }
                     In::Batch(batch) => {
                         let key = BatchKey { epoch, session, n: batch.n };
-                        withheld = self.take(&run, key, &batch).await?;
-                        self.service.sessions.withhold(&run.uid, session, withheld.is_some());
+                        withheld = self.take(&run, key, &batch, &mut parked).await?;
+                        self.note(&run, session, withheld.as_ref());
                     }
                 },
-                () = tokio::time::sleep(WITHHELD_POLL), if withheld.is_some() => {
+                () = tokio::time::sleep(WAITING_POLL), if waits => {
                     if let Some(waiting) = withheld.take() {
-                        // First, so that nobody takes for held back what is being let go.
-                        self.service.sessions.withhold(&run.uid, session, false);
-                        withheld = self.release(&run, waiting).await?;
-                        self.service.sessions.withhold(&run.uid, session, withheld.is_some());
+                        withheld = self.release(&run, session, waiting).await?;
+                        self.note(&run, session, withheld.as_ref());
                     }
                 }
             }
+        }
+    }
+
+    fn note(&self, run: &ObjectId, session: u64, withheld: Option<&Withheld>) {
+        if withheld.is_some() {
+            self.service.sessions.withhold(&run.uid, session);
         }
     }
 
@@ -169,64 +184,98 @@ impl Stream {
                 self.send(Out::Cancel(Cancel { grace_seconds })).await
             }
             Some(Order::Bye { reason }) => Err(Over::Bye(reason)),
+            // The loop looks before it waits again.
+            Some(Order::Look) => Ok(()),
             None => Err(Over::Status(Status::aborted("a newer stream of this runner took over"))),
         }
     }
 
     /// Makes a batch durable and answers it, unless the answer has to wait.
-    async fn take(&mut self, run: &ObjectId, key: BatchKey, batch: &wire::Batch) -> Result<Option<Withheld>, Over> {
+    async fn take(
+        &mut self,
+        run: &ObjectId,
+        key: BatchKey,
+        batch: &wire::Batch,
+        parked: &mut Parked,
+    ) -> Result<Option<Withheld>, Over> {
         let events = batch::parse(batch).map_err(|e| Over::garbage(e.to_string()))?;
         let asked = events.clone();
-        let suspended = self.service.suspended.clone();
-        let decide =
-            move |state: &RunState, events: &[Event]| gate::decide(state, events.to_vec(), standing(&suspended, state));
+        let words = self.words(run, &events).await?;
+        let room = self.room(run, batch).await?;
+        let (suspended, journal) = (self.service.suspended.clone(), self.service.journal.clone());
+        let decide = move |state: &RunState, events: &[Event]| {
+            let now = journal.now().max(state.updated_at);
+            let circumstances = Circumstances { standing: standing(&suspended, state), room, words: &words, now };
+            gate::decide(state, events.to_vec(), &circumstances)
+        };
         let taken = self.service.journal.append_batch(&run.uid, Batch { key, events }, decide).await;
         let taken = match taken {
             Ok(taken) => taken,
-            Err(error) => return Err(self.why(run, error).await),
+            Err(error) => return Err(self.why(run, key.epoch, error).await),
         };
+        parked.note(&taken.records);
         let withheld = Withheld { n: key.n, asked, records: taken.records };
         if batch::asks(&withheld.asked) {
-            self.release(run, withheld).await
+            self.release(run, key.session, withheld).await
         } else {
             self.answer(&taken.state, &withheld).await.map(|()| None)
         }
     }
 
-    /// Answers a batch that asks for something, once its Agent lets it go on or the run is ending.
-    async fn release(&mut self, run: &ObjectId, mut withheld: Withheld) -> Result<Option<Withheld>, Over> {
-        let journal = self.service.journal.clone();
-        let mut state = journal.state(&run.uid).await?.unwrap_or_default();
-        let goes_on = state.end.is_none() && !state.cancel_requested;
-        let proposes = withheld.asked.iter().any(|event| matches!(event, Event::CallProposed { .. }));
-        let suspended = standing(&self.service.suspended, &state) == Standing::Suspended;
-        if goes_on && (suspended || (proposes && gate::waits(&state, Standing::Running))) {
+    /// What the policies say of each proposal. They take their time before the transaction, not within.
+    async fn words(&self, run: &ObjectId, events: &[Event]) -> Result<Words, Over> {
+        let mut words = Words::new();
+        let proposals = events.iter().filter_map(|event| match event {
+            Event::CallProposed { call_id, attempt, call } => Some((call_id, *attempt, call)),
+            _ => None, // nothing else needs leave of a policy
+        });
+        for (call_id, attempt, call) in proposals {
+            let state = self.service.journal.state(&run.uid).await?.unwrap_or_default();
+            words.insert((call_id.clone(), attempt), self.service.law.judge(&state, call).await);
+        }
+        Ok(words)
+    }
+
+    /// Whether the run may write this batch as well. Only this stream adds any to speak of.
+    async fn room(&self, run: &ObjectId, batch: &wire::Batch) -> Result<Room, Over> {
+        let adds: u64 = batch.events.iter().map(|event| event.len() as u64).sum();
+        let used = self.service.journal.bytes(&run.uid).await?;
+        let bytes_max = self.service.options.run_bytes_max;
+        Ok(if used.saturating_add(adds) > bytes_max { Room::Used { bytes_max } } else { Room::Left })
+    }
+
+    /// Answers a batch that asks for the model, once its Agent lets it go on or the run is ending.
+    async fn release(&mut self, run: &ObjectId, session: u64, withheld: Withheld) -> Result<Option<Withheld>, Over> {
+        // Before the look at the journal: whoever lets the runner go after it counts what it asked for as begun.
+        if !self.service.sessions.take_up(&run.uid, session) {
             return Ok(Some(withheld));
         }
-        let decided = gate::decide_late(&state, &withheld.asked, standing(&self.service.suspended, &state));
-        if !decided.is_empty() {
-            match journal.append(run, state.seq, decided).await {
-                Ok(now) => state = now,
-                // Something was appended in between: look again.
-                Err(JournalError::Moved { .. }) => return Ok(Some(withheld)),
-                Err(error) => return Err(error.into()),
-            }
+        let state = self.service.journal.state(&run.uid).await?.unwrap_or_default();
+        let goes_on = state.end.is_none() && !state.cancel_requested;
+        if goes_on && standing(&self.service.suspended, &state) == Standing::Suspended {
+            return Ok(Some(withheld));
         }
-        self.add_later_verdicts(run, &mut withheld).await?;
         self.answer(&state, &withheld).await.map(|()| None)
     }
 
-    /// Verdicts on the batch's proposals that were journaled after it.
-    async fn add_later_verdicts(&self, run: &ObjectId, answered: &mut Withheld) -> Result<(), Over> {
-        let open = |event: &&Event| answered.records.iter().all(|sealed| !decides(&sealed.record.event, event));
-        let open: Vec<&Event> =
-            answered.asked.iter().filter(|event| matches!(event, Event::CallProposed { .. })).filter(open).collect();
-        let (false, Some(last)) = (open.is_empty(), answered.records.last()) else { return Ok(()) };
-        let later = self.service.journal.records(&run.uid, last.record.seq + 1).await?;
-        let fits = |sealed: &SealedRecord| open.iter().any(|event| decides(&sealed.record.event, event));
-        let later: Vec<SealedRecord> = later.into_iter().filter(fits).collect();
-        answered.records.extend(later);
-        Ok(())
+    /// Tells the runner what was decided about calls that it waits with.
+    async fn wake(&mut self, run: &ObjectId, parked: &mut Parked) -> Result<(), Over> {
+        if parked.is_empty() {
+            return Ok(());
+        }
+        let state = self.service.journal.state(&run.uid).await?.unwrap_or_default();
+        let told = parked.look(&state, standing(&self.service.suspended, &state));
+        if told.is_empty() {
+            return Ok(());
+        }
+        let denied = told.iter().any(|told| told.what == Tell::Denied);
+        let records = if denied { self.service.journal.records(&run.uid, 1).await? } else { Vec::new() };
+        let decisions = told.iter().filter_map(|told| match told.what {
+            Tell::Again => Some(batch::later_word(&told.call_id, told.attempt, None)),
+            Tell::Denied => batch::denial(&records, &told.call_id),
+        });
+        let decisions: Vec<_> = decisions.collect();
+        self.send(Out::Wake(Wake { decisions })).await
     }
 
     async fn answer(&mut self, state: &RunState, answered: &Withheld) -> Result<(), Over> {
@@ -237,11 +286,14 @@ impl Stream {
         }
     }
 
-    /// A batch that came after the run's end is no garbage: the runner could not know.
-    async fn why(&self, run: &ObjectId, error: JournalError) -> Over {
+    /// A batch that came after the end of the run or of its epoch is no garbage: the runner could not know.
+    async fn why(&self, run: &ObjectId, epoch: u64, error: JournalError) -> Over {
         match self.service.journal.state(&run.uid).await {
             Ok(Some(state)) => match &state.end {
                 Some(end) => Over::Bye(end_words(end)),
+                None if state.live_epoch().is_none_or(|live| live.number != epoch) => {
+                    Over::bye("the epoch of this pod has ended")
+                }
                 None => error.into(),
             },
             Ok(None) | Err(_) => error.into(),
@@ -292,15 +344,5 @@ fn standing(suspended: &super::SuspendCheck, state: &RunState) -> Standing {
     match &state.plan {
         Some(plan) if suspended(&plan.agent) => Standing::Suspended,
         Some(_) | None => Standing::Running,
-    }
-}
-
-/// Whether `verdict` is the one on `proposal`.
-fn decides(verdict: &Event, proposal: &Event) -> bool {
-    match (verdict, proposal) {
-        (Event::CallDecided { call_id, attempt, .. }, Event::CallProposed { call_id: id, attempt: a, .. }) => {
-            call_id == id && attempt == a
-        }
-        _ => false, // only these two belong together
     }
 }

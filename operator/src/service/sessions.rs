@@ -1,6 +1,6 @@
 //! Streams of runners that are open now, so that controllers can speak to them and hear of their end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,8 +18,15 @@ pub struct Sessions {
 }
 
 struct Inner {
-    live: Mutex<HashMap<String, Live>>,
+    streams: Mutex<Streams>,
     ended: broadcast::Sender<String>,
+}
+
+#[derive(Default)]
+struct Streams {
+    live: HashMap<String, Live>,
+    /// Runs whose runner is being let go while its answer is held back: nothing is answered meanwhile.
+    letting_go: HashSet<String>,
 }
 
 struct Live {
@@ -28,11 +35,24 @@ struct Live {
     withheld: bool,
 }
 
+impl Streams {
+    /// The run's stream, if it is that one.
+    fn of(&mut self, uid: &str, session: u64) -> Option<&mut Live> {
+        self.live.get_mut(uid).filter(|live| live.session == session)
+    }
+}
+
 /// What a stream is told from outside. A closed channel means that a newer stream took its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    Cancel { grace: Duration },
-    Bye { reason: String },
+    Cancel {
+        grace: Duration,
+    },
+    Bye {
+        reason: String,
+    },
+    /// Something was decided that the runner may wait for.
+    Look,
 }
 
 impl Default for Sessions {
@@ -45,7 +65,7 @@ impl Sessions {
     #[must_use]
     pub fn new() -> Self {
         let (ended, _) = broadcast::channel(ENDED);
-        Self { inner: Arc::new(Inner { live: Mutex::default(), ended }) }
+        Self { inner: Arc::new(Inner { streams: Mutex::default(), ended }) }
     }
 
     /// Tells the run's runner to start nothing new. Whether there is a stream to tell it on.
@@ -60,15 +80,38 @@ impl Sessions {
         self.tell(uid, Order::Bye { reason: reason.to_owned() })
     }
 
+    /// Has the run's runner told what was decided meanwhile. Whether there is a stream to tell it on.
+    #[must_use]
+    pub fn look(&self, uid: &str) -> bool {
+        self.tell(uid, Order::Look)
+    }
+
     #[must_use]
     pub fn is_live(&self, uid: &str) -> bool {
-        self.lock().contains_key(uid)
+        self.lock().live.contains_key(uid)
     }
 
     /// Whether the runner waits for an answer that is held back: nothing that it asked leave for was begun.
     #[must_use]
     pub fn is_withheld(&self, uid: &str) -> bool {
-        self.lock().get(uid).is_some_and(|live| live.withheld)
+        self.lock().live.get(uid).is_some_and(|live| live.withheld)
+    }
+
+    /// Keeps back what is held back now, until [`Sessions::let_gone`]. False: nothing is held back, or not any more,
+    /// so that the runner may have begun what it asked for.
+    #[must_use]
+    pub fn let_go(&self, uid: &str) -> bool {
+        let mut streams = self.lock();
+        let withheld = streams.live.get(uid).is_some_and(|live| live.withheld);
+        if withheld {
+            streams.letting_go.insert(uid.to_owned());
+        }
+        withheld
+    }
+
+    /// The journal says by now whether the epoch has ended: who asks for leave is answered by that.
+    pub fn let_gone(&self, uid: &str) {
+        self.lock().letting_go.remove(uid);
     }
 
     /// Uids of runs whose stream closed. A listener that lags must look at every run.
@@ -80,7 +123,7 @@ impl Sessions {
     /// Takes the run's place; an older stream finds its orders closed and leaves.
     pub(super) fn enter(&self, uid: &str, session: u64) -> mpsc::Receiver<Order> {
         let (orders, receiver) = mpsc::channel(ORDERS);
-        let mut live = self.lock();
+        let live = &mut self.lock().live;
         // A Hello that was overtaken on its way here finds its own orders closed at once.
         if live.get(uid).is_none_or(|newest| newest.session < session) {
             live.insert(uid.to_owned(), Live { session, orders, withheld: false });
@@ -88,28 +131,43 @@ impl Sessions {
         receiver
     }
 
-    pub(super) fn withhold(&self, uid: &str, session: u64, withheld: bool) {
-        if let Some(live) = self.lock().get_mut(uid).filter(|live| live.session == session) {
-            live.withheld = withheld;
+    /// The stream's runner waits: its answer is held back.
+    pub(super) fn withhold(&self, uid: &str, session: u64) {
+        if let Some(live) = self.lock().of(uid, session) {
+            live.withheld = true;
         }
     }
 
+    /// From now on nobody takes for held back what this stream is about to answer. False: somebody does, so that
+    /// nothing may be answered now.
+    #[must_use]
+    pub(super) fn take_up(&self, uid: &str, session: u64) -> bool {
+        let mut streams = self.lock();
+        if streams.letting_go.contains(uid) {
+            return false;
+        }
+        if let Some(live) = streams.of(uid, session) {
+            live.withheld = false;
+        }
+        true
+    }
+
     pub(super) fn leave(&self, uid: &str, session: u64) {
-        let mut live = self.lock();
-        if live.get(uid).is_some_and(|newest| newest.session == session) {
-            live.remove(uid);
-            drop(live);
+        let mut streams = self.lock();
+        if streams.live.get(uid).is_some_and(|newest| newest.session == session) {
+            streams.live.remove(uid);
+            drop(streams);
             // Nobody listening is no error.
             let _ = self.inner.ended.send(uid.to_owned());
         }
     }
 
     fn tell(&self, uid: &str, order: Order) -> bool {
-        self.lock().get(uid).is_some_and(|live| live.orders.try_send(order).is_ok())
+        self.lock().live.get(uid).is_some_and(|live| live.orders.try_send(order).is_ok())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Live>> {
-        self.inner.live.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Streams> {
+        self.inner.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -133,6 +191,24 @@ mod tests {
         assert!(!sessions.is_live("run"));
         assert_eq!(ended.try_recv().unwrap(), "run");
         assert!(!sessions.bye("run", "over"));
+    }
+
+    #[test]
+    fn what_is_held_back_is_either_let_go_or_taken_up_and_never_both() {
+        let sessions = Sessions::new();
+        let _orders = sessions.enter("run", 1);
+        assert!(!sessions.let_go("run"), "nothing is held back");
+        sessions.withhold("run", 1);
+        assert!(sessions.take_up("run", 1));
+        assert!(!sessions.let_go("run"), "it is being answered");
+        sessions.withhold("run", 1);
+        assert!(sessions.let_go("run"));
+        assert!(!sessions.take_up("run", 1));
+        // Nor by a stream that comes in between.
+        let _orders = sessions.enter("run", 2);
+        assert!(!sessions.take_up("run", 2));
+        sessions.let_gone("run");
+        assert!(sessions.take_up("run", 2));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use belay_operator::gate::{Law, Word};
 use belay_operator::journal::Journal;
 use belay_operator::service::{
     AddressCheck, Options, PeerError, PeerPod, Peers, Probes, RunService, ServeError, Sessions, serve,
@@ -13,12 +14,13 @@ use belay_operator::service::{
 use belay_operator::tls::{Material, Reloadable, trust_bundle};
 use belay_protocol::call::CallBinding;
 use belay_protocol::event::{Event, Finish, Item, ListedOperation, Listing, ModelResponse, ProposedCall, ToolResult};
+use belay_protocol::judgement::{Judged, Judgement, PolicyRequirement};
 use belay_protocol::plan::{Effects, Limits, ModelApi, ObjectId, Plan, PlanModel, PlanOperation, PlanTool, Timeouts};
 use belay_protocol::wire::operator_message::Body as FromOperator;
 use belay_protocol::wire::run_service_client::RunServiceClient;
 use belay_protocol::wire::runner_message::Body as ToOperator;
 use belay_protocol::wire::{Ack, Batch, Hello, OperatorMessage, RunnerMessage, Welcome};
-use belay_protocol::{Digest, PROTOCOL_VERSION, wire};
+use belay_protocol::{Digest, PROTOCOL_VERSION, RunState, TICKET_METADATA, wire};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -26,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status, Streaming};
 
@@ -34,12 +37,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A token is `namespace/pod/uid`, with `#run` behind it for a pod that names its run, and `@address` for one that
 /// lives elsewhere.
-struct TokenPeers;
+struct TokenPeers {
+    away: Arc<AtomicBool>,
+}
 
 #[async_trait]
 impl Peers for TokenPeers {
     async fn vouch(&self, token: &str) -> Result<PeerPod, PeerError> {
-        if token == "unreachable" {
+        if token == "unreachable" || (self.away.load(Ordering::SeqCst) && token != "revoked") {
             return Err(PeerError::Unavailable("no API server".into()));
         }
         let (pod, ip) = token.split_once('@').unwrap_or((token, "127.0.0.1"));
@@ -57,19 +62,46 @@ pub struct World {
     pub sessions: Sessions,
     pub probes: Probes,
     pub suspended: Arc<AtomicBool>,
+    /// Nobody can say whose a token is, unless it was revoked.
+    pub api_server_away: Arc<AtomicBool>,
+    run_bytes_max: u64,
     address: String,
     ca_pem: String,
     shutdown: CancellationToken,
     server: JoinHandle<Result<(), ServeError>>,
 }
 
+/// People are asked about `delete`; everything else is allowed.
+struct AskToDelete;
+
+#[async_trait]
+impl Law for AskToDelete {
+    async fn judge(&self, _run: &RunState, call: &ProposedCall) -> Word {
+        let judgement =
+            if call.operation == "delete" { Judgement::Ask { requirements: wants() } } else { Judgement::Allow };
+        Word::Judged(Judged { judgement, opinions: vec![] })
+    }
+}
+
+/// Whose yes `delete` needs.
+pub fn wants() -> Vec<PolicyRequirement> {
+    let policy = "careful".into();
+    vec![PolicyRequirement { policy, generation: 1, quorum: 1, separation_of_duty: false, expires_after_seconds: 60 }]
+}
+
 impl World {
     pub async fn start() -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        Self::over(tempfile::tempdir().unwrap()).await
+        Self::with_room(48 << 20).await
     }
 
-    async fn over(folder: TempDir) -> Self {
+    /// Where a run may write that many bytes.
+    pub async fn with_room(run_bytes_max: u64) -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        Self::over(tempfile::tempdir().unwrap(), run_bytes_max).await
+    }
+
+    async fn over(folder: TempDir, run_bytes_max: u64) -> Self {
         let journal = Journal::open(&file(folder.path())).await.unwrap();
         let material = Material::fresh(&[NAME.into()], jiff::Timestamp::now()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -77,18 +109,32 @@ impl World {
         let (sessions, probes, shutdown) = (Sessions::new(), Probes::default(), CancellationToken::new());
         let suspended = Arc::new(AtomicBool::new(false));
         let flag = suspended.clone();
+        let api_server_away = Arc::new(AtomicBool::new(false));
         let service = RunService {
             journal: journal.clone(),
             sessions: sessions.clone(),
             probes: probes.clone(),
-            peers: Arc::new(TokenPeers),
+            peers: Arc::new(TokenPeers { away: api_server_away.clone() }),
             suspended: Arc::new(move |_| flag.load(Ordering::SeqCst)),
-            options: Options { address_check: AddressCheck::Required, streams_max: 8 },
+            law: Arc::new(AskToDelete),
+            options: Options { address_check: AddressCheck::Required, streams_max: 8, run_bytes_max },
         };
         let tls = Reloadable::new(&material).unwrap();
         let server = tokio::spawn(serve(listener, tls, service, shutdown.clone()));
         let ca_pem = trust_bundle(&material);
-        Self { folder, journal, sessions, probes, suspended, address, ca_pem, shutdown, server }
+        Self {
+            folder,
+            journal,
+            sessions,
+            probes,
+            suspended,
+            api_server_away,
+            run_bytes_max,
+            address,
+            ca_pem,
+            shutdown,
+            server,
+        }
     }
 
     /// Ends the service and the journal as a shutdown does; the folder stays.
@@ -100,7 +146,8 @@ impl World {
     }
 
     pub async fn restart(self) -> Self {
-        Self::over(self.stop().await).await
+        let run_bytes_max = self.run_bytes_max;
+        Self::over(self.stop().await, run_bytes_max).await
     }
 
     /// Tells every stream to go, without waiting for the end.
@@ -124,8 +171,14 @@ impl World {
     }
 
     pub async fn client(&self) -> RunServiceClient<Channel> {
+        self.client_from("127.0.0.1").await
+    }
+
+    /// From another address of this machine.
+    async fn client_from(&self, address: &str) -> RunServiceClient<Channel> {
         let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.ca_pem)).domain_name(NAME);
         let endpoint = Endpoint::from_shared(self.address.clone()).unwrap().tls_config(tls).unwrap();
+        let endpoint = endpoint.local_address(address.parse().ok());
         RunServiceClient::new(within(endpoint.connect()).await.unwrap())
     }
 
@@ -133,6 +186,15 @@ impl World {
         let (outgoing, queue) = mpsc::channel(16);
         let request = with_token(ReceiverStream::new(queue), token);
         let incoming = within(self.client().await.session(request)).await?.into_inner();
+        Ok(Runner { outgoing, incoming })
+    }
+
+    /// Connects as one that brings a ticket.
+    pub async fn connect_again(&self, token: &str, ticket: &[u8], from: &str) -> Result<Runner, Status> {
+        let (outgoing, queue) = mpsc::channel(16);
+        let mut request = with_token(ReceiverStream::new(queue), token);
+        request.metadata_mut().insert_bin(TICKET_METADATA, MetadataValue::from_bytes(ticket));
+        let incoming = within(self.client_from(from).await.session(request)).await?.into_inner();
         Ok(Runner { outgoing, incoming })
     }
 
@@ -196,6 +258,20 @@ impl Runner {
         }
     }
 
+    /// What the operator says by itself about calls that wait: call, attempt, and its word.
+    pub async fn woken(&mut self) -> Vec<(String, u32, String)> {
+        let Ok(FromOperator::Wake(wake)) = self.next().await else { panic!("no wake") };
+        let word = |decision: wire::Decision| {
+            let word = match decision.verdict {
+                Some(wire::decision::Verdict::Again(_)) => "again".to_owned(),
+                Some(wire::decision::Verdict::Denied(words)) => words,
+                other => panic!("{other:?}"),
+            };
+            (decision.subject, decision.attempt, word)
+        };
+        wake.decisions.into_iter().map(word).collect()
+    }
+
     pub async fn bye(&mut self) -> String {
         match self.next().await {
             Ok(FromOperator::Bye(bye)) => bye.reason,
@@ -250,26 +326,31 @@ pub fn plan(name: &str) -> Plan {
             timeouts: Timeouts::default(),
             script: vec![],
         },
+        fallbacks: Vec::new(),
         tools: vec![PlanTool {
             name: "files".into(),
             uid: "files-uid".into(),
             url: "http://files/mcp".into(),
             credential: None,
             call_timeout_seconds: 5,
-            operations: vec![PlanOperation {
-                name: "read".into(),
-                model_name: "files__read".into(),
-                definition: definition(),
-                effects: Effects::NonIdempotent,
-            }],
+            policies: vec![],
+            operations: ["read", "delete"].map(operation).to_vec(),
         }],
         credentials: vec![],
+        policies: vec![],
+        agent_policies: vec![],
         limits: Limits { steps: 5, tokens: None, cost_micro_usd: None, active_seconds: 60, wait_seconds: 60 },
     }
 }
 
+fn operation(name: &str) -> PlanOperation {
+    let model_name = format!("files__{name}");
+    PlanOperation { name: name.into(), model_name, definition: definition(), effects: Effects::NonIdempotent }
+}
+
 pub fn listed() -> Event {
-    let listing = Listing::Listed(vec![ListedOperation { name: "read".into(), definition: definition() }]);
+    let listed = ["read", "delete"].map(|name| ListedOperation { name: name.into(), definition: definition() });
+    let listing = Listing::Listed(listed.to_vec());
     Event::ToolsListed { tool: "files".into(), listing }
 }
 
@@ -323,5 +404,8 @@ pub fn said(ack: &Ack, subject: &str) -> Result<Vec<u8>, String> {
     match decision.verdict.clone().expect("a verdict") {
         wire::decision::Verdict::Permit(permit) => Ok(permit.digest),
         wire::decision::Verdict::Denied(words) => Err(words),
+        wire::decision::Verdict::Asked(_) => Err("asked".into()),
+        wire::decision::Verdict::Later(_) => Err("later".into()),
+        wire::decision::Verdict::Again(_) => Err("again".into()),
     }
 }
