@@ -90,6 +90,11 @@ pub struct Config {
     #[arg(long, env = "BELAY_JOURNAL_RESERVE_MEBIBYTES", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub journal_reserve_mebibytes: u32,
 
+    /// What one run may write into the journal; one that writes more is ended. A runner that takes a run up is told
+    /// all of it, hence the bound
+    #[arg(long, env = "BELAY_RUN_JOURNAL_MEBIBYTES", default_value_t = 48, value_parser = clap::value_parser!(u32).range(1..=56))]
+    pub run_journal_mebibytes: u32,
+
     /// Runs at one time in the whole installation; the rest wait in order
     #[arg(long, env = "BELAY_MAX_RUNS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_runs: u32,
@@ -186,6 +191,12 @@ impl Config {
         journal_path(&self.data_dir)
     }
 
+    /// What one run may write into the journal.
+    #[must_use]
+    pub fn run_bytes_max(&self) -> u64 {
+        u64::from(self.run_journal_mebibytes) * 1024 * 1024
+    }
+
     #[must_use]
     pub fn journal_settings(&self) -> Settings {
         Settings {
@@ -247,6 +258,16 @@ mod tests {
         let settings = Settings { reserve_bytes: 64 << 20, retention: Duration::ZERO };
         assert_eq!(forgetful.journal_settings(), settings);
         assert!(parse(&["--journal-reserve-mebibytes", "0"]).is_err());
+    }
+
+    #[test]
+    fn what_a_run_may_write_fits_what_a_runner_can_be_told() {
+        assert_eq!(parse(&[]).unwrap().run_journal_mebibytes, 48);
+        assert!(parse(&["--run-journal-mebibytes", "0"]).is_err());
+        assert!(parse(&["--run-journal-mebibytes", "57"]).is_err());
+        // The batch that goes over the bound, and what the operator adds to it, are told as well.
+        let most = 56 * 1024 * 1024 + 2 * belay_protocol::BATCH_BYTES_MAX;
+        assert!(most < belay_protocol::WELCOME_BYTES_MAX);
     }
 
     #[test]

@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use belay_crds::conditions::{READY, Statement, Truth, set_condition};
-use belay_crds::{Agent, AgentRun, AgentStatus, Credential, CredentialStatus, Model, ModelStatus, Tool, ToolStatus};
+use belay_crds::{
+    Agent, AgentRun, AgentStatus, ApprovalPolicy, ApprovalPolicyStatus, Credential, CredentialStatus, Model,
+    ModelStatus, Tool, ToolStatus,
+};
 use belay_protocol::cost::Usage;
 use belay_protocol::event::{Event, Finish, Item, ModelResponse, ProposedCall, Verdict};
 use belay_protocol::{Digest, Plan, Record, RunState};
@@ -63,6 +66,11 @@ pub fn tool(name: &str, operations: &[&str]) -> Tool {
     tool
 }
 
+/// `spec` as people write it.
+pub fn policy(name: &str, spec: &str) -> ApprovalPolicy {
+    object("ApprovalPolicy", name, &serde_saphyr::from_str(spec).unwrap())
+}
+
 pub fn agent(name: &str, model: &str, tools: &[(&str, &[&str])]) -> Agent {
     let tools: Vec<Value> =
         tools.iter().map(|(name, operations)| json!({"name": name, "operations": operations})).collect();
@@ -78,8 +86,10 @@ pub fn plan() -> Plan {
     let parts = Parts {
         agent: Arc::new(agent("triage", "writer", &[("github", &["list_issues"])])),
         model: Arc::new(model("writer", None)),
+        fallbacks: vec![],
         tools: vec![Arc::new(tool("github", &["list_issues"]))],
         credentials: vec![],
+        policies: vec![],
     };
     freeze(&run("nightly", "triage"), &parts).unwrap()
 }
@@ -134,7 +144,7 @@ pub fn in_flight() -> RunState {
     events.extend(answered(1, vec![call], Usage::default()));
     events.push(Event::CallProposed { call_id: "c1".to_owned(), attempt: 1, call: proposed });
     let verdict = Verdict::Allowed { digest };
-    events.push(Event::CallDecided { call_id: "c1".to_owned(), attempt: 1, verdict });
+    events.push(Event::CallDecided { call_id: "c1".to_owned(), attempt: 1, verdict, judged: None });
     state(events)
 }
 
@@ -151,7 +161,10 @@ macro_rules! conditioned {
     })+ };
 }
 
-conditioned!(Model ModelStatus, Credential CredentialStatus, Tool ToolStatus, Agent AgentStatus);
+conditioned!(
+    Model ModelStatus, Credential CredentialStatus, Tool ToolStatus, ApprovalPolicy ApprovalPolicyStatus,
+    Agent AgentStatus
+);
 
 pub fn ready<K: Conditioned>(object: K) -> K {
     with_ready(object, Truth::True, "Ready", "")

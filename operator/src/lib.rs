@@ -2,7 +2,9 @@
 
 pub mod agent;
 pub mod agent_run;
+pub mod api_client;
 pub mod approval;
+pub mod approval_policy;
 pub mod certificate;
 pub mod clock;
 pub mod config;
@@ -11,6 +13,7 @@ pub mod credential;
 #[cfg(test)]
 mod fixtures;
 pub mod gate;
+pub mod guard;
 pub mod http;
 pub mod journal;
 pub mod leader;
@@ -21,7 +24,9 @@ pub mod operator;
 pub mod peers;
 pub mod pod_template;
 pub mod pod_view;
+pub mod policy;
 pub mod probe_pod;
+pub mod read_grant;
 pub mod readiness;
 pub mod references;
 pub mod rollback;
@@ -31,6 +36,7 @@ mod simulation;
 pub mod suspension;
 pub mod tls;
 pub mod tool;
+pub mod tuning;
 pub mod watches;
 pub mod world;
 pub mod writes;

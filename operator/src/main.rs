@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use belay_operator::api_client::api_client;
 use belay_operator::config::{Arguments, Command, Config, JournalCommand, LogFormat, journal_path};
+use belay_operator::tuning::Tuning;
 use belay_operator::{journal, operator};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -36,8 +38,7 @@ fn operate(config: Config) -> ExitCode {
 /// The whole export or nothing, on standard output.
 fn print_export(run: &str, data_dir: &Path) -> ExitCode {
     let exported = || -> anyhow::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let file = runtime.block_on(journal::export(&journal_path(data_dir), run))?;
+        let file = journal::export(&journal_path(data_dir), run)?;
         std::io::stdout().lock().write_all(&file).context("writing the export")
     };
     match exported() {
@@ -82,7 +83,9 @@ fn start(config: Config) -> anyhow::Result<()> {
                 asked.cancel();
             }
         });
-        let client = kube::Client::try_default().await.context("no way to the API server")?;
-        Ok(operator::run(config, client, shutdown).await?)
+        let tuning = Tuning::default();
+        let access = kube::Config::infer().await.context("no way to the API server")?;
+        let client = api_client(access, tuning.times.api_answer).context("no way to the API server")?;
+        Ok(operator::run(config, client, tuning, shutdown).await?)
     })
 }

@@ -11,12 +11,15 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::approval::PendingApprovals;
+
 /// The kinds that this operator reconciles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Kind {
     Model,
     Credential,
     Tool,
+    ApprovalPolicy,
     Agent,
     AgentRun,
 }
@@ -28,6 +31,7 @@ impl Kind {
             Self::Model => "Model",
             Self::Credential => "Credential",
             Self::Tool => "Tool",
+            Self::ApprovalPolicy => "ApprovalPolicy",
             Self::Agent => "Agent",
             Self::AgentRun => "AgentRun",
         }
@@ -65,6 +69,9 @@ pub struct Metrics {
     pub probes_unanswered: Counter,
     pub watch_failures: Counter,
     pub token_reviews: Counter,
+    /// 1 while decisions on Approvals are known to be checked.
+    pub admission_guard_up: Gauge,
+    pub approvals: PendingApprovals,
     cost: Counter<f64, AtomicU64>,
 }
 
@@ -80,6 +87,8 @@ impl Default for Metrics {
             probes_unanswered: Counter::default(),
             watch_failures: Counter::default(),
             token_reviews: Counter::default(),
+            admission_guard_up: Gauge::default(),
+            approvals: PendingApprovals::default(),
             cost: Counter::default(),
         }
     }
@@ -99,6 +108,12 @@ impl Metrics {
         registry.register("probes_unanswered", "Probe pods that reported nothing", self.probes_unanswered.clone());
         registry.register("watch_failures", "Failures of watches", self.watch_failures.clone());
         registry.register("token_reviews", "Tokens of pods that were reviewed", self.token_reviews.clone());
+        registry.register(
+            "admission_guard_up",
+            "Whether decisions on Approvals are known to be checked: while 0, none is honoured",
+            self.admission_guard_up.clone(),
+        );
+        registry.register_collector(Box::new(self.approvals.clone()));
         registry.register("run_cost_usd", "Cost of runs that ended, where prices are known", self.cost.clone());
         registry
     }

@@ -3,41 +3,44 @@
 
 mod caches;
 mod feeds;
+mod parts;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use belay_crds::admission::Unreadable;
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::caches::{Pulls, caches, queues};
-use self::feeds::Feeds;
 use crate::agent::Agents;
-use crate::agent_run::queue::{Lobby, QueueLimits};
-use crate::agent_run::{AgentRuns, Orphans, resume_slots};
+use crate::agent_run::queue::Lobby;
+use crate::agent_run::{AgentRuns, resume_slots};
+use crate::approval_policy::ApprovalPolicies;
 use crate::certificate::{Certificate, CertificateError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::controller;
 use crate::credential::Credentials;
-use crate::http::{self, Stage, Stages};
+use crate::http::{self, Page, Reading, Stage, Stages};
 use crate::journal::{Journal, JournalError};
 use crate::leader::{Leadership, Loss, lead};
 use crate::metrics::Metrics;
 use crate::model::Models;
 use crate::namespaces::Namespaces;
-use crate::peers::TokenPeers;
 use crate::pod_template::{PodSettings, SharedSettings};
-use crate::probe_pod::{self, ProbePods};
+use crate::policy::{Current, Judge};
+use crate::probe_pod::ProbePods;
 use crate::rollback;
-use crate::service::{self, AddressCheck, Options, Probes, RunService, ServeError, Sessions};
+use crate::service::{self, Probes, RunService, ServeError, Sessions};
 use crate::suspension::Suspensions;
 use crate::tls::{Reloadable, TlsError, trust_bundle};
 use crate::tool::Tools;
+use crate::tuning::Tuning;
 use crate::watches::Pulses;
-use crate::world::{Queues, Relations, World};
+use crate::world::{Relations, World};
 use crate::writes::Writes;
 
 /// Streams beyond the runs that may be under way: probes, and reconnects that overlap.
@@ -57,6 +60,8 @@ pub enum OperatorError {
     Journal(#[from] JournalError),
     #[error(transparent)]
     Serve(#[from] ServeError),
+    #[error(transparent)]
+    Rules(#[from] Unreadable),
     #[error("serving health and metrics: {0}")]
     Http(std::io::Error),
     #[error("a watch ended before it had listed anything")]
@@ -67,17 +72,28 @@ pub enum OperatorError {
 
 /// Runs the operator until `shutdown`, then drains: streams are told to come again, passes under way end, the
 /// journal is closed, and the Lease is given back last. Until it leads, only health and metrics are served.
-pub async fn run(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), OperatorError> {
+pub async fn run(
+    config: Config,
+    client: Client,
+    tuning: Tuning,
+    shutdown: CancellationToken,
+) -> Result<(), OperatorError> {
     let metrics = Metrics::default();
-    let (pulses, stages) = (Pulses::default(), Stages::default());
+    let (pulses, stages, reading) = (Pulses::default(), Stages::default(), Reading::default());
     let http = listen(config.http_address).await?;
-    let page = http::serve(http, pulses.clone(), stages.clone(), metrics.registry(), shutdown.clone());
-    let page = tokio::spawn(page);
+    let page = Page {
+        pulses: pulses.clone(),
+        stages: stages.clone(),
+        registry: Arc::new(metrics.registry()),
+        readers: reading.clone(),
+    };
+    let page = tokio::spawn(http::serve(http, page, shutdown.clone()));
     let leadership = lead(client.clone(), &config.namespace, config.identity(), &shutdown).await;
     let result = match leadership {
         Some(leadership) => {
             stages.reach(Stage::Starting);
-            let outset = Outset { config, client, metrics, pulses, stages, shutdown: shutdown.clone() };
+            let outset =
+                Outset { config, client, tuning, metrics, pulses, stages, reading, shutdown: shutdown.clone() };
             while_leading(leadership, outset).await
         }
         None => Ok(()),
@@ -94,9 +110,11 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
 struct Outset {
     config: Config,
     client: Client,
+    tuning: Tuning,
     metrics: Metrics,
     pulses: Pulses,
     stages: Stages,
+    reading: Reading,
     shutdown: CancellationToken,
 }
 
@@ -121,12 +139,13 @@ async fn overstayed(leadership: &Leadership, shutdown: &CancellationToken) {
 
 impl Outset {
     async fn serve(self, leadership: &Leadership) -> Result<(), OperatorError> {
-        let Self { config, client, metrics, pulses, stages, shutdown } = self;
+        let Self { config, client, tuning, metrics, pulses, stages, reading, shutdown } = self;
         let certificate = Certificate::new(client.clone(), config.namespace.clone(), config.certificate_names());
         let material = certificate.ensure(Clock.now()).await?;
         let settings = SharedSettings::new(pod_settings(&config, trust_bundle(&material)));
         let tls = Reloadable::new(&material)?;
-        let journal = Journal::open_with(&config.journal_path(), config.journal_settings()).await?;
+        let journal =
+            Journal::open_observed(&config.journal_path(), config.journal_settings(), tuning.commits.clone()).await?;
         journal.raise_fence(&leadership.token.lease_uid, leadership.token.transitions).await?;
         let finding = rollback::compare(leadership.previous.as_ref(), journal.id(), journal.commits().await?);
         rollback::heed(&journal, &finding).await?;
@@ -134,8 +153,17 @@ impl Outset {
         leadership.bear_witness(tally.testimony());
         tracing::info!(journal = journal.id(), reign = leadership.token.transitions, "journal open");
 
-        let core =
-            Core { config, client, journal: journal.clone(), metrics, pulses, settings, shutdown: shutdown.clone() };
+        let core = Core {
+            config,
+            client,
+            tuning,
+            journal: journal.clone(),
+            metrics,
+            pulses,
+            settings,
+            reading,
+            shutdown: shutdown.clone(),
+        };
         let renewal = certificate.keep(tls.clone(), core.settings.clone(), material, shutdown.clone());
         let renewal = tokio::spawn(renewal);
         let result = tokio::select! {
@@ -155,10 +183,12 @@ impl Outset {
 struct Core {
     config: Config,
     client: Client,
+    tuning: Tuning,
     journal: Journal,
     metrics: Metrics,
     pulses: Pulses,
     settings: SharedSettings,
+    reading: Reading,
     shutdown: CancellationToken,
 }
 
@@ -167,6 +197,7 @@ impl Core {
     /// 5. Controllers. 6. Until the end: drain in the opposite order.
     async fn serve(self, tls: Reloadable, stages: Stages) -> Result<(), OperatorError> {
         let (caches, world) = caches();
+        self.metrics.approvals.follow(world.approvals.clone());
         let (queues, pulls) = queues();
         let relations = Relations { world: world.clone(), queues: queues.clone() };
         let namespaces = Namespaces::new(
@@ -177,12 +208,16 @@ impl Core {
             self.shutdown.clone(),
         );
         let (sessions, probes, suspensions) = (Sessions::new(), Probes::default(), Suspensions::default());
+        let current = Current::default();
+        let judge = Judge::new(current.clone());
         let writes = Writes::new(self.client.clone());
         let probe_pods = self.probe_pods(&writes, &namespaces, &probes, &queues);
         let lobby = Lobby::new(self.queue_limits());
         resume_slots(&self.journal, &lobby).await?;
+        let guard = self.guard(&world)?;
         let runs = Arc::new(AgentRuns {
             world: world.clone(),
+            guard: guard.clone(),
             namespaces: namespaces.clone(),
             queues: queues.clone(),
             journal: self.journal.clone(),
@@ -193,30 +228,21 @@ impl Core {
             settings: self.settings.clone(),
             metrics: self.metrics.clone(),
             clock: Clock,
+            times: self.tuning.times,
             memories: crate::agent_run::Memories::default(),
         });
 
         let tasks = TaskTracker::new();
-        let (orphans, reports) = Orphans::new();
-        let feeds = Feeds {
-            client: self.client.clone(),
-            relations: relations.clone(),
-            namespaces: namespaces.clone(),
-            suspensions: suspensions.clone(),
-            runs: Arc::clone(&runs),
-            orphans,
-            pulses: self.pulses.clone(),
-            metrics: self.metrics.clone(),
-            shutdown: self.shutdown.clone(),
-        };
-        // Before the first list: it may report more runs than wait in the queue.
-        tasks.spawn(self.journal.clone().keep_house(self.shutdown.clone()));
-        tasks.spawn(Arc::clone(&runs).close_orphans(reports, self.shutdown.clone()));
+        self.let_readers_in(&guard, &writes, &tasks);
+        let feeds = self.feeds(&relations, &suspensions, &current, &runs, &tasks);
         feeds.watch(caches, &tasks).await?;
+        self.patrol(guard, &relations, &tasks);
+        feeds.listen_to(&judge, &tasks);
         feeds.listen(&sessions, &self.journal, &tasks);
 
         let listener = listen(self.config.grpc_address).await?;
-        let service = self.run_service(&namespaces, sessions, probes, suspensions);
+        let service =
+            RunService { law: Arc::new(judge.clone()), ..self.run_service(&namespaces, sessions, probes, suspensions) };
         let grpc = service::serve(listener, tls, service, self.shutdown.clone());
         stages.reach(Stage::Serving);
         tracing::info!(grpc = %self.config.grpc_address, "serving runners");
@@ -224,7 +250,7 @@ impl Core {
             &tasks,
             world,
             pulls,
-            &Controllers { runs, namespaces: namespaces.clone(), probe_pods: probe_pods.clone(), writes },
+            &Controllers { runs, namespaces: namespaces.clone(), probe_pods: probe_pods.clone(), writes, judge },
         );
 
         let served = grpc.await;
@@ -235,53 +261,6 @@ impl Core {
         namespaces.stopped().await;
         tracing::info!("stopped");
         Ok(served?)
-    }
-
-    fn probe_pods(&self, writes: &Writes, namespaces: &Namespaces, probes: &Probes, queues: &Queues) -> ProbePods {
-        ProbePods::new(probe_pod::Parts {
-            client: self.client.clone(),
-            writes: writes.clone(),
-            namespaces: namespaces.clone(),
-            probes: probes.clone(),
-            queues: queues.clone(),
-            settings: self.settings.clone(),
-            metrics: self.metrics.clone(),
-            shutdown: self.shutdown.clone(),
-        })
-    }
-
-    fn queue_limits(&self) -> QueueLimits {
-        let count = |limit: u32| usize::try_from(limit).unwrap_or(usize::MAX);
-        QueueLimits {
-            installation: count(self.config.max_runs),
-            namespace: count(self.config.max_runs_per_namespace),
-            starting: count(self.config.max_starting_pods),
-        }
-    }
-
-    fn address_check(&self) -> AddressCheck {
-        if self.config.verify_peer_address { AddressCheck::Required } else { AddressCheck::Off }
-    }
-
-    fn run_service(
-        &self,
-        namespaces: &Namespaces,
-        sessions: Sessions,
-        probes: Probes,
-        suspensions: Suspensions,
-    ) -> RunService {
-        let peers =
-            TokenPeers { client: self.client.clone(), namespaces: namespaces.clone(), metrics: self.metrics.clone() };
-        let address_check = self.address_check();
-        let streams_max = self.queue_limits().installation.saturating_add(STREAMS_SPARE);
-        RunService {
-            journal: self.journal.clone(),
-            sessions,
-            probes,
-            peers: Arc::new(peers),
-            suspended: Arc::new(move |agent| suspensions.is_suspended(&agent.namespace, &agent.name)),
-            options: Options { address_check, streams_max },
-        }
     }
 
     fn control(&self, tasks: &TaskTracker, world: World, pulls: Pulls, with: &Controllers) {
@@ -301,6 +280,13 @@ impl Core {
             writes: writes.clone(),
             clock: Clock,
         };
+        let policies = ApprovalPolicies {
+            world: world.clone(),
+            namespaces: namespaces.clone(),
+            writes: writes.clone(),
+            clock: Clock,
+            judge: with.judge.clone(),
+        };
         let agents = Agents {
             world: world.clone(),
             namespaces: namespaces.clone(),
@@ -312,6 +298,7 @@ impl Core {
         tasks.spawn(controller::run(Arc::new(models), world.models, pulls.models, metrics(), stop()));
         tasks.spawn(controller::run(Arc::new(credentials), world.credentials, pulls.credentials, metrics(), stop()));
         tasks.spawn(controller::run(Arc::new(tools), world.tools, pulls.tools, metrics(), stop()));
+        tasks.spawn(controller::run(Arc::new(policies), world.policies, pulls.policies, metrics(), stop()));
         tasks.spawn(controller::run(Arc::new(agents), world.agents, pulls.agents, metrics(), stop()));
         tasks.spawn(controller::run(Arc::clone(&with.runs), world.runs, pulls.runs, metrics(), stop()));
     }
@@ -323,6 +310,7 @@ struct Controllers {
     namespaces: Namespaces,
     probe_pods: ProbePods,
     writes: Writes,
+    judge: Judge,
 }
 
 async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, OperatorError> {

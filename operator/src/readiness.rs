@@ -1,7 +1,7 @@
 //! The three conditions that kstatus reads, from one verdict. Knows no kind and no client.
 
 use belay_crds::conditions::{READY, RECONCILING, STALLED, Statement, Truth, set_condition};
-use belay_crds::reason::{AgentReason, CredentialReason, ModelReason, RunReason, ToolReason};
+use belay_crds::reason::{AgentReason, CredentialReason, ModelReason, PolicyReason, RunReason, ToolReason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// Where an object stands between what it says and what is there.
@@ -39,7 +39,7 @@ macro_rules! reason_words {
     })+ };
 }
 
-reason_words!(ModelReason, CredentialReason, ToolReason, AgentReason, RunReason);
+reason_words!(ModelReason, CredentialReason, ToolReason, PolicyReason, AgentReason, RunReason);
 
 /// Whether anybody needs to hear of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! What the watches know: one shared store a kind, and who names whom. Reads caches only, never the API server.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use belay_crds::{Agent, AgentRun, Approval, Credential, Model, Tool};
+use belay_crds::{Agent, AgentRun, Approval, ApprovalPolicy, Credential, Model, Tool};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -14,6 +15,7 @@ pub struct World {
     pub models: Store<Model>,
     pub credentials: Store<Credential>,
     pub tools: Store<Tool>,
+    pub policies: Store<ApprovalPolicy>,
     pub agents: Store<Agent>,
     pub runs: Store<AgentRun>,
     pub approvals: Store<Approval>,
@@ -34,6 +36,11 @@ impl World {
     #[must_use]
     pub fn tool(&self, namespace: &str, name: &str) -> Option<Arc<Tool>> {
         self.tools.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    #[must_use]
+    pub fn policy(&self, namespace: &str, name: &str) -> Option<Arc<ApprovalPolicy>> {
+        self.policies.get(&ObjectRef::new(name).within(namespace))
     }
 
     #[must_use]
@@ -82,6 +89,7 @@ pub struct Queues {
     pub models: Queue<Model>,
     pub credentials: Queue<Credential>,
     pub tools: Queue<Tool>,
+    pub policies: Queue<ApprovalPolicy>,
     pub agents: Queue<Agent>,
     pub runs: Queue<AgentRun>,
 }
@@ -94,13 +102,18 @@ pub struct Relations {
 }
 
 impl Relations {
-    /// Agents that name the Model.
+    /// Models that name the Model as a fallback, and Agents that name it or one of those.
     pub async fn model_changed(&self, model: &Model) {
         let (namespace, name) = place(model);
-        self.queues.models.push(&namespace, &name).await;
-        for agent in
-            self.world.agents.state_filter(|agent| agent.spec.model_ref.name == name && within(agent, &namespace))
-        {
+        let falls_back = |model: &Model| model.spec.fallback_refs.iter().any(|fallback| fallback.name == name);
+        let models = self.world.models.state_filter(|model| falls_back(model) && within(model, &namespace));
+        let mut concerned: BTreeSet<String> = models.iter().map(|model| model.name_any()).collect();
+        concerned.insert(name);
+        for name in &concerned {
+            self.queues.models.push(&namespace, name).await;
+        }
+        let names = |agent: &Agent| concerned.contains(&agent.spec.model_ref.name);
+        for agent in self.world.agents.state_filter(|agent| names(agent) && within(agent, &namespace)) {
             self.queues.agents.push(&namespace, &agent.name_any()).await;
         }
     }
@@ -119,6 +132,39 @@ impl Relations {
         {
             self.queues.tools.push(&namespace, &tool.name_any()).await;
         }
+        // Its policies may be others now.
+        let uses = |agent: &Agent| self.tools_of(agent).iter().any(|t| named(t.spec.mcp.credential_ref.as_ref()));
+        for agent in self.world.agents.state_filter(|agent| within(agent, &namespace) && uses(agent)) {
+            self.queues.agents.push(&namespace, &agent.name_any()).await;
+        }
+    }
+
+    /// Agents that name the policy, themselves or by way of a Tool or a Credential.
+    pub async fn policy_changed(&self, policy: &ApprovalPolicy) {
+        let (namespace, name) = place(policy);
+        self.queues.policies.push(&namespace, &name).await;
+        let concerned = |agent: &Agent| within(agent, &namespace) && self.policies_of(agent).contains(&name);
+        for agent in self.world.agents.state_filter(concerned) {
+            self.queues.agents.push(&namespace, &agent.name_any()).await;
+        }
+    }
+
+    fn tools_of(&self, agent: &Agent) -> Vec<Arc<Tool>> {
+        let namespace = agent.namespace().unwrap_or_default();
+        agent.spec.tools.iter().filter_map(|tool| self.world.tool(&namespace, &tool.name)).collect()
+    }
+
+    fn policies_of(&self, agent: &Agent) -> BTreeSet<String> {
+        let names = |references: &[belay_crds::NameRef]| -> Vec<String> {
+            references.iter().map(|reference| reference.name.clone()).collect()
+        };
+        let namespace = agent.namespace().unwrap_or_default();
+        let tools = self.tools_of(agent);
+        let credentials = tools.iter().filter_map(|tool| tool.spec.mcp.credential_ref.as_ref());
+        let credentials = credentials.filter_map(|named| self.world.credential(&namespace, &named.name));
+        let own = names(&agent.spec.policy_refs);
+        let theirs = tools.iter().flat_map(|tool| names(&tool.spec.policy_refs));
+        own.into_iter().chain(theirs).chain(credentials.flat_map(|it| names(&it.spec.policy_refs))).collect()
     }
 
     /// The run that asks.
@@ -127,13 +173,17 @@ impl Relations {
         self.queues.runs.push(&namespace, &approval.spec.request.run.name).await;
     }
 
-    /// Agents that list the Tool.
+    /// Agents that list the Tool, and policies that name it.
     pub async fn tool_changed(&self, tool: &Tool) {
         let (namespace, name) = place(tool);
         self.queues.tools.push(&namespace, &name).await;
         let lists = |agent: &Agent| agent.spec.tools.iter().any(|tool| tool.name == name);
         for agent in self.world.agents.state_filter(|agent| lists(agent) && within(agent, &namespace)) {
             self.queues.agents.push(&namespace, &agent.name_any()).await;
+        }
+        let names = |policy: &ApprovalPolicy| policy.spec.rules.iter().any(|rule| rule.tools.contains(&name));
+        for policy in self.world.policies.state_filter(|policy| names(policy) && within(policy, &namespace)) {
+            self.queues.policies.push(&namespace, &policy.name_any()).await;
         }
     }
 
@@ -163,6 +213,9 @@ impl Relations {
         for object in self.world.tools.state() {
             self.queues.tools.push(&object.namespace().unwrap_or_default(), &object.name_any()).await;
         }
+        for object in self.world.policies.state() {
+            self.queues.policies.push(&object.namespace().unwrap_or_default(), &object.name_any()).await;
+        }
         for object in self.world.agents.state() {
             self.queues.agents.push(&object.namespace().unwrap_or_default(), &object.name_any()).await;
         }
@@ -186,6 +239,9 @@ impl Relations {
         }
         for object in self.world.tools.state_filter(|o| within(o, namespace)) {
             self.queues.tools.push(namespace, &object.name_any()).await;
+        }
+        for object in self.world.policies.state_filter(|o| within(o, namespace)) {
+            self.queues.policies.push(namespace, &object.name_any()).await;
         }
         for object in self.world.agents.state_filter(|o| within(o, namespace)) {
             self.queues.agents.push(namespace, &object.name_any()).await;

@@ -3,6 +3,7 @@
 
 use std::fmt::Debug;
 
+use belay_crds::{AgentRun, Approval};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::NamespaceResourceScope;
@@ -18,7 +19,7 @@ use crate::readiness::{Flip, Reason, Standing, Verdict};
 /// Field manager of everything that this operator applies.
 pub const FIELD_MANAGER: &str = "belay-operator";
 /// The API server takes no longer note.
-const NOTE_BYTES_MAX: usize = 1024;
+pub(crate) const NOTE_BYTES_MAX: usize = 1024;
 
 /// Writes to the API server. Cheap to clone.
 #[derive(Clone)]
@@ -87,6 +88,20 @@ impl Writes {
             secondary: None,
         };
         if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
+            tracing::debug!(%error, reason = event.reason, "event not published");
+        }
+    }
+
+    /// Tells people what is asked of them, by an Event on the Approval. A lost one fails nothing.
+    pub async fn announce_question(&self, approval: &Approval, run: &AgentRun, note: &str) {
+        let event = Event {
+            type_: EventType::Normal,
+            reason: "DecisionNeeded".to_owned(),
+            note: Some(cut(note, NOTE_BYTES_MAX).to_owned()),
+            action: "Ask".to_owned(),
+            secondary: Some(run.object_ref(&())),
+        };
+        if let Err(error) = self.recorder.publish(&event, &approval.object_ref(&())).await {
             tracing::debug!(%error, reason = event.reason, "event not published");
         }
     }

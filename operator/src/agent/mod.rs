@@ -4,6 +4,7 @@ mod verdict;
 
 pub use verdict::EVERY_OPERATION;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use belay_crds::Agent;
@@ -12,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
+use crate::approval_policy::{named, overburdened};
 use crate::clock::Clock;
 use crate::controller::{Failure, Reconcile};
 use crate::metrics::Kind;
@@ -43,10 +45,7 @@ impl Reconcile for Agents {
         if service == Service::Starting {
             return Ok(Action::await_change());
         }
-        let found = verdict::Found {
-            model: self.world.model(&namespace, &agent.spec.model_ref.name),
-            tools: agent.spec.tools.iter().map(|tool| self.world.tool(&namespace, &tool.name)).collect(),
-        };
+        let found = self.find(&agent, &namespace);
         let verdict = verdict::judge(&agent, service, &found);
 
         let mut status = agent.status.clone().unwrap_or_default();
@@ -60,5 +59,25 @@ impl Reconcile for Agents {
         }
         self.writes.announce(&*agent, flip, &verdict).await;
         Ok(Action::await_change())
+    }
+}
+
+impl Agents {
+    fn find(&self, agent: &Agent, namespace: &str) -> verdict::Found {
+        let model = self.world.model(namespace, &agent.spec.model_ref.name);
+        let tools: Vec<_> = agent.spec.tools.iter().map(|tool| self.world.tool(namespace, &tool.name)).collect();
+        let there: Vec<_> = tools.iter().flatten().cloned().collect();
+        let keys = model.iter().filter_map(|model| model.spec.credential_ref.as_ref());
+        let keys = keys.chain(there.iter().filter_map(|tool| tool.spec.mcp.credential_ref.as_ref()));
+        let names: BTreeSet<&str> = keys.map(|reference| reference.name.as_str()).collect();
+        let credentials: Vec<_> = names.into_iter().filter_map(|name| self.world.credential(namespace, name)).collect();
+        let fallbacks = model.iter().flat_map(|model| &model.spec.fallback_refs);
+        verdict::Found {
+            fallbacks: fallbacks.filter_map(|named| self.world.model(namespace, &named.name)).collect(),
+            policies: named(&self.world, agent, &there, &credentials),
+            overburdened: overburdened(agent, &there, &credentials),
+            model,
+            tools,
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Whether an Agent is ready, and in which words it is not. Pure.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use belay_crds::conditions::{PEER_ADDRESS_VERIFIED, Statement, Truth};
@@ -7,6 +8,7 @@ use belay_crds::reason::AgentReason;
 use belay_crds::{Agent, AgentTool, Model, Tool};
 use kube::ResourceExt;
 
+use crate::approval_policy::{JUDGES_MAX, Named, Usable, usable};
 use crate::namespaces::Service;
 use crate::readiness::Verdict;
 use crate::references::{missing, not_ready};
@@ -20,10 +22,16 @@ const NAMES_MAX: usize = 12;
 /// What the Agent's references found; `tools` in the order of `spec.tools`.
 pub struct Found {
     pub model: Option<Arc<Model>>,
+    /// Those of the Model's fallbacks that are there: what is missing the Model says itself.
+    pub fallbacks: Vec<Arc<Model>>,
     pub tools: Vec<Option<Arc<Tool>>>,
+    /// Of the Agent, its tools and the credentials that go with them.
+    pub policies: Vec<Named>,
+    /// A Tool that more policies judge than may, and how many.
+    pub overburdened: Option<(String, usize)>,
 }
 
-/// Judges in a fixed order: namespace, suspension, model, prices, tools, operations.
+/// Judges in a fixed order: namespace, suspension, model, prices, tools, operations, policies.
 pub fn judge(agent: &Agent, service: Service, found: &Found) -> Verdict<AgentReason> {
     let namespace = agent.namespace().unwrap_or_default();
     let name = agent.name_any();
@@ -34,7 +42,7 @@ pub fn judge(agent: &Agent, service: Service, found: &Found) -> Verdict<AgentRea
         let message = format!("Agent {name}: spec.suspend is true: no permit and no new pod; its runs wait");
         return Verdict::waiting(AgentReason::Suspended, message);
     }
-    if let Some(verdict) = judge_model(agent, &namespace, found.model.as_deref()) {
+    if let Some(verdict) = judge_model(agent, &namespace, found) {
         return verdict;
     }
     for (index, (listed, tool)) in agent.spec.tools.iter().zip(&found.tools).enumerate() {
@@ -43,7 +51,27 @@ pub fn judge(agent: &Agent, service: Service, found: &Found) -> Verdict<AgentRea
             return verdict;
         }
     }
-    Verdict::ready(AgentReason::Ready, reach(agent))
+    judge_policies(agent, &namespace, found).unwrap_or_else(|| Verdict::ready(AgentReason::Ready, reach(agent, found)))
+}
+
+fn judge_policies(agent: &Agent, namespace: &str, found: &Found) -> Option<Verdict<AgentReason>> {
+    for Named { subject, name, policy } in &found.policies {
+        let Some(policy) = policy else {
+            let message = missing(subject, "ApprovalPolicy", name, namespace);
+            return Some(Verdict::waiting(AgentReason::PolicyMissing, message));
+        };
+        if let Usable::Not { why } = usable(policy) {
+            let message = format!("{subject} names what cannot be used: {why}");
+            return Some(Verdict::waiting(AgentReason::PolicyNotReady, message));
+        }
+    }
+    let (tool, judges) = found.overburdened.as_ref()?;
+    let message = format!(
+        "Agent {}: {judges} policies would judge a call of Tool \"{tool}\", counting its own, the Tool's and the \
+         Credential's: a call can be put to at most {JUDGES_MAX}; put rules together",
+        agent.name_any()
+    );
+    Some(Verdict::stalled(AgentReason::PoliciesTooMany, message))
 }
 
 /// Says on every Agent whether the installation checks where its runners connect from.
@@ -59,14 +87,16 @@ pub fn addresses(check: AddressCheck) -> Statement<'static> {
     Statement { type_: PEER_ADDRESS_VERIFIED, truth, reason, message }
 }
 
-fn judge_model(agent: &Agent, namespace: &str, model: Option<&Model>) -> Option<Verdict<AgentReason>> {
+fn judge_model(agent: &Agent, namespace: &str, found: &Found) -> Option<Verdict<AgentReason>> {
     let subject = format!("Agent {}: spec.modelRef", agent.name_any());
-    let Some(model) = model else {
+    let Some(model) = found.model.as_deref() else {
         let message = missing(&subject, "Model", &agent.spec.model_ref.name, namespace);
         return Some(Verdict::waiting(AgentReason::ModelMissing, message));
     };
     let budget = agent.spec.limits.as_ref().and_then(|limits| limits.cost_usd);
-    if budget.is_some() && model.spec.prices_usd.is_none() {
+    let unpriced = std::iter::once(model).chain(found.fallbacks.iter().map(|model| &**model));
+    let unpriced = unpriced.into_iter().find(|model| model.spec.prices_usd.is_none());
+    if let Some(model) = unpriced.filter(|_| budget.is_some()) {
         let (agent, model) = (agent.name_any(), model.name_any());
         let message = format!(
             "Agent {agent}: spec.limits.costUSD cannot be kept: Model \"{model}\" has no spec.pricesUSD; set it or \
@@ -101,14 +131,25 @@ fn judge_tool(subject: &str, namespace: &str, listed: &AgentTool, tool: Option<&
     })
 }
 
-/// What the agent may do, in words: there is no policy yet that would ask.
-fn reach(agent: &Agent) -> String {
+/// What the agent may do, in words, and which policies judge it by another generation than the one that is there.
+fn reach(agent: &Agent, found: &Found) -> String {
     if agent.spec.tools.is_empty() {
         return "it lists no tool: it can answer, and call nothing".to_owned();
     }
     let tools: Vec<String> = agent.spec.tools.iter().map(|t| format!("{}: {}", t.name, some(&t.operations))).collect();
-    let note = "every listed operation is allowed without asking until ApprovalPolicy exists";
-    format!("it may call {}; {note}", tools.join("; "))
+    let names: BTreeSet<&str> = found.policies.iter().map(|named| named.name.as_str()).collect();
+    let judges = if names.is_empty() {
+        "what only reads is allowed, everything else is asked: no policy is named".to_owned()
+    } else {
+        format!("judged by {}", some(&names.into_iter().collect::<Vec<_>>()))
+    };
+    let outdated = found.policies.iter().filter_map(|named| match usable(named.policy.as_deref()?) {
+        Usable::LastGood { why, .. } => Some(why),
+        Usable::AsItIs(_) | Usable::Not { .. } => None,
+    });
+    let notes: BTreeSet<String> = outdated.collect();
+    let lines = [format!("it may call {}", tools.join("; ")), judges];
+    lines.into_iter().chain(notes).collect::<Vec<_>>().join("; ")
 }
 
 fn some(names: &[impl AsRef<str>]) -> String {
@@ -124,12 +165,17 @@ fn some(names: &[impl AsRef<str>]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use belay_crds::ApprovalPolicy;
+
     use super::*;
-    use crate::fixtures::{agent, model, not_ready, ready, tool};
+    use crate::approval_policy::overburdened;
+    use crate::fixtures::{agent, model, not_ready, policy, ready, tool};
     use crate::readiness::Standing;
 
     fn found(model: Option<Model>, tools: Vec<Option<Tool>>) -> Found {
-        Found { model: model.map(Arc::new), tools: tools.into_iter().map(|tool| tool.map(Arc::new)).collect() }
+        let tools = tools.into_iter().map(|tool| tool.map(Arc::new)).collect();
+        let model = model.map(Arc::new);
+        Found { model, fallbacks: vec![], tools, policies: vec![], overburdened: None }
     }
 
     #[test]
@@ -174,6 +220,13 @@ mod tests {
         let verdict = judge(&priced, Service::Enabled, &found(Some(ready(model("writer", None))), vec![]));
         assert_eq!((verdict.standing, verdict.reason), (Standing::Stalled, AgentReason::PricesMissing));
         assert!(verdict.message.contains("Model \"writer\" has no spec.pricesUSD"), "{}", verdict.message);
+        let mut writer = ready(model("writer", None));
+        writer.spec.prices_usd = serde_json::from_str(r#"{"input": "1", "output": "2"}"#).ok();
+        let mut with_fallback = found(Some(writer), vec![]);
+        assert_eq!(judge(&priced, Service::Enabled, &with_fallback).standing, Standing::Ready);
+        with_fallback.fallbacks = vec![Arc::new(model("second", None))];
+        let verdict = judge(&priced, Service::Enabled, &with_fallback);
+        assert!(verdict.message.contains("Model \"second\" has no spec.pricesUSD"), "{}", verdict.message);
     }
 
     #[test]
@@ -194,9 +247,73 @@ mod tests {
         );
         assert_eq!(
             judge(&agent, Service::Enabled, &all).message,
-            "it may call github: list_issues; files: *; every listed operation is allowed without asking until \
-             ApprovalPolicy exists"
+            "it may call github: list_issues; files: *; what only reads is allowed, everything else is asked: no \
+             policy is named"
         );
+    }
+
+    /// An Agent without tools that comes under `policy`, if there is one.
+    fn under(policy: Option<ApprovalPolicy>) -> Verdict<AgentReason> {
+        let named = Named {
+            subject: "Tool github: spec.policyRefs".into(),
+            name: "careful".into(),
+            policy: policy.map(Arc::new),
+        };
+        let found = Found {
+            policies: vec![named],
+            ..found(Some(ready(model("writer", None))), vec![Some(ready(tool("github", &["list_issues"])))])
+        };
+        judge(&agent("triage", "writer", &[("github", &["list_issues"])]), Service::Enabled, &found)
+    }
+
+    #[test]
+    fn an_agent_is_not_ready_while_a_policy_is_missing_or_was_never_good() {
+        let missing = under(None);
+        assert_eq!((missing.standing, missing.reason), (Standing::Waiting, AgentReason::PolicyMissing));
+        assert_eq!(
+            missing.message,
+            "Tool github: spec.policyRefs names ApprovalPolicy \"careful\", which does not exist in namespace triage"
+        );
+        let bad = under(Some(not_ready(policy("careful", "{}"), "RuleInvalid", "rules[0] r: no")));
+        assert_eq!((bad.standing, bad.reason), (Standing::Waiting, AgentReason::PolicyNotReady));
+        assert_eq!(
+            bad.message,
+            "Tool github: spec.policyRefs names what cannot be used: ApprovalPolicy \"careful\" is not Ready: \
+             RuleInvalid: rules[0] r: no"
+        );
+    }
+
+    #[test]
+    fn an_agent_goes_on_with_the_last_good_generation_of_a_policy_and_says_so() {
+        let mut bad = not_ready(policy("careful", "{}"), "TestFailed", "tests[0]");
+        bad.metadata.generation = Some(2);
+        let mut bad = not_ready(bad, "TestFailed", "tests[0]");
+        let spec = belay_crds::ApprovalPolicySpec::default();
+        bad.status.get_or_insert_default().last_good = Some(belay_crds::LastGood { generation: 1, spec });
+        let verdict = under(Some(bad));
+        assert_eq!(verdict.standing, Standing::Ready);
+        assert_eq!(
+            verdict.message,
+            "it may call github: list_issues; judged by careful; ApprovalPolicy \"careful\" is not Ready: TestFailed: \
+             tests[0]; its generation 1 goes on"
+        );
+        assert!(under(Some(ready(policy("careful", "{}")))).message.ends_with("judged by careful"));
+    }
+
+    #[test]
+    fn more_policies_than_may_ask_about_one_call_stall_the_agent() {
+        let mut busy = agent("triage", "writer", &[("github", &["list_issues"])]);
+        let names = |from: u32, to: u32| (from..to).map(|n| belay_crds::NameRef::new(format!("p{n}"))).collect();
+        busy.spec.policy_refs = names(0, 8);
+        let mut github = tool("github", &["list_issues"]);
+        github.spec.policy_refs = names(0, 8);
+        assert_eq!(overburdened(&busy, &[Arc::new(github.clone())], &[]), None);
+        github.spec.policy_refs = names(7, 9);
+        let too_many = overburdened(&busy, &[Arc::new(github)], &[]);
+        assert_eq!(too_many, Some(("github".to_owned(), 9)));
+        let found = Found { overburdened: too_many, ..found(Some(ready(model("writer", None))), vec![]) };
+        let verdict = judge(&agent("triage", "writer", &[]), Service::Enabled, &found);
+        assert_eq!((verdict.standing, verdict.reason), (Standing::Stalled, AgentReason::PoliciesTooMany));
     }
 
     #[test]

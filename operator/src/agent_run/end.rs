@@ -24,8 +24,6 @@ use crate::writes::Target;
 
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const DELETING_AGAIN: Duration = Duration::from_secs(30);
-/// An ended pod stays so long that whoever follows its log reads the last lines.
-const LOG_LINGER: Duration = Duration::from_secs(3);
 
 impl AgentRuns {
     /// 1. Journal the end. 2. Tell the runner. 3. Go on as with every run that is over.
@@ -47,6 +45,7 @@ impl AgentRuns {
     /// 1. Status says how it ended, once. 2. Its slot goes to the next. 3. Its pod goes. 4. In time it goes too.
     pub(super) async fn finish(&self, run: &AgentRun, sight: &Sight) -> Result<Action, Failure> {
         if let Some(state) = sight.state.as_deref().filter(|_| !has_ended(run)) {
+            self.close_asks(sight, state).await?;
             self.conclude(run, sight, state).await?;
         }
         self.leave_lobby(&sight.id.uid).await;
@@ -89,7 +88,7 @@ impl AgentRuns {
     async fn conclude(&self, run: &AgentRun, sight: &Sight, state: &RunState) -> Result<(), Failure> {
         let Some(end) = &state.end else { return Ok(()) };
         self.publish(run, sight, &Stand::ended(end)).await?;
-        let priced = state.plan.as_ref().is_some_and(|plan| plan.model.prices.is_some());
+        let priced = state.plan.as_ref().is_some_and(|plan| plan.is_priced());
         self.metrics.run_ended(end.outcome, reason_of(end.reason), priced.then(|| state.cost.micro_usd()));
         self.doubt(sight, state, end.reason, end.outcome).await;
         Ok(())
@@ -128,7 +127,7 @@ impl AgentRuns {
         let since_end = if since_end < 0 { i64::MAX } else { since_end };
         let patient = state.is_some_and(|state| state.live_epoch().is_some())
             && since_end < i64::try_from(LEAVING_MAX.as_millis()).unwrap_or(i64::MAX);
-        let lingering = since_end < i64::try_from(LOG_LINGER.as_millis()).unwrap_or(i64::MAX);
+        let lingering = since_end < i64::try_from(self.times.log_linger.as_millis()).unwrap_or(i64::MAX);
         let mut cleared = Cleared::Yes;
         for pod in self.namespaces.pods_of(&sight.id.namespace, &sight.id.uid) {
             let leaving = match view(&pod) {

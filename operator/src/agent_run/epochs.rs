@@ -25,17 +25,25 @@ impl AgentRuns {
     ) -> Result<Action, Failure> {
         let Some(state) = sight.state.as_deref() else { return Ok(Action::await_change()) };
         let EpochEnding { epoch, cause, proof, message } = ending;
-        let withheld = sight.withheld && cause == EpochEnd::Released;
+        // A suspension may end at this very moment: what the runner was not seen to be kept from counts as spent.
+        let withheld = cause == EpochEnd::Released && self.sessions.let_go(&sight.id.uid);
         let request = if withheld { ModelRequest::Withheld } else { ModelRequest::Given };
         let mut events = close(state, request, &format!("{message} before the answer came"));
         let active_milliseconds = u64::try_from(sight.active_for.as_millis()).unwrap_or(u64::MAX);
         events.push(Event::EpochEnded { epoch, cause, active_milliseconds });
         let claimed = state.live_epoch().is_some_and(|epoch| epoch.claim.is_some());
         events.extend(proof.filter(|_| claimed).map(|proof| Event::EpochDead { epoch, proof }));
-        self.append(sight, events).await?;
+        let appended = self.append(sight, events).await;
+        self.sessions.let_gone(&sight.id.uid);
+        appended?;
         let (namespace, name) = (&sight.id.namespace, &sight.id.name);
         tracing::info!(namespace, name, epoch, ?cause, message, "epoch ended");
+        // A runner that was let go is not one that was lost.
+        let lost = cause != EpochEnd::Released;
         self.memories.change(&sight.id.uid, |memory| {
+            if !lost {
+                return;
+            }
             let words = message.split_once(' ').and_then(|(_, rest)| rest.split_once(' '));
             memory.last_words = words.map(|(_, how)| how.to_owned());
         });

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::AgentRuns;
 use super::observe::Sight;
-use super::plan::{CANCEL_GRACE, Follow, LAST_WORDS_MAX, SILENT_MAX, WAIT_GRACE, Wait, quarantine, waiting_since};
+use super::plan::{CANCEL_GRACE, Follow, LAST_WORDS_MAX, SILENT_MAX, Wait, quarantine, waiting_since};
 use super::status::{Facts, Stand, Witness, fold, is_news};
 use crate::controller::Failure;
 use crate::pod_view::PodView;
@@ -47,9 +47,9 @@ impl AgentRuns {
         let cancelling = follow == Follow::Cancelling;
         let pause = match &follow {
             Follow::Backoff(pause) => Some(*pause),
-            Follow::Starting | Follow::Waiting(_) | Follow::Running | Follow::Cancelling => None,
+            Follow::Starting | Follow::Waiting(_) | Follow::Running | Follow::Held { .. } | Follow::Cancelling => None,
         };
-        let stand = Stand::following(follow, state);
+        let stand = Stand::following(follow, state).after(sight.memory.last_words.as_deref());
         self.publish(run, sight, &stand).await?;
 
         let mut next = if claimed {
@@ -61,14 +61,17 @@ impl AgentRuns {
             next = next.min(SILENT_MAX);
         }
         let waiting = matches!(stand.phase, Phase::Waiting);
+        for open in state.asks.values() {
+            next = next.min(self.until(open.ask.expires_at, 0));
+        }
         if claimed && waiting {
-            next = next.min(left(WAIT_GRACE, sight.memory.idle_since));
+            next = next.min(left(self.times.wait_grace, sight.memory.idle_since));
         }
         if let Some(pause) = pause {
             next = next.min(pause);
         }
         for undead in &sight.undead {
-            next = next.min(quarantine(state).saturating_sub(undead.waited) + MOMENT);
+            next = next.min(quarantine(state, self.times).saturating_sub(undead.waited) + MOMENT);
         }
         if cancelling {
             next = next.min(left(CANCEL_GRACE, sight.memory.cancelling_since));
@@ -107,7 +110,7 @@ impl AgentRuns {
         if due {
             self.memories.change(&sight.id.uid, |memory| memory.refreshed(now));
         }
-        let progressed = due && before.usage != status.usage;
+        let progressed = due && (before.usage != status.usage || before.conditions != status.conditions);
         if !is_news(&before, &status) && !progressed {
             return Ok(());
         }
@@ -128,8 +131,7 @@ impl AgentRuns {
 
     /// What is left of `seconds` that began at `since` (milliseconds since the Unix epoch), and a moment.
     fn until(&self, since: i64, seconds: u64) -> Duration {
-        let gone = u64::try_from(self.clock.milliseconds().saturating_sub(since)).unwrap_or_default();
-        Duration::from_millis(seconds.saturating_mul(1000).saturating_sub(gone)) + MOMENT
+        left_until(self.clock.milliseconds(), since, seconds) + MOMENT
     }
 
     fn refresh_left(&self, uid: &str) -> Duration {
@@ -147,4 +149,25 @@ fn left(time: Duration, since: Option<Instant>) -> Duration {
 fn active_left(sight: &Sight, state: &RunState) -> Duration {
     let limit = Duration::from_secs(u64::from(sight.limits.active_seconds));
     limit.saturating_sub(Duration::from_millis(state.active_milliseconds) + sight.active_for) + MOMENT
+}
+
+/// How long from `now` to `seconds` after `since`, which may lie ahead; both in milliseconds since the Unix epoch.
+fn left_until(now: i64, since: i64, seconds: u64) -> Duration {
+    let seconds = i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
+    let left = since.saturating_add(seconds).saturating_sub(now);
+    Duration::from_millis(u64::try_from(left).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_that_lies_ahead_is_waited_for_and_not_polled() {
+        let tomorrow = 86_400_000;
+        assert_eq!(left_until(0, tomorrow, 0), Duration::from_hours(24), "when an Approval expires");
+        assert_eq!(left_until(5_000, 0, 60), Duration::from_secs(55), "what is left of a wait");
+        assert_eq!(left_until(tomorrow, 0, 60), Duration::ZERO);
+        assert_eq!(left_until(0, i64::MAX, u64::MAX).as_secs(), 9_223_372_036_854_775);
+    }
 }

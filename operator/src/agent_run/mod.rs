@@ -13,10 +13,12 @@ pub mod plan;
 #[cfg(test)]
 mod plan_tests;
 pub mod pod;
+pub(crate) mod questions;
 pub mod queue;
 #[cfg(test)]
 mod reconcile_tests;
 pub mod resolve;
+mod settle;
 mod start;
 pub mod status;
 #[cfg(test)]
@@ -38,12 +40,14 @@ use self::plan::Decision;
 use self::queue::{Lobby, Ticket};
 use crate::clock::Clock;
 use crate::controller::{Failure, Reconcile};
+use crate::guard::Guard;
 use crate::journal::{Journal, JournalError};
 use crate::metrics::{Kind, Metrics};
 use crate::namespaces::{Namespaces, Service};
 use crate::pod_template::SharedSettings;
 use crate::probe_pod::ProbePods;
 use crate::service::Sessions;
+use crate::tuning::Times;
 use crate::world::{Queues, World, has_ended};
 use crate::writes::Writes;
 
@@ -57,12 +61,14 @@ pub struct AgentRuns {
     pub queues: Queues,
     pub journal: Journal,
     pub sessions: Sessions,
+    pub guard: Guard,
     pub probes: ProbePods,
     pub lobby: Lobby,
     pub writes: Writes,
     pub settings: SharedSettings,
     pub metrics: Metrics,
     pub clock: Clock,
+    pub times: Times,
     pub memories: Memories,
 }
 
@@ -83,7 +89,7 @@ impl Reconcile for AgentRuns {
             }
             sight => sight?,
         };
-        let decision = sight.observed(&run, self.journal.id(), self.clock.milliseconds()).decide();
+        let decision = sight.observed(&run, self.journal.id(), self.times, self.clock.milliseconds()).decide();
         tracing::debug!(namespace = run.namespace(), name = run.name_any(), ?decision, "decided");
         match decision {
             Decision::Hold => Ok(Action::requeue(Duration::from_secs(30))),
@@ -92,9 +98,10 @@ impl Reconcile for AgentRuns {
             Decision::Launch => self.launch(&run, &sight).await,
             Decision::EndEpoch(ending) => self.end_epoch(&run, &sight, ending).await,
             Decision::Bury { epoch, proof } => self.bury(&sight, epoch, proof).await,
-            Decision::Ask { call_id } => self.ask(&sight, &call_id).await,
+            Decision::Ask { call_id } => self.ask(&run, &sight, &call_id).await,
             Decision::Post { name } => self.post(&run, &sight, &name).await,
-            Decision::Settle { name } => self.settle(&sight, &name).await,
+            Decision::Settle { name } => self.settle(&run, &sight, &name).await,
+            Decision::Count { name } => self.count(&sight, &name).await,
             Decision::RequestCancel => self.request_cancel(&run, &sight).await,
             Decision::Follow(follow) => self.follow(&run, &sight, follow).await,
             Decision::End(ending) => self.end(&run, &sight, ending).await,

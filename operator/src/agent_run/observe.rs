@@ -18,9 +18,11 @@ use super::memory::{MadePod, Memory};
 use super::plan::{AgentView, AskSeen, JournalHead, Observed, Stream, Undead, is_idle};
 use super::resolve::{id_of, limits};
 use crate::controller::Failure;
+use crate::guard::State;
 use crate::namespaces::Service;
 use crate::pod_view::{PodView, view};
 use crate::references;
+use crate::tuning::Times;
 
 /// How far the cache of pods may be behind a pod that was just created.
 const CACHE_LAG_MAX: Duration = Duration::from_secs(5);
@@ -41,13 +43,14 @@ pub struct Sight {
     pub limits: Limits,
     pub undead: Vec<Undead>,
     pub asks: Vec<AskSeen>,
+    pub guard_down: Option<String>,
     pub active_for: Duration,
     pub withheld: bool,
 }
 
 impl Sight {
     #[must_use]
-    pub fn observed<'a>(&'a self, run: &'a AgentRun, journal_id: &'a str, now: i64) -> Observed<'a> {
+    pub fn observed<'a>(&'a self, run: &'a AgentRun, journal_id: &'a str, times: Times, now: i64) -> Observed<'a> {
         let since = |at: Option<Instant>| at.map_or(Duration::ZERO, |at| at.elapsed());
         Observed {
             run,
@@ -63,12 +66,14 @@ impl Sight {
             ended_for: since(self.memory.pod_ended_since),
             undead: self.undead.clone(),
             asks: self.asks.clone(),
+            guard_down: self.guard_down.clone(),
             active_for: self.active_for,
             last_words: self.memory.last_words.clone(),
             resting_for: since(self.memory.resting_since),
             idle_for: since(self.memory.idle_since),
             withheld: self.withheld,
             limits: self.limits,
+            times,
             now,
         }
     }
@@ -132,9 +137,17 @@ impl AgentRuns {
             limits,
             undead,
             asks,
+            guard_down: self.guard_down(),
             active_for,
             withheld,
         })
+    }
+
+    fn guard_down(&self) -> Option<String> {
+        match self.guard.state() {
+            State::Up { .. } => None,
+            State::Down(why) => Some(why.to_string()),
+        }
     }
 
     pub(super) async fn journal_head(&self, run: &AgentRun) -> Result<Option<JournalHead>, Failure> {

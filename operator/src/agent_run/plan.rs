@@ -15,15 +15,13 @@ use kube::ResourceExt;
 
 pub use self::epoch::{is_idle, quarantine};
 use super::ending::Ending;
+use super::questions::unasked;
 use crate::namespaces::Service;
 use crate::pod_view::PodView;
+use crate::tuning::Times;
 
 /// A pod that runs for so long without Hello is given up.
 pub const SILENT_MAX: Duration = Duration::from_mins(5);
-/// A runner that only waits for a person or for its Agent is let go after this time.
-pub const WAIT_GRACE: Duration = Duration::from_secs(20);
-/// Added to the quarantine of an epoch that nobody saw end, for clocks and networks.
-pub const QUARANTINE_MARGIN: Duration = Duration::from_secs(30);
 /// That many crashes without any progress in between end the run.
 pub const CRASHES_MAX: u32 = 5;
 /// What calls in flight get when a run is cancelled.
@@ -54,6 +52,8 @@ pub struct Observed<'a> {
     /// Epochs that ended and may still act.
     pub undead: Vec<Undead>,
     pub asks: Vec<AskSeen>,
+    /// Why no decision of people counts now.
+    pub guard_down: Option<String>,
     /// How long the live epoch was claimed, by the monotonic clock as far as this process saw it.
     pub active_for: Duration,
     /// How the last runner ended, if this process saw it: after the words "its pod".
@@ -65,6 +65,7 @@ pub struct Observed<'a> {
     /// Whether an answer to the runner is held back.
     pub withheld: bool,
     pub limits: Limits,
+    pub times: Times,
     /// Milliseconds since the Unix epoch.
     pub now: i64,
 }
@@ -99,8 +100,16 @@ pub enum Approved {
     /// The journal has no uid of it yet.
     Unposted,
     Open,
-    /// Enough decisions are there, or it is sealed.
+    /// `status.given` is behind its decisions.
+    Uncounted,
+    /// Enough decisions are there, or it is sealed: they are taken at once.
     Decided,
+    /// Everyone whose yes a call needs said yes: that is taken towards a runner that is there to send it.
+    Allowed,
+    /// Its time is up.
+    Overdue,
+    /// It asks about something that is not so any more.
+    OutOfDate,
     /// Someone deleted it.
     Gone,
 }
@@ -142,6 +151,8 @@ pub enum Decision {
     Post { name: String },
     /// The Approval is to be sealed and its decisions taken, or is gone.
     Settle { name: String },
+    /// Its status is to say how many said yes.
+    Count { name: String },
     /// Someone asked for the end.
     RequestCancel,
     /// It goes on by itself.
@@ -177,6 +188,11 @@ pub enum Follow {
     Backoff(Duration),
     Waiting(Wait),
     Running,
+    /// Its runner is there, and something that nobody can do anything about keeps it from going on as usual.
+    Held {
+        reason: RunReason,
+        message: String,
+    },
     Cancelling,
 }
 
@@ -345,27 +361,39 @@ impl Observed<'_> {
 
     /// What has to be asked, and what was answered.
     fn question(&self, state: &RunState) -> Option<Decision> {
-        let asked = |call_id: &str| state.asks.values().any(|open| open.ask.call_id == call_id);
-        let unasked = state.calls.iter().find(|(id, call)| matches!(call, CallState::Unknown { .. }) && !asked(id));
-        if let Some((call_id, _)) = unasked {
-            return Some(Decision::Ask { call_id: call_id.clone() });
+        if let Some(call_id) = unasked(state).filter(|call_id| !self.may_still_be_sent(state, call_id)) {
+            return Some(Decision::Ask { call_id: call_id.to_owned() });
         }
+        let claimed = state.live_epoch().is_some_and(|epoch| epoch.claim.is_some());
+        let there = claimed && self.stream == Stream::Live && self.agent != AgentView::Suspended;
         self.asks.iter().find_map(|ask| match ask.seen {
             Approved::Unposted => Some(Decision::Post { name: ask.name.clone() }),
-            Approved::Decided | Approved::Gone => Some(Decision::Settle { name: ask.name.clone() }),
+            Approved::Decided | Approved::Gone | Approved::Overdue | Approved::OutOfDate => {
+                Some(Decision::Settle { name: ask.name.clone() })
+            }
+            Approved::Allowed => there.then(|| Decision::Settle { name: ask.name.clone() }),
+            Approved::Uncounted => Some(Decision::Count { name: ask.name.clone() }),
             Approved::Open => None,
         })
     }
 
+    /// A call whose end is unknown and whose epoch may still act on its permit: whoever looked for its effect now
+    /// might look too early.
+    fn may_still_be_sent(&self, state: &RunState, call_id: &str) -> bool {
+        !self.undead.is_empty() && matches!(state.calls.get(call_id), Some(CallState::Unknown { .. }))
+    }
+
     /// Why the run waits for someone although nothing is wrong with it.
     fn wait(&self, state: &RunState) -> Option<Wait> {
-        let ask = state.asks.values().next();
+        // What people allowed is not waited for: a runner is wanted that sends it.
+        let allowed = self.asks.iter().any(|ask| ask.seen == Approved::Allowed) || wants_a_runner(state);
+        let ask = state.asks.values().next().filter(|_| !allowed);
         let asked = ask.map(|open| Wait {
             on: WaitingOn::new("approval", &open.ask.name),
-            reason: RunReason::EffectUnknown,
-            message: unknown_words(state, &open.ask),
+            reason: super::asks::reason(open.ask.purpose),
+            message: self.question_words(state, &open.ask),
         });
-        asked.or_else(|| match self.agent {
+        asked.or_else(|| self.quarantined(state)).or_else(|| match self.agent {
             AgentView::Suspended => {
                 let name = &self.run.spec.agent_ref.name;
                 let on = WaitingOn::new("agent", name);
@@ -374,16 +402,35 @@ impl Observed<'_> {
             AgentView::Missing | AgentView::NotReady(_) | AgentView::Ready => None,
         })
     }
+
+    fn question_words(&self, state: &RunState, ask: &Ask) -> String {
+        let words = super::questions::words(state, ask);
+        match &self.guard_down {
+            Some(why) => format!("no decision counts for now: {why}. Once they do: {words}"),
+            None => words,
+        }
+    }
+
+    /// People are asked about a call only once nothing can send it any more.
+    fn quarantined(&self, state: &RunState) -> Option<Wait> {
+        let call_id = unasked(state).filter(|call_id| self.may_still_be_sent(state, call_id))?;
+        let pod = state.undead.values().next()?;
+        let message = format!(
+            "whether call {call_id} took effect is not known, and pod {pod} may still send it: people are asked once it \
+             cannot any more"
+        );
+        Some(Wait { on: WaitingOn::new("pod", pod), reason: RunReason::EffectUnknown, message })
+    }
 }
 
-fn unknown_words(state: &RunState, ask: &Ask) -> String {
-    let call = state.calls_unknown().find(|(id, _)| *id == ask.call_id);
-    let call = call.map_or_else(String::new, |(_, call)| format!(" of {}/{}", call.tool, call.operation));
-    format!(
-        "whether call {}{call} took effect is not known: look there, then belay resolve {} --happened RESULT, --retry \
-         or --end",
-        ask.call_id, ask.name
-    )
+/// Whether some call waits for nothing that people have to say: a runner is wanted that sends it, now or once nothing
+/// holds it up. While one's end is unknown none is proposed.
+fn wants_a_runner(state: &RunState) -> bool {
+    let asked = |call_id: &str| state.asks.values().any(|open| open.ask.call_id == call_id);
+    let unknown = state.calls.values().any(|call| matches!(call, CallState::Unknown { .. }));
+    let to_send =
+        |call: &CallState| matches!(call, CallState::Due { .. } | CallState::Later { .. } | CallState::Proposed { .. });
+    !unknown && state.calls.iter().any(|(call_id, call)| to_send(call) && !asked(call_id))
 }
 
 fn suspended(agent: &str) -> String {

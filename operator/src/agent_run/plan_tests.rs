@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use belay_crds::reason::RunReason;
 use belay_crds::{AgentRun, AgentRunStatus, JournalRef, Phase};
-use belay_protocol::event::{Ask, AskPurpose, DeathProof, EndReason, EpochEnd, Event, Limit, Outcome, RunEnd};
-use belay_protocol::fold::ModelState;
+use belay_protocol::event::{
+    Answer, Ask, AskPurpose, DeathProof, EndReason, EpochEnd, Event, Limit, Outcome, RunEnd, Verdict,
+};
+use belay_protocol::fold::{CallState, ModelState};
+use belay_protocol::judgement::PolicyRequirement;
 use belay_protocol::{Digest, Record, RunState};
 use jiff::Timestamp;
 
@@ -16,6 +19,7 @@ use super::resolve::limits;
 use crate::fixtures::{CREATED_AT, claimed, in_flight, opened, run, state};
 use crate::namespaces::Service;
 use crate::pod_view::{Exit, PodView};
+use crate::tuning::Times;
 
 const JOURNAL: &str = "journal-1";
 
@@ -33,6 +37,7 @@ struct Look {
     ended_for: Duration,
     undead: Vec<Undead>,
     asks: Vec<AskSeen>,
+    guard_down: Option<String>,
     active_for: Duration,
     resting_for: Duration,
     idle_for: Duration,
@@ -55,6 +60,7 @@ impl Look {
             ended_for: Duration::ZERO,
             undead: vec![],
             asks: vec![],
+            guard_down: None,
             active_for: Duration::ZERO,
             resting_for: Duration::ZERO,
             idle_for: Duration::ZERO,
@@ -92,12 +98,14 @@ impl Look {
             ended_for: self.ended_for,
             undead: self.undead.clone(),
             asks: self.asks.clone(),
+            guard_down: self.guard_down.clone(),
             active_for: self.active_for,
             last_words: Some("ended with OOMKilled, exit code 137".to_owned()),
             resting_for: self.resting_for,
             idle_for: self.idle_for,
             withheld: self.withheld,
             limits: limits(None, None),
+            times: Times::default(),
             now: self.now,
         }
         .decide()
@@ -149,6 +157,9 @@ fn unknown(asked: bool) -> RunState {
             nonce: "n".to_owned(),
             expires_at: 0,
             digest: Digest::zero(),
+            call: None,
+            requirements: vec![],
+            guard: None,
         };
         events.push(Event::AskOpened { ask });
     }
@@ -157,6 +168,133 @@ fn unknown(asked: bool) -> RunState {
         state.apply(&record).unwrap();
     }
     state
+}
+
+/// A run whose call `c1` waits for people's yes, with its epoch released where `live` says no.
+fn asked_before(live: bool) -> RunState {
+    let mut state = in_flight();
+    let Some(CallState::Permitted { call, .. }) = state.calls.get("c1").cloned() else {
+        unreachable!("a permit is out")
+    };
+    let policy = "careful".to_owned();
+    let wants =
+        PolicyRequirement { policy, generation: 1, quorum: 2, separation_of_duty: true, expires_after_seconds: 3600 };
+    let ask = Ask {
+        name: "nightly-c1-x".to_owned(),
+        purpose: AskPurpose::Call,
+        call_id: "c1".to_owned(),
+        attempt: 1,
+        nonce: "n".to_owned(),
+        expires_at: CREATED_AT + 3_600_000,
+        digest: Digest::zero(),
+        call: Some(call.digest),
+        requirements: vec![wants.clone()],
+        guard: None,
+    };
+    let (call_id, verdict) = ("c1".to_owned(), Verdict::Asked { requirements: vec![wants] });
+    let mut events = vec![
+        Event::PermitReturned { call_id: call_id.clone(), attempt: 1 },
+        Event::CallProposed { call_id: call_id.clone(), attempt: 1, call: (*call).clone() },
+        Event::CallDecided { call_id, attempt: 1, verdict, judged: None },
+        Event::AskOpened { ask },
+    ];
+    if !live {
+        events.push(Event::EpochEnded { epoch: 1, cause: EpochEnd::Released, active_milliseconds: 1_000 });
+        events.push(Event::EpochDead { epoch: 1, proof: DeathProof::Reported });
+    }
+    for event in events {
+        let record = Record { seq: state.seq + 1, at: state.updated_at, event };
+        state.apply(&record).unwrap();
+    }
+    state
+}
+
+#[test]
+fn what_people_allowed_is_taken_only_towards_a_runner_that_is_there() {
+    let name = || "nightly-c1-x".to_owned();
+    let seen = |look: Look, seen| Look { asks: vec![AskSeen { name: name(), seen }], ..look }.decide();
+    let gone = || Look::new(Some(asked_before(false)));
+    let there = || Look { stream: Stream::Live, ..Look::running(asked_before(true)) };
+    assert_eq!(wait_of(seen(gone(), Approved::Open)), (RunReason::ApprovalPending, "approval/nightly-c1-x".to_owned()));
+    assert_eq!(seen(gone(), Approved::Allowed), Decision::Launch, "a runner first");
+    assert_eq!(seen(there(), Approved::Allowed), Decision::Settle { name: name() });
+    let closed = seen(Look { stream: Stream::Closed, ..there() }, Approved::Allowed);
+    assert_eq!(closed, Decision::Follow(Follow::Running), "it comes back, or its pod is lost");
+    let suspended = seen(Look { agent: AgentView::Suspended, ..there() }, Approved::Allowed);
+    assert!(matches!(suspended, Decision::Follow(Follow::Waiting(_))), "{suspended:?}");
+    for seen_as in [Approved::Decided, Approved::Overdue, Approved::OutOfDate, Approved::Gone] {
+        assert_eq!(seen(gone(), seen_as), Decision::Settle { name: name() }, "a no needs no runner");
+    }
+    assert_eq!(seen(gone(), Approved::Uncounted), Decision::Count { name: name() });
+    let idle = Look { idle_for: Times::default().wait_grace, ..there() };
+    assert!(matches!(seen(idle, Approved::Open), Decision::EndEpoch(_)), "whoever only waits needs no pod");
+    let idle = Look { idle_for: Times::default().wait_grace, stream: Stream::Closed, ..there() };
+    assert!(!matches!(seen(idle, Approved::Allowed), Decision::EndEpoch(_)), "its runner is about to be needed");
+}
+
+#[test]
+fn what_people_allowed_gets_a_runner_while_they_are_still_asked_about_another_call() {
+    let mut state = asked_before(false);
+    let mut other = state.asks.values().next().unwrap().clone();
+    other.ask.name = "nightly-c2-x".to_owned();
+    other.ask.call_id = "c2".to_owned();
+    let answer = Answer::Allowed { by: Vec::new() };
+    for event in [
+        Event::AskPosted { name: "nightly-c1-x".to_owned(), uid: "uid-x".to_owned() },
+        Event::AskSettled { name: "nightly-c1-x".to_owned(), answer },
+    ] {
+        let record = Record { seq: state.seq + 1, at: state.updated_at, event };
+        state.apply(&record).unwrap();
+    }
+    state.asks.insert("nightly-c2-x".to_owned(), other);
+    let asks = vec![AskSeen { name: "nightly-c2-x".to_owned(), seen: Approved::Open }];
+    assert_eq!(Look { asks, ..Look::new(Some(state)) }.decide(), Decision::Launch);
+}
+
+#[test]
+fn a_runner_with_a_call_that_is_only_held_up_stays_although_people_are_asked_about_another() {
+    let mut state = asked_before(true);
+    let Some(CallState::Asked { call, .. }) = state.calls.get("c1").cloned() else { unreachable!("c1 is asked") };
+    state.calls.insert("c2".to_owned(), CallState::Later { attempt: 1, call });
+    let asks = vec![AskSeen { name: "nightly-c1-x".to_owned(), seen: Approved::Open }];
+    let idle_for = Times::default().wait_grace;
+    let there = Look { asks, idle_for, stream: Stream::Live, ..Look::running(state) };
+    assert_eq!(there.decide(), Decision::Follow(Follow::Running));
+}
+
+#[test]
+fn nobody_is_asked_what_became_of_a_call_that_may_still_be_sent() {
+    let undead = || vec![Undead { epoch: 1, pod: PodView::Absent, waited: Duration::ZERO }];
+    let early = Look { undead: undead(), ..Look::new(Some(unknown(false))) };
+    let Decision::Follow(Follow::Waiting(wait)) = early.decide() else { unreachable!("it waits") };
+    assert_eq!((wait.reason, wait.on.kind.as_str()), (RunReason::EffectUnknown, "pod"));
+    assert!(wait.message.contains("may still send it"), "{}", wait.message);
+}
+
+#[test]
+fn a_wait_says_that_decisions_do_not_count_while_nobody_checks_them() {
+    let look = Look {
+        asks: vec![AskSeen { name: "nightly-c1-x".into(), seen: Approved::Open }],
+        guard_down: Some("belay-approvals is missing".into()),
+        ..Look::new(Some(asked_before(false)))
+    };
+    let Decision::Follow(Follow::Waiting(wait)) = look.decide() else { unreachable!("it waits") };
+    assert!(wait.message.starts_with("no decision counts for now: belay-approvals is missing. "), "{}", wait.message);
+}
+
+#[test]
+fn a_wait_for_people_says_who_may_decide_and_how() {
+    let look = Look {
+        asks: vec![AskSeen { name: "nightly-c1-x".into(), seen: Approved::Open }],
+        ..Look::new(Some(asked_before(false)))
+    };
+    let Decision::Follow(Follow::Waiting(wait)) = look.decide() else { unreachable!("it waits") };
+    assert_eq!(
+        wait.message,
+        "call c1 of github/list_issues waits until 2026-11-23T11:00:00Z for 2 who may approve on ApprovalPolicy careful, \
+         not whoever created the run: belay show nightly-c1-x, then belay approve nightly-c1-x or belay deny \
+         nightly-c1-x --reason WHY"
+    );
 }
 
 fn wait_of(decision: Decision) -> (RunReason, String) {
@@ -361,7 +499,8 @@ fn pods_that_never_say_hello_do_not_make_a_wait_begin_again() {
 
 #[test]
 fn a_suspended_agents_run_waits_and_lets_its_pod_go_once_nothing_is_under_way() {
-    let suspended = |state| Look { agent: AgentView::Suspended, idle_for: WAIT_GRACE, ..Look::running(state) };
+    let suspended =
+        |state| Look { agent: AgentView::Suspended, idle_for: Times::default().wait_grace, ..Look::running(state) };
     let waits = (RunReason::Suspended, "agent/triage".to_owned());
     assert_eq!(wait_of(suspended(in_flight()).decide()), waits, "a call is in flight");
     let mut asking = state(vec![opened(), claimed()]);
@@ -376,9 +515,33 @@ fn a_suspended_agents_run_waits_and_lets_its_pod_go_once_nothing_is_under_way() 
 }
 
 #[test]
+fn a_call_that_waits_for_an_earlier_pods_end_says_so() {
+    let mut held = in_flight();
+    held.undead.insert(1, "belay-run-old".to_owned());
+    assert_eq!(Look::running(held.clone()).decide(), Decision::Follow(Follow::Running), "nothing waits for it yet");
+    let call = match held.calls.remove("c1") {
+        Some(CallState::Permitted { call, .. }) => call,
+        other => panic!("{other:?}"),
+    };
+    held.calls.insert("c1".to_owned(), CallState::Later { attempt: 1, call });
+    match Look::running(held).decide() {
+        Decision::Follow(Follow::Held { reason: RunReason::Quarantine, message }) => {
+            assert!(message.contains("pod belay-run-old") && message.contains("100 s at most"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn pods_that_cannot_be_seen_lead_to_no_conclusion() {
     let unseen = |look| Look { pod: PodView::Unseen, service: Service::NotEnabled, ..look };
-    assert_eq!(unseen(Look::running(in_flight())).decide(), Decision::Follow(Follow::Running));
+    let held = match unseen(Look::running(in_flight())).decide() {
+        Decision::Follow(Follow::Held { reason, message }) => {
+            (reason, message.contains("belay namespace enable triage"))
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(held, (RunReason::NamespaceNotEnabled, true), "it goes on, and says that nobody looks after it");
     let unclaimed = unseen(Look::new(Some(state(vec![opened()])))).decide();
     assert_eq!(wait_of(unclaimed), (RunReason::NamespaceNotEnabled, "namespace/triage".to_owned()));
     let starting = Look { service: Service::Starting, ..unseen(Look::new(Some(state(vec![opened()])))) };
@@ -459,6 +622,10 @@ fn overdue_states() -> Vec<(&'static str, Look)> {
     };
     let asked =
         |seen| Look { asks: vec![AskSeen { name: "nightly-c1-x".to_owned(), seen }], ..Look::new(Some(unknown(true))) };
+    let allowed = |seen| Look {
+        asks: vec![AskSeen { name: "nightly-c1-x".to_owned(), seen }],
+        ..Look::new(Some(asked_before(false)))
+    };
     let undead = |state| Look {
         undead: vec![Undead { epoch: 1, pod: PodView::Absent, waited: Duration::from_secs(100) }],
         ..Look::new(Some(state))
@@ -493,6 +660,9 @@ fn overdue_states() -> Vec<(&'static str, Look)> {
         ("undead", undead(unknown(true))),
         ("backing-off", Look { resting_for: Duration::from_mins(1), ..Look::new(Some(crashed(4))) }),
         ("crashed-five-times", Look::new(Some(crashed(5)))),
+        ("approval-pending", waits(allowed(Approved::Open))),
+        ("approval-given", allowed(Approved::Allowed)),
+        ("approval-overdue", allowed(Approved::Overdue)),
         ("call-unknown", Look::new(Some(unknown(false)))),
         ("question-not-posted", asked(Approved::Unposted)),
         ("people-asked", waits(asked(Approved::Open))),
@@ -500,7 +670,10 @@ fn overdue_states() -> Vec<(&'static str, Look)> {
         ("approval-vanished", asked(Approved::Gone)),
         (
             "idle-with-a-pod",
-            suspended(Look { idle_for: WAIT_GRACE, ..Look::running(state(vec![opened(), claimed()])) }),
+            suspended(Look {
+                idle_for: Times::default().wait_grace,
+                ..Look::running(state(vec![opened(), claimed()]))
+            }),
         ),
         ("suspended-without-a-pod", waits(suspended(Look::new(Some(crashed(1)))))),
         ("cancelling", Look { cancelling_for: CANCEL_GRACE, ..Look::running(cancelled) }),

@@ -103,8 +103,10 @@ mod tests {
         let parts = Parts {
             agent: Arc::new(agent.clone()),
             model: Arc::new(model("writer", Some("k"))),
+            fallbacks: vec![],
             tools: vec![],
             credentials: vec![Arc::new(credential("k"))],
+            policies: vec![],
         };
         let plan = freeze(&run, &parts).unwrap();
         let place = Place { name: "belay-run-abcd2345", active: Duration::from_secs(30) };

@@ -29,6 +29,7 @@ use crate::namespaces::{Namespaces, Service};
 use crate::pod_template::{PodSettings, SharedSettings};
 use crate::probe_pod::{Parts, ProbePods};
 use crate::service::{Probes, Sessions};
+use crate::tuning::Times;
 use crate::watches::{Pulses, Seen};
 use crate::world::{Queue, Queues, Relations, World};
 use crate::writes::Writes;
@@ -48,6 +49,10 @@ struct Server {
     refusals: Vec<Refusal>,
     pods: Vec<Value>,
     status: Option<Value>,
+    /// Raised when somebody else writes the AgentRun; a write of the operator's own leaves it as it is.
+    version: u64,
+    /// What is changed in every AgentRun before a pass.
+    ttl_seconds: Option<i32>,
 }
 
 impl Server {
@@ -67,6 +72,10 @@ impl Server {
             ("POST", "pods") => self.create_pod(body),
             ("PATCH", "status") => {
                 if self.refuses(Refusal::StatusConflict) {
+                    self.version += 1;
+                }
+                let seen = &body["metadata"]["resourceVersion"];
+                if !seen.is_null() && seen.as_str() != Some(self.version.to_string().as_str()) {
                     self.writes.push("status refused".to_owned());
                     return refusal(409, "Conflict", "the object has been modified");
                 }
@@ -78,11 +87,7 @@ impl Server {
                 (200, object)
             }
             ("POST", "events") => (201, body.clone()),
-            ("DELETE", name) => {
-                self.writes.push("pod deleted".to_owned());
-                self.pods.retain(|pod| pod["metadata"]["name"] != name);
-                (200, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))
-            }
+            ("DELETE", name) => self.delete(path, name, &body["preconditions"]),
             (method, _) => panic!("unexpected {method} {path}"),
         }
     }
@@ -103,6 +108,27 @@ impl Server {
         self.writes.push("pod created".to_owned());
         self.pods.push(pod.clone());
         (201, pod)
+    }
+}
+
+impl Server {
+    /// As the API server does: where uid and resourceVersion are named, that very object as it was seen.
+    fn delete(&mut self, path: &str, name: &str, only: &Value) -> (u16, Value) {
+        let (kind, uid, version) = if path.contains("/agentruns/") {
+            ("run", json!("uid-nightly"), json!(self.version.to_string()))
+        } else {
+            let pod = self.pods.iter().find(|pod| pod["metadata"]["name"] == name);
+            let Some(pod) = pod else { return refusal(404, "NotFound", "no such pod") };
+            ("pod", pod["metadata"]["uid"].clone(), pod["metadata"]["resourceVersion"].clone())
+        };
+        let fits = |named: &Value, is: &Value| named.is_null() || named == is;
+        if !fits(&only["uid"], &uid) || !fits(&only["resourceVersion"], &version) {
+            self.writes.push(format!("{kind} not deleted"));
+            return refusal(409, "Conflict", "the precondition does not hold");
+        }
+        self.writes.push(format!("{kind} deleted"));
+        self.pods.retain(|pod| pod["metadata"]["uid"] != uid);
+        (200, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))
     }
 }
 
@@ -145,7 +171,16 @@ struct Stage {
 
 impl Stage {
     async fn new(refusals: &[Refusal]) -> Self {
-        let server = Arc::new(Mutex::new(Server { refusals: refusals.to_vec(), ..Server::default() }));
+        Self::over(Server { refusals: refusals.to_vec(), ..Server::default() }).await
+    }
+
+    /// Where these pods of the run are there, and in the operator's cache.
+    async fn with_pods(pods: Vec<Value>) -> Self {
+        Self::over(Server { pods, ..Server::default() }).await
+    }
+
+    async fn over(server: Server) -> Self {
+        let server = Arc::new(Mutex::new(server));
         let (client, folder, shutdown) = (client(&server), tempfile::tempdir().unwrap(), CancellationToken::new());
         let journal = Journal::open(&folder.path().join("journal.sqlite")).await.unwrap();
         let (world, agents) = world();
@@ -171,12 +206,14 @@ impl Stage {
             queues,
             journal: journal.clone(),
             sessions: Sessions::new(),
+            guard: crate::guard::tests::standing().await,
             probes,
             lobby: Lobby::new(QueueLimits { installation: 2, namespace: 2, starting: 2 }),
             writes,
             settings,
             metrics,
             clock: Clock,
+            times: Times::default(),
             memories: Memories::default(),
         };
         Self { runs, journal, server, folder, _agents: agents, shutdown }
@@ -184,11 +221,23 @@ impl Stage {
 
     /// One pass over the run as the API server has it now.
     async fn pass(&self) -> Result<(), Failure> {
+        self.pass_over(self.object()).await
+    }
+
+    fn object(&self) -> AgentRun {
         let mut object: AgentRun = run("nightly", "triage");
-        let status = self.server.lock().status.clone();
-        object.status = status.map(|status| serde_json::from_value(status).unwrap());
+        {
+            let server = self.server.lock();
+            object.status = server.status.clone().map(|status| serde_json::from_value(status).unwrap());
+            object.metadata.resource_version = Some(server.version.to_string());
+            object.spec.ttl_seconds_after_finished = server.ttl_seconds;
+        }
         // Created now: the fixture's day lies in the past of some clocks and the future of others.
         object.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Clock.now()));
+        object
+    }
+
+    async fn pass_over(&self, object: AgentRun) -> Result<(), Failure> {
         self.runs.reconcile(Arc::new(object)).await.map(drop)
     }
 
@@ -223,6 +272,7 @@ fn world() -> (World, Writer<Agent>) {
         models: models.as_reader(),
         credentials: Writer::new(()).as_reader(),
         tools: Writer::new(()).as_reader(),
+        policies: Writer::new(()).as_reader(),
         agents: agents.as_reader(),
         runs: Writer::new(()).as_reader(),
         approvals: Writer::new(()).as_reader(),
@@ -237,6 +287,7 @@ fn queues() -> Queues {
         models: Queue::new().0,
         credentials: Queue::new().0,
         tools: Queue::new().0,
+        policies: Queue::new().0,
         agents: Queue::new().0,
         runs: Queue::new().0,
     }
@@ -277,6 +328,58 @@ async fn status_names_the_journal_before_the_pod_is_created() {
     assert_eq!(status["journal"]["seq"], 1);
     stage.pass().await.unwrap();
     assert_eq!(stage.writes(), Vec::<String>::new(), "nothing is written twice");
+    stage.end().await;
+}
+
+/// A pod of the run that no epoch needs any more.
+fn old_pod(uid: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": "belay-run-old", "namespace": "triage", "uid": uid, "resourceVersion": "3",
+            "labels": {belay_crds::RUN_UID_LABEL: "uid-nightly"},
+            "ownerReferences": [
+                {"apiVersion": "belay.dev/v1alpha1", "kind": "AgentRun", "name": "nightly", "uid": "uid-nightly"},
+            ],
+        },
+        "spec": {"containers": []},
+        "status": {"phase": "Running"},
+    })
+}
+
+#[tokio::test]
+async fn a_pod_is_deleted_by_its_uid_and_one_made_anew_under_its_name_stays() {
+    for (uid, wrote) in [("uid-old", "pod deleted"), ("uid-new", "pod not deleted")] {
+        let stage = Stage::with_pods(vec![old_pod("uid-old")]).await;
+        // The cache has the one that it saw; whether that is still the one, the API server knows.
+        stage.server.lock().pods = vec![old_pod(uid)];
+        stage.pass().await.unwrap();
+        stage.pass().await.unwrap();
+        assert_eq!(stage.writes(), ["status PodStarting", "pod created", wrote]);
+        let stays = stage.server.lock().pods.iter().any(|pod| pod["metadata"]["name"] == "belay-run-old");
+        assert_eq!(stays, uid == "uid-new");
+        stage.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_run_whose_ttl_was_changed_since_it_was_read_is_not_deleted() {
+    let stage = Stage::new(&[]).await;
+    stage.pass().await.unwrap();
+    let id = super::resolve::id_of(&run("nightly", "triage"));
+    let end = super::Ending::cancelled("the test says so");
+    let before = stage.journal.state("uid-nightly").await.unwrap();
+    stage.journal.append(&id, 2, end.events(before.as_deref(), Duration::ZERO)).await.unwrap();
+    stage.pass().await.unwrap();
+    stage.writes();
+    stage.server.lock().ttl_seconds = Some(0);
+    let read = stage.object();
+    // Somebody sets another one in between.
+    stage.server.lock().version += 1;
+    assert!(matches!(stage.pass_over(read).await, Err(Failure::Conflict)));
+    assert_eq!(stage.writes(), ["run not deleted"]);
+    stage.pass().await.unwrap();
+    assert_eq!(stage.writes(), ["run deleted"]);
     stage.end().await;
 }
 
@@ -381,10 +484,9 @@ async fn a_run_whose_records_are_damaged_is_written_off_in_words_and_loses_its_p
     stage.writes();
     let path = stage.folder.path().join("journal.sqlite");
     stage.journal.close().await;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
-    let pool = sqlx::sqlite::SqlitePool::connect_with(options).await.unwrap();
-    sqlx::query("UPDATE events SET bytes = x'00' WHERE seq = 2").execute(&pool).await.unwrap();
-    pool.close().await;
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute("UPDATE events SET bytes = x'00' WHERE seq = 2", []).unwrap();
+    drop(connection);
     let journal = Journal::open(&path).await.unwrap();
     let stage = Stage { runs: AgentRuns { journal: journal.clone(), ..stage.runs }, journal, ..stage };
     stage.pass().await.unwrap();

@@ -1,26 +1,28 @@
 //! The frozen plan: every reference of a run, resolved once. Pure; what it is given was Ready a moment ago.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use belay_crds::{
-    Agent, AgentRun, Credential, Effects as CrdEffects, Inject as CrdInject, Limits as CrdLimits, Model, ModelApi,
-    Tool, Usd,
+    Agent, AgentRun, Credential, Inject as CrdInject, Limits as CrdLimits, Model, ModelApi, NameRef, Tool, Usd,
 };
+use belay_policy::freeze_effects;
 use belay_protocol::Digest;
 use belay_protocol::call::model_name;
 use belay_protocol::cost::Prices;
 use belay_protocol::plan::{
     Effects, Inject, Limits, ModelApi as PlanApi, ObjectId, PLAN_VERSION, Plan, PlanCredential, PlanModel,
-    PlanOperation, PlanTool, ScriptedCall, ScriptedTurn, Timeouts,
+    PlanOperation, PlanPolicy, PlanTool, ScriptedCall, ScriptedTurn, Timeouts,
 };
 use kube::{Resource, ResourceExt};
 
 use crate::agent::EVERY_OPERATION;
+use crate::approval_policy::{Named, Usable, named, usable};
 use crate::references;
 use crate::world::World;
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
+const ANTHROPIC_URL: &str = "https://api.anthropic.com/v1";
 const STEPS: u32 = 50;
 const ACTIVE_SECONDS: u32 = 1800;
 const WAIT_SECONDS: u32 = 604_800;
@@ -30,8 +32,12 @@ const CALL_TIMEOUT_SECONDS: u32 = 60;
 pub struct Parts {
     pub agent: Arc<Agent>,
     pub model: Arc<Model>,
+    /// In the order in which the Model names them.
+    pub fallbacks: Vec<Arc<Model>>,
     pub tools: Vec<Arc<Tool>>,
     pub credentials: Vec<Arc<Credential>>,
+    /// Every policy that the Agent, a tool or a credential names, by name: the generation that counts.
+    pub policies: Vec<PlanPolicy>,
 }
 
 impl Parts {
@@ -44,12 +50,19 @@ impl Parts {
         };
         let model_ref = &agent.spec.model_ref.name;
         let model = world.model(&namespace, model_ref).ok_or_else(|| absent("spec.modelRef", "Model", model_ref))?;
+        let mut fallbacks = Vec::with_capacity(model.spec.fallback_refs.len());
+        for (place, reference) in model.spec.fallback_refs.iter().enumerate() {
+            let field = format!("Model {}: spec.fallbackRefs[{place}]", model.name_any());
+            let missing = || references::missing(&field, "Model", &reference.name, &namespace);
+            fallbacks.push(world.model(&namespace, &reference.name).ok_or_else(missing)?);
+        }
         let mut tools = Vec::with_capacity(agent.spec.tools.len());
         for listed in &agent.spec.tools {
             let tool = world.tool(&namespace, &listed.name);
             tools.push(tool.ok_or_else(|| absent("spec.tools", "Tool", &listed.name))?);
         }
-        let names: BTreeSet<&str> = (model.spec.credential_ref.iter())
+        let models = std::iter::once(&model).chain(&fallbacks);
+        let names: BTreeSet<&str> = (models.filter_map(|model| model.spec.credential_ref.as_ref()))
             .chain(tools.iter().filter_map(|tool| tool.spec.mcp.credential_ref.as_ref()))
             .map(|reference| reference.name.as_str())
             .collect();
@@ -58,8 +71,27 @@ impl Parts {
             credentials
                 .push(world.credential(&namespace, name).ok_or_else(|| absent("credentialRef", "Credential", name))?);
         }
-        Ok(Self { agent, model, tools, credentials })
+        let policies = gather_policies(&named(world, &agent, &tools, &credentials), &namespace)?;
+        Ok(Self { agent, model, fallbacks, tools, credentials, policies })
     }
+}
+
+fn gather_policies(named: &[Named], namespace: &str) -> Result<Vec<PlanPolicy>, String> {
+    let mut policies = BTreeMap::new();
+    for Named { subject, name, policy } in named {
+        let policy = policy.as_ref().ok_or_else(|| references::missing(subject, "ApprovalPolicy", name, namespace))?;
+        match usable(policy) {
+            Usable::AsItIs(policy) | Usable::LastGood { policy, .. } => policies.insert(name, policy),
+            Usable::Not { why } => return Err(format!("{subject} names what cannot be used: {why}")),
+        };
+    }
+    Ok(policies.into_values().collect())
+}
+
+fn policy_names(references: &[NameRef]) -> Vec<String> {
+    let mut names: Vec<String> = references.iter().map(|reference| reference.name.clone()).collect();
+    names.sort();
+    names
 }
 
 /// Freezes the plan of `run`, or says which operation has no definition to freeze.
@@ -78,8 +110,11 @@ pub fn freeze(run: &AgentRun, parts: &Parts) -> Result<Plan, String> {
         instructions: parts.agent.spec.instructions.clone().unwrap_or_default(),
         input: run.spec.input.clone(),
         model: freeze_model(&parts.model),
+        fallbacks: parts.fallbacks.iter().map(|model| freeze_model(model)).collect(),
         tools,
         credentials: parts.credentials.iter().map(|credential| freeze_credential(credential)).collect(),
+        policies: parts.policies.clone(),
+        agent_policies: policy_names(&parts.agent.spec.policy_refs),
         limits: limits(parts.agent.spec.limits.as_ref(), run.spec.limits.as_ref()),
     })
 }
@@ -114,6 +149,7 @@ fn freeze_tool(listed: &[String], tool: &Tool, taken: &mut BTreeSet<String>) -> 
         credential: tool.spec.mcp.credential_ref.as_ref().map(|reference| reference.name.clone()),
         call_timeout_seconds: tool.spec.call_timeout_seconds.map_or(CALL_TIMEOUT_SECONDS, positive),
         operations,
+        policies: policy_names(&tool.spec.policy_refs),
     })
 }
 
@@ -121,17 +157,15 @@ fn freeze_tool(listed: &[String], tool: &Tool, taken: &mut BTreeSet<String>) -> 
 fn effects(tool: &Tool, operation: &str) -> Effects {
     let said = tool.spec.effects.as_ref();
     let said = said.and_then(|effects| effects.operations.get(operation).copied().or(effects.default));
-    match said.unwrap_or_default() {
-        CrdEffects::None => Effects::None,
-        CrdEffects::Idempotent => Effects::Idempotent,
-        CrdEffects::NonIdempotent => Effects::NonIdempotent,
-    }
+    freeze_effects(said.unwrap_or_default())
 }
 
 fn freeze_model(model: &Model) -> PlanModel {
     let spec = &model.spec;
     let (api, default_url) = match spec.api {
         ModelApi::ChatCompletions => (PlanApi::ChatCompletions, Some(OPENAI_URL)),
+        ModelApi::Responses => (PlanApi::Responses, Some(OPENAI_URL)),
+        ModelApi::Messages => (PlanApi::Messages, Some(ANTHROPIC_URL)),
         ModelApi::Scripted => (PlanApi::Scripted, None),
     };
     let base_url = spec.base_url.as_deref().or(default_url).map(|url| url.trim_end_matches('/').to_owned());
@@ -150,6 +184,7 @@ fn freeze_model(model: &Model) -> PlanModel {
         prices: spec.prices_usd.as_ref().map(|prices| Prices {
             input: prices.input.micro(),
             cached_input: prices.cached_input.map(Usd::micro),
+            cache_write: prices.cache_write.map(Usd::micro),
             output: prices.output.micro(),
         }),
         timeouts: Timeouts {
@@ -187,6 +222,7 @@ pub fn freeze_credential(credential: &Credential) -> PlanCredential {
         secret_key: spec.secret_key_ref.key.clone(),
         inject: freeze_inject(&spec.inject),
         hosts: spec.hosts.clone(),
+        policies: policy_names(&spec.policy_refs),
     }
 }
 
@@ -229,7 +265,7 @@ fn positive(value: i32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
     use crate::fixtures::{agent, credential, model, run, tool};
 
@@ -237,9 +273,50 @@ mod tests {
         Parts {
             agent: Arc::new(agent),
             model: Arc::new(model),
+            fallbacks: vec![],
             tools: tools.into_iter().map(Arc::new).collect(),
             credentials: credentials.into_iter().map(Arc::new).collect(),
+            policies: vec![],
         }
+    }
+
+    #[test]
+    fn a_plan_names_the_policies_of_agent_tool_and_credential_and_holds_them() {
+        let names = |names: &[&str]| names.iter().map(|name| NameRef::new(*name)).collect::<Vec<_>>();
+        let mut agent = agent("triage", "writer", &[("github", &["list_issues"])]);
+        let (mut github, mut key) = (tool("github", &["list_issues"]), credential("k"));
+        agent.spec.policy_refs = names(&["b", "a"]);
+        github.spec.policy_refs = names(&["a"]);
+        key.spec.policy_refs = names(&["c"]);
+        let by_name = |name: &str, from: &str| Named {
+            subject: from.to_owned(),
+            name: name.to_owned(),
+            policy: Some(Arc::new(crate::fixtures::ready(crate::fixtures::policy(name, "{otherwise: Deny}")))),
+        };
+        let all = [by_name("b", "Agent"), by_name("a", "Agent"), by_name("a", "Tool"), by_name("c", "Credential")];
+        let mut parts = parts(agent, model("writer", None), vec![github], vec![key]);
+        parts.policies = gather_policies(&all, "triage").unwrap();
+        let plan = freeze(&run("r", "triage"), &parts).unwrap();
+        assert_eq!(plan.agent_policies, ["a", "b"]);
+        assert_eq!(
+            (&plan.tools[0].policies[..], &plan.credentials[0].policies[..]),
+            (&["a".to_owned()][..], &["c".to_owned()][..])
+        );
+        let held: Vec<_> = plan.policies.iter().map(|p| (p.name.as_str(), p.generation, p.otherwise)).collect();
+        let deny = belay_protocol::plan::Otherwise::Deny;
+        assert_eq!(held, [("a", 1, deny), ("b", 1, deny), ("c", 1, deny)]);
+    }
+
+    #[test]
+    fn a_run_is_not_planned_without_a_policy_that_it_comes_under() {
+        let named = |policy| [Named { subject: "Agent a: spec.policyRefs".into(), name: "p".into(), policy }];
+        let missing = gather_policies(&named(None), "triage").unwrap_err();
+        assert_eq!(
+            missing,
+            "Agent a: spec.policyRefs names ApprovalPolicy \"p\", which does not exist in namespace triage"
+        );
+        let bad = gather_policies(&named(Some(Arc::new(crate::fixtures::policy("p", "{}")))), "triage").unwrap_err();
+        assert_eq!(bad, "Agent a: spec.policyRefs names what cannot be used: ApprovalPolicy \"p\" is not Ready yet");
     }
 
     fn some_limits(steps: Option<i32>, tokens: Option<i64>) -> CrdLimits {
@@ -286,8 +363,36 @@ mod tests {
             secret_key: "token".to_owned(),
             inject: Inject::Bearer {},
             hosts: vec!["api.example.com".to_owned()],
+            policies: vec![],
         };
         assert_eq!(plan.credentials, [expected]);
         assert!(plan.digest().is_ok());
+    }
+
+    #[test]
+    fn fallbacks_are_frozen_in_their_order_each_with_its_own_credential() {
+        let mut parts = parts(agent("triage", "writer", &[]), model("writer", Some("k")), vec![], vec![]);
+        parts.fallbacks = vec![Arc::new(model("second", Some("other"))), Arc::new(model("third", None))];
+        let plan = freeze(&run("r", "triage"), &parts).unwrap();
+        let models: Vec<_> = plan.models().map(|model| (model.name.as_str(), model.credential.as_deref())).collect();
+        assert_eq!(models, [("writer", Some("k")), ("second", Some("other")), ("third", None)]);
+    }
+
+    #[test]
+    fn a_plan_without_what_came_later_is_written_as_it_always_was() {
+        let plan = freeze(&run("r", "triage"), &parts(agent("triage", "w", &[]), model("w", None), vec![], vec![]));
+        let written = serde_json::to_value(plan.unwrap()).unwrap();
+        assert!(written.get("fallbacks").is_none(), "older digests stay: {written:#}");
+    }
+
+    #[test]
+    fn every_wire_format_has_its_providers_address() {
+        let url = |api: &str| {
+            let mut model = model("m", None);
+            model.spec.api = serde_json::from_value(serde_json::json!(api)).unwrap();
+            freeze_model(&model).base_url
+        };
+        assert_eq!(url("Responses").as_deref(), Some("https://api.openai.com/v1"));
+        assert_eq!(url("Messages").as_deref(), Some("https://api.anthropic.com/v1"));
     }
 }

@@ -51,11 +51,24 @@ impl Stand {
                 (phase, Some(wait.on), wait.reason, wait.message)
             }
             Follow::Running => running(),
+            Follow::Held { reason, message } => (Phase::Running, None, reason, message),
             Follow::Cancelling => {
                 (Phase::Running, None, RunReason::Cancelling, "spec.cancel is true: calls in flight end".to_owned())
             }
         };
         Self { phase, waiting_on, reason, message }
+    }
+
+    /// Tells of a runner at work how the one before it was lost: after the words "its pod". An Event for each would be
+    /// more writes than a lost pod may cost, so this comes with the next refresh of the figures.
+    #[must_use]
+    pub fn after(self, last_words: Option<&str>) -> Self {
+        match last_words {
+            Some(words) if self.reason == RunReason::Running => {
+                Self { message: format!("{}; the pod before it {words}", self.message), ..self }
+            }
+            Some(_) | None => self,
+        }
     }
 
     #[must_use]
@@ -130,7 +143,7 @@ pub fn fold(facts: &Facts<'_>) -> (AgentRunStatus, Flip) {
 
 fn take_state(status: &mut AgentRunStatus, state: &RunState, pod_uid: Option<&str>) {
     status.plan_digest = state.plan_digest.map(|digest| digest.to_string());
-    status.model = state.plan.as_ref().map(|plan| plan.model.model.clone());
+    status.model = state.plan.as_ref().map(|plan| plan.model_after(state.models_given_up).model.clone());
     if let Some(epoch) = &state.epoch {
         let uid = epoch.claim.as_ref().map(|claim| claim.pod_uid.as_str()).or(pod_uid).map(str::to_owned);
         let uid =
@@ -153,7 +166,7 @@ fn usage(state: &RunState) -> Option<RunUsage> {
     }
     let count = |tokens: Option<u64>| tokens.map(|tokens| i64::try_from(tokens).unwrap_or(i64::MAX));
     let known = state.usage.input_tokens.is_some() || state.usage.output_tokens.is_some();
-    let priced = state.plan.as_ref().is_some_and(|plan| plan.model.prices.is_some());
+    let priced = state.plan.as_ref().is_some_and(|plan| plan.is_priced());
     Some(RunUsage {
         steps: i32::try_from(state.steps).unwrap_or(i32::MAX),
         input_tokens: count(state.usage.input_tokens),
@@ -191,14 +204,17 @@ fn outcome_word(phase: Phase) -> &'static str {
     }
 }
 
-/// Whether a status says anything new, beyond figures that are refreshed by time alone.
+/// Whether a status says anything new, beyond figures and words on a run at work that are refreshed by time alone.
 #[must_use]
 pub fn is_news(before: &AgentRunStatus, after: &AgentRunStatus) -> bool {
     let told = |status: &AgentRunStatus| {
         let mut conditions: Vec<_> = [READY, RECONCILING, STALLED, FINISHED]
             .iter()
             .filter_map(|type_| find(&status.conditions, type_))
-            .map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone(), c.message.clone()))
+            .map(|c| {
+                let message = if c.reason == RunReason::Running.as_str() { "" } else { c.message.as_str() };
+                (c.type_.clone(), c.status.clone(), c.reason.clone(), message.to_owned())
+            })
             .collect();
         conditions.sort();
         (status.phase, status.waiting_on.clone(), status.plan_digest.clone(), status.start_time.clone(), conditions)
@@ -215,6 +231,7 @@ pub fn reason_of(reason: EndReason) -> RunReason {
         EndReason::StepsExceeded => RunReason::StepsExceeded,
         EndReason::TokensExceeded => RunReason::TokensExceeded,
         EndReason::CostExceeded => RunReason::CostExceeded,
+        EndReason::JournalExceeded => RunReason::JournalExceeded,
         EndReason::DeadlineExceeded => RunReason::DeadlineExceeded,
         EndReason::WaitExceeded => RunReason::WaitExceeded,
         EndReason::ModelFailed => RunReason::ModelFailed,

@@ -1,7 +1,7 @@
 //! What status says of a run, from its journal.
 #![allow(clippy::unwrap_used)]
 
-use belay_crds::conditions::find;
+use belay_crds::conditions::{READY, find};
 use belay_crds::reason::RunReason;
 use belay_crds::{AgentRun, AgentRunStatus, Phase, WaitingOn};
 use belay_protocol::RunState;
@@ -26,7 +26,8 @@ fn conditions(status: &AgentRunStatus) -> Vec<(&str, &str, &str)> {
 }
 
 fn ended(outcome: Outcome, reason: EndReason, output: &str) -> RunState {
-    let usage = Usage { input_tokens: Some(100), cached_input_tokens: Some(40), output_tokens: Some(7) };
+    let usage =
+        Usage { input_tokens: Some(100), cached_input_tokens: Some(40), output_tokens: Some(7), ..Usage::default() };
     let mut events = vec![opened(), claimed()];
     events.extend(answered(1, vec![Item::Text { text: output.to_owned() }], usage));
     events.push(Event::RunEnded { end: RunEnd { outcome, reason, message: "words".to_owned() } });
@@ -94,9 +95,15 @@ fn a_long_output_is_cut_between_characters_and_says_so() {
 #[test]
 fn cost_is_shown_where_prices_and_tokens_are_known() {
     let mut plan = crate::fixtures::plan();
-    plan.model.prices = Some(Prices { input: 3_000_000, cached_input: Some(300_000), output: 15_000_000 });
+    plan.model.prices =
+        Some(Prices { input: 3_000_000, cached_input: Some(300_000), cache_write: None, output: 15_000_000 });
     let mut priced = RunState::default();
-    let usage = Usage { input_tokens: Some(1000), cached_input_tokens: Some(400), output_tokens: Some(100) };
+    let usage = Usage {
+        input_tokens: Some(1000),
+        cached_input_tokens: Some(400),
+        output_tokens: Some(100),
+        ..Usage::default()
+    };
     let accepted = Event::RunAccepted { plan_digest: plan.digest().unwrap(), plan: Box::new(plan) };
     let events = [accepted, opened(), claimed()].into_iter().chain(answered(1, vec![], usage));
     for (seq, event) in (1..).zip(events) {
@@ -105,6 +112,22 @@ fn cost_is_shown_where_prices_and_tokens_are_known() {
     let (status, _) = folded(&run("nightly", "triage"), Some(&priced), &Stand::following(Follow::Running, &priced));
     // 600 at 3, 400 at 0.3 and 100 at 15 dollars a million.
     assert_eq!(status.usage.unwrap().cost_usd.unwrap().to_string(), "0.00342");
+}
+
+#[test]
+fn how_the_last_pod_was_lost_is_told_but_is_no_news_that_a_write_of_its_own_is_worth() {
+    let first = state(vec![opened(), claimed()]);
+    let mut run = run("nightly", "triage");
+    let stand = |words| Stand::following(Follow::Running, &first).after(words);
+    let (before, _) = folded(&run, Some(&first), &stand(None));
+    run.status = Some(before.clone());
+    let (after, flip) = folded(&run, Some(&first), &stand(Some("was deleted")));
+    let message = &find(&after.conditions, READY).unwrap().message;
+    assert_eq!(message, "its runner is at work; the pod before it was deleted");
+    assert!(before.conditions != after.conditions && !is_news(&before, &after));
+    assert_eq!(flip, Flip::None);
+    let waiting = Stand::following(Follow::Cancelling, &first);
+    assert_eq!(waiting.clone().after(Some("was deleted")), waiting, "other words stay as they are");
 }
 
 #[test]

@@ -1,11 +1,20 @@
 //! What decisions come to. A decision counts only for the request that it was given for, and on a policy that asks.
 
-use std::collections::BTreeSet;
-
-use belay_crds::{Approval, Decision, DecisionVerdict, Requirement};
+use belay_crds::{Approval, ApprovalPurpose, Decision, DecisionVerdict};
 use belay_protocol::Digest;
 use belay_protocol::call::request_digest;
-use belay_protocol::event::Answer;
+use belay_protocol::event::{Answer, Approver};
+
+/// How the decisions of an Approval stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tally {
+    /// Not enough people have decided.
+    Open,
+    /// Everyone whose yes it needs said yes.
+    Yes,
+    /// Someone said no, which beats any yes.
+    No,
+}
 
 /// What a sealed Approval says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,34 +24,46 @@ pub enum Settled {
     Nothing(String),
 }
 
-/// Whether there is enough to seal it: every requirement has its yes, or someone said no.
 #[must_use]
-pub fn is_decided(approval: &Approval, digest: Digest) -> bool {
+pub fn tally(approval: &Approval, digest: Digest) -> Tally {
     let decisions = counted(approval, digest);
-    let denied = decisions.iter().any(|decision| decision.verdict == DecisionVerdict::Deny);
-    denied || approval.spec.request.requirements.iter().all(|one| people(&decisions, one).len() >= quorum(one))
+    if denial(&decisions).is_some() {
+        Tally::No
+    } else if approval.spec.request.has_every_yes(&decisions) {
+        Tally::Yes
+    } else {
+        Tally::Open
+    }
 }
 
 /// `GIVEN`: people who said yes, of those that are needed.
 #[must_use]
 pub fn given(approval: &Approval, digest: Digest) -> String {
-    let decisions = counted(approval, digest);
-    let requirements = &approval.spec.request.requirements;
-    let yes: usize = requirements.iter().map(|one| people(&decisions, one).len().min(quorum(one))).sum();
-    format!("{yes}/{}", requirements.iter().map(quorum).sum::<usize>())
+    approval.spec.request.given(&counted(approval, digest))
 }
 
-/// A Deny beats any Allow; Allows have to agree.
+/// A Deny beats any Allow; Allows of an Unknown have to agree.
 #[must_use]
 pub fn settled(approval: &Approval, digest: Digest) -> Settled {
     let decisions = counted(approval, digest);
-    if let Some(deny) = decisions.iter().find(|decision| decision.verdict == DecisionVerdict::Deny) {
-        let reason = deny.reason.clone().unwrap_or_default();
-        return Settled::Answer(Answer::End { by: deny.by.clone(), reason });
+    let purpose = approval.spec.request.purpose;
+    if let Some(deny) = denial(&decisions) {
+        let (by, reason) = (deny.by.clone(), deny.reason.clone().unwrap_or_default());
+        return Settled::Answer(match purpose {
+            ApprovalPurpose::Call => Answer::Denied { by, reason },
+            ApprovalPurpose::Unknown => Answer::End { by, reason },
+        });
     }
-    if !is_decided(approval, digest) {
+    if tally(approval, digest) == Tally::Open {
         return Settled::Nothing("it was sealed before enough people had decided".to_owned());
     }
+    match purpose {
+        ApprovalPurpose::Call => Settled::Answer(Answer::Allowed { by: approvers(&decisions) }),
+        ApprovalPurpose::Unknown => what_became_of_it(&decisions),
+    }
+}
+
+fn what_became_of_it(decisions: &[&Decision]) -> Settled {
     let mut answers = decisions.iter().filter_map(|decision| answer(decision));
     let Some(first) = answers.next() else {
         return Settled::Nothing("none of its decisions says what became of the call".to_owned());
@@ -53,32 +74,19 @@ pub fn settled(approval: &Approval, digest: Digest) -> Settled {
     }
 }
 
+fn denial<'a>(decisions: &[&'a Decision]) -> Option<&'a Decision> {
+    decisions.iter().copied().find(|decision| decision.verdict == DecisionVerdict::Deny)
+}
+
+fn approvers(decisions: &[&Decision]) -> Vec<Approver> {
+    let yes = decisions.iter().filter(|decision| decision.verdict == DecisionVerdict::Allow);
+    yes.map(|decision| Approver { policy: decision.policy.clone(), by: decision.by.clone() }).collect()
+}
+
 /// The decisions that count.
 fn counted(approval: &Approval, digest: Digest) -> Vec<&Decision> {
-    let request = &approval.spec.request;
-    let whole = serde_json::to_value(request).ok().and_then(|value| request_digest(&value).ok());
-    if whole != Some(digest) {
-        return Vec::new();
-    }
-    let signed = digest.to_string();
-    let asked = |policy: &str| request.requirements.iter().any(|one| one.policy == policy);
-    let separated = |decision: &Decision| {
-        let duty = |one: &Requirement| one.policy == decision.policy && one.separation_of_duty == Some(true);
-        decision.verdict == DecisionVerdict::Allow
-            && decision.by == request.requested_by
-            && request.requirements.iter().any(duty)
-    };
-    let decisions = approval.spec.decisions.iter();
-    decisions.filter(|one| one.digest == signed && asked(&one.policy) && !separated(one)).collect()
-}
-
-fn people<'a>(decisions: &[&'a Decision], requirement: &Requirement) -> BTreeSet<&'a str> {
-    let yes = |one: &&&Decision| one.policy == requirement.policy && one.verdict == DecisionVerdict::Allow;
-    decisions.iter().filter(yes).map(|decision| decision.by.as_str()).collect()
-}
-
-fn quorum(requirement: &Requirement) -> usize {
-    usize::try_from(requirement.quorum).unwrap_or(usize::MAX)
+    let whole = serde_json::to_value(&approval.spec.request).ok().and_then(|value| request_digest(&value).ok());
+    if whole == Some(digest) { approval.spec.counted(&digest.to_string()) } else { Vec::new() }
 }
 
 fn answer(decision: &Decision) -> Option<Answer> {
@@ -94,7 +102,16 @@ fn agree(one: &Answer, other: &Answer) -> bool {
     match (one, other) {
         (Answer::Happened { result: a, .. }, Answer::Happened { result: b, .. }) => a == b,
         (Answer::Retry { .. }, Answer::Retry { .. }) => true,
-        (Answer::Happened { .. } | Answer::Retry { .. } | Answer::End { .. } | Answer::Withdrawn { .. }, _) => false,
+        (
+            Answer::Happened { .. }
+            | Answer::Retry { .. }
+            | Answer::End { .. }
+            | Answer::Withdrawn { .. }
+            | Answer::Allowed { .. }
+            | Answer::Denied { .. }
+            | Answer::Expired {},
+            _,
+        ) => false,
     }
 }
 
@@ -104,12 +121,16 @@ fn words(answer: &Answer) -> String {
         Answer::Retry { by } => format!("{by} wants it sent again"),
         Answer::End { by, .. } => format!("{by} wants the run to end"),
         Answer::Withdrawn { why } => why.clone(),
+        Answer::Allowed { .. } => "people allow it".to_owned(),
+        Answer::Denied { by, .. } => format!("{by} does not allow it"),
+        Answer::Expired {} => "nobody decided in time".to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use belay_crds::Requirement;
     use serde_json::{Value, json};
 
     use super::*;
@@ -147,7 +168,7 @@ mod tests {
     #[test]
     fn one_yes_is_enough_and_a_no_beats_it() {
         let (undecided, digest) = approval(&json!([]));
-        assert!(!is_decided(&undecided, digest));
+        assert_eq!(tally(&undecided, digest), Tally::Open);
         assert_eq!(given(&undecided, digest), "0/1");
         let (yes, digest) = approval(&json!([happened("ada", "done")]));
         assert_eq!(given(&yes, digest), "1/1");
@@ -176,12 +197,85 @@ mod tests {
         policy["policy"] = json!("mine");
         for decision in [other, policy] {
             let (approval, digest) = approval(&json!([decision]));
-            assert!(!is_decided(&approval, digest));
+            assert_eq!(tally(&approval, digest), Tally::Open);
         }
         let (mut changed, digest) = approval(&json!([retry("ada")]));
         changed.spec.request.arguments = "{\"force\":true}".to_owned();
-        assert!(!is_decided(&changed, digest), "the request is not the one that was signed");
+        assert_eq!(tally(&changed, digest), Tally::Open, "the request is not the one that was signed");
         let (good, _) = approval(&json!([retry("ada")]));
-        assert!(!is_decided(&good, Digest::zero()), "nor the one that the journal holds");
+        assert_eq!(tally(&good, Digest::zero()), Tally::Open, "nor the one that the journal holds");
+    }
+
+    /// A question before a call, under one policy that wants two people and another that wants one.
+    fn before_a_call(requested_by: &str, duty: bool, decisions: &[(&str, &str, &str)]) -> (Approval, Digest) {
+        let (mut approval, _) = approval(&json!([]));
+        let request = &mut approval.spec.request;
+        request.purpose = ApprovalPurpose::Call;
+        request.requested_by = requested_by.to_owned();
+        request.requirements = vec![
+            Requirement {
+                policy: "careful".into(),
+                generation: Some(3),
+                quorum: 2,
+                separation_of_duty: duty.then_some(true),
+            },
+            Requirement { policy: "owners".into(), generation: Some(1), quorum: 1, separation_of_duty: None },
+        ];
+        let digest = request_digest(&serde_json::to_value(&*request).unwrap()).unwrap();
+        request.digest = digest.to_string();
+        approval.spec.decisions = (decisions.iter())
+            .map(|(policy, by, verdict)| {
+                let decision = json!({"policy": policy, "by": by, "verdict": verdict, "digest": digest.to_string()});
+                serde_json::from_value(decision).unwrap()
+            })
+            .collect();
+        (approval, digest)
+    }
+
+    #[test]
+    fn every_policy_wants_its_own_yes_and_one_no_is_enough() {
+        let yes = |policy, by| (policy, by, "Allow");
+        let two = [yes("careful", "ada"), yes("careful", "bob")];
+        let (open, digest) = before_a_call("eve", false, &two);
+        assert_eq!((tally(&open, digest), given(&open, digest)), (Tally::Open, "2/3".to_owned()));
+        let all = [two[0], two[1], yes("owners", "ada")];
+        let (done, digest) = before_a_call("eve", false, &all);
+        assert_eq!((tally(&done, digest), given(&done, digest)), (Tally::Yes, "3/3".to_owned()));
+        let Settled::Answer(Answer::Allowed { by }) = settled(&done, digest) else { unreachable!("no answer") };
+        assert_eq!(by.len(), 3);
+        let (denied, digest) = before_a_call("eve", false, &[all[0], all[1], all[2], ("owners", "zoe", "Deny")]);
+        let no = Answer::Denied { by: "zoe".to_owned(), reason: String::new() };
+        assert_eq!((tally(&denied, digest), settled(&denied, digest)), (Tally::No, Settled::Answer(no)));
+    }
+
+    #[test]
+    fn whoever_created_the_run_does_not_count_where_duties_are_separate_and_may_still_deny() {
+        let owners = ("owners", "zoe", "Allow");
+        let own = [("careful", "eve", "Allow"), ("careful", "bob", "Allow"), owners];
+        let (own_yes, digest) = before_a_call("eve", true, &own);
+        assert_eq!(tally(&own_yes, digest), Tally::Open);
+        let (without_duty, digest) = before_a_call("eve", false, &own);
+        assert_eq!(tally(&without_duty, digest), Tally::Yes);
+        let (own_no, digest) = before_a_call("eve", true, &[("careful", "eve", "Deny")]);
+        assert_eq!(tally(&own_no, digest), Tally::No);
+    }
+
+    #[test]
+    fn a_requester_who_is_no_known_person_costs_one_yes_more() {
+        let two = [("careful", "ada", "Allow"), ("careful", "bob", "Allow"), ("owners", "zoe", "Allow")];
+        for requester in ["", "system:serviceaccount:argocd:sync"] {
+            let (approval, digest) = before_a_call(requester, true, &two);
+            assert_eq!((tally(&approval, digest), given(&approval, digest)), (Tally::Open, "3/4".to_owned()));
+            let three = [two[0], two[1], two[2], ("careful", "cem", "Allow")];
+            let (approval, digest) = before_a_call(requester, true, &three);
+            assert_eq!(tally(&approval, digest), Tally::Yes);
+        }
+    }
+
+    #[test]
+    fn one_person_is_one_whatever_they_write() {
+        let twice = [("careful", "ada", "Allow"), ("careful", "ada", "Allow"), ("owners", "ada", "Allow")];
+        let (approval, digest) = before_a_call("eve", false, &twice);
+        assert_eq!((tally(&approval, digest), given(&approval, digest)), (Tally::Open, "2/3".to_owned()));
     }
 }

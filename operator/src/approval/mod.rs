@@ -1,10 +1,9 @@
 //! Approvals: the request that a question is made of, and what its decisions come to. Pure; runs ask and settle.
 
 mod decisions;
+mod pending;
 mod request;
 
-pub use self::decisions::{Settled, given, is_decided, settled};
-pub use self::request::{Question, approval, request};
-
-/// The policy under which calls run while no other has a say.
-pub const DEFAULT_POLICY: &str = "default";
+pub use self::decisions::{Settled, Tally, given, settled, tally};
+pub use self::pending::PendingApprovals;
+pub use self::request::{ALLOWS_MAX, ARGUMENTS_BYTES_MAX, About, Question, approval, request};

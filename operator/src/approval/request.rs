@@ -5,31 +5,42 @@ use belay_protocol::Digest;
 use belay_protocol::call::request_digest;
 use belay_protocol::digest::{DigestError, canonical};
 use belay_protocol::event::{Ask, ProposedCall};
+use belay_protocol::judgement::{DEFAULT_POLICY, PolicyRequirement};
 use belay_protocol::plan::Plan;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ObjectMeta;
 
-use super::DEFAULT_POLICY;
 use crate::clock::from_milliseconds;
 use crate::writes::{cut, owner_of};
 
-const ARGUMENTS_BYTES_MAX: usize = 262_144;
+/// What of the arguments an Approval can show.
+pub const ARGUMENTS_BYTES_MAX: usize = 262_144;
+/// How many decisions of an Approval may be Allow: the rest of its list is kept for Denies.
+pub const ALLOWS_MAX: u32 = 24;
 const MESSAGE_BYTES_MAX: usize = 4096;
 /// One person is enough to say what happened; whoever started the run may be the one who knows.
 const QUORUM: i32 = 1;
 
-/// A call whose end is unknown, and what makes the question about it one of its kind.
+/// A call, and what makes the question about it one of its kind.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
     pub plan: &'a Plan,
     pub call_id: &'a str,
     pub attempt: u32,
     pub call: &'a ProposedCall,
+    pub about: About<'a>,
     /// Milliseconds since the Unix epoch.
-    pub sent_at: i64,
     pub expires_at: i64,
-    pub message: &'a str,
     pub nonce: &'a str,
+}
+
+/// What is asked about the call.
+#[derive(Clone, Copy, Debug)]
+pub enum About<'a> {
+    /// May it be made? So many people of these policies must say yes.
+    Call { requirements: &'a [PolicyRequirement] },
+    /// Did it happen? `sent_at` in milliseconds since the Unix epoch; `ran_under`: the policies that let it through.
+    Unknown { sent_at: i64, message: &'a str, ran_under: &'a [String] },
 }
 
 /// The request with its digest.
@@ -42,8 +53,9 @@ pub fn request(question: &Question<'_>) -> Result<(ApprovalRequest, Digest), Dig
     // Canonical bytes are JSON, and JSON is UTF-8.
     let arguments = String::from_utf8_lossy(&canonical(&call.args)?).into_owned();
     let shown = cut(&arguments, ARGUMENTS_BYTES_MAX);
+    let Asked { purpose, sent_at, message, requirements } = asked(&question.about, call);
     let mut request = ApprovalRequest {
-        purpose: ApprovalPurpose::Unknown,
+        purpose,
         run: ApprovalRun { name: plan.run.name.clone(), uid: plan.run.uid.clone() },
         call_id: question.call_id.to_owned(),
         attempt: i32::try_from(question.attempt).unwrap_or(i32::MAX),
@@ -55,9 +67,9 @@ pub fn request(question: &Question<'_>) -> Result<(ApprovalRequest, Digest), Dig
         destination: tool.map(|tool| tool.url.clone()).unwrap_or_default(),
         credential: tool.and_then(|tool| tool.credential.clone()),
         call_digest: call.digest.to_string(),
-        sent_at: Some(Time(from_milliseconds(whole_seconds(question.sent_at)))),
-        message: cut(question.message, MESSAGE_BYTES_MAX).to_owned(),
-        requirements: vec![Requirement { policy: DEFAULT_POLICY.to_owned(), quorum: QUORUM, separation_of_duty: None }],
+        sent_at,
+        message: cut(&message, MESSAGE_BYTES_MAX).to_owned(),
+        requirements,
         requested_by: plan.requested_by.clone().unwrap_or_default(),
         expires_at: Time(from_milliseconds(whole_seconds(question.expires_at))),
         nonce: question.nonce.to_owned(),
@@ -67,6 +79,61 @@ pub fn request(question: &Question<'_>) -> Result<(ApprovalRequest, Digest), Dig
     let digest = request_digest(&whole)?;
     request.digest = digest.to_string();
     Ok((request, digest))
+}
+
+/// The parts of a request that depend on what is asked.
+struct Asked {
+    purpose: ApprovalPurpose,
+    sent_at: Option<Time>,
+    message: String,
+    requirements: Vec<Requirement>,
+}
+
+fn asked(about: &About<'_>, call: &ProposedCall) -> Asked {
+    match about {
+        About::Call { requirements } => {
+            let policies: Vec<&str> = requirements.iter().map(|one| one.policy.as_str()).collect();
+            Asked {
+                purpose: ApprovalPurpose::Call,
+                sent_at: None,
+                message: format!(
+                    "{}/{} is not sent before {} says yes",
+                    call.tool,
+                    call.operation,
+                    policies.join(", ")
+                ),
+                requirements: requirements.iter().map(requirement).collect(),
+            }
+        }
+        About::Unknown { sent_at, message, ran_under } => Asked {
+            purpose: ApprovalPurpose::Unknown,
+            sent_at: Some(Time(from_milliseconds(whole_seconds(*sent_at)))),
+            message: (*message).to_owned(),
+            requirements: unknown_requirements(ran_under),
+        },
+    }
+}
+
+fn requirement(wanted: &PolicyRequirement) -> Requirement {
+    Requirement {
+        policy: wanted.policy.clone(),
+        generation: (wanted.generation > 0).then_some(wanted.generation),
+        quorum: i32::try_from(wanted.quorum).unwrap_or(i32::MAX),
+        separation_of_duty: wanted.separation_of_duty.then_some(true),
+    }
+}
+
+/// Whoever may approve under the policies that let the call through may say what became of it.
+fn unknown_requirements(ran_under: &[String]) -> Vec<Requirement> {
+    let names =
+        if ran_under.is_empty() { vec![DEFAULT_POLICY] } else { ran_under.iter().map(String::as_str).collect() };
+    let one = |policy: &str| Requirement {
+        policy: policy.to_owned(),
+        generation: None,
+        quorum: QUORUM,
+        separation_of_duty: None,
+    };
+    names.into_iter().map(one).collect()
 }
 
 /// The Approval under the journaled name. It goes with its run.

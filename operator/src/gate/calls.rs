@@ -1,18 +1,78 @@
 //! The verdict on one proposed call.
 
 use belay_protocol::call::CallBinding;
-use belay_protocol::event::{DenyReason, ProposedCall, Verdict};
-use belay_protocol::fold::RunState;
+use belay_protocol::digest::canonical;
+use belay_protocol::event::{DenyReason, LaterReason, ProposedCall, Verdict};
+use belay_protocol::fold::{Approved, RunState};
+use belay_protocol::judgement::{Judged, Judgement, PolicyRequirement};
+use belay_protocol::plan::Effects;
 
-/// Checks, in order: is the run going on, does the Agent list the operation, is its definition the accepted
-/// one, and is the digest the one over exactly this call. Whatever fails means no.
-pub fn judge(run: &RunState, call: &ProposedCall) -> Verdict {
+use super::law::covers;
+use super::{Circumstances, Word, held};
+use crate::approval::{ALLOWS_MAX, ARGUMENTS_BYTES_MAX};
+
+/// One attempt of a call, as its runner would send it.
+pub struct Proposal<'a> {
+    pub call_id: &'a str,
+    pub attempt: u32,
+    pub call: &'a ProposedCall,
+}
+
+/// Checks, in order: is the run going on, does the Agent list the operation, is its definition the accepted one, is
+/// the digest the one over exactly this call, what do policies and people say, and may it go just now. Whatever
+/// fails means no. People are asked at once, also about a call that could not go yet.
+pub fn judge(run: &RunState, proposal: &Proposal<'_>, circumstances: &Circumstances<'_>) -> (Verdict, Option<Judged>) {
     if run.cancel_requested || run.end.is_some() {
-        return deny(DenyReason::RunEnding, "the run is ending".into());
+        return (deny(DenyReason::RunEnding, "the run is ending".into()), None);
     }
-    if run.calls_in_flight().next().is_some() {
-        return deny(DenyReason::RunEnding, "another call of this run is under way".into());
+    let effects = match listed(run, proposal.call) {
+        Ok(effects) => effects,
+        Err(denied) => return (denied, None),
+    };
+    let judged = match circumstances.words.get(&(proposal.call_id.to_owned(), proposal.attempt)) {
+        Some(Word::Judged(judged)) => judged.clone(),
+        Some(Word::Stalled(_)) | None => return (later(LaterReason::PolicyStalled), None),
+    };
+    let verdict = match &judged.judgement {
+        Judgement::Deny { policy, rule, reason } => {
+            deny(DenyReason::Policy, policy_words(policy, rule.as_deref(), reason))
+        }
+        Judgement::Allow => when_it_can_go(run, proposal, effects, circumstances),
+        Judgement::Ask { requirements } => match approval(run, proposal, requirements) {
+            None => asked(proposal.call, requirements),
+            Some(approved) if approved.expires_at <= circumstances.now => {
+                deny(DenyReason::Expired, "people allowed it, and then it could not be sent in time".into())
+            }
+            Some(_) => when_it_can_go(run, proposal, effects, circumstances),
+        },
+    };
+    (verdict, Some(judged))
+}
+
+/// People are asked about what they can be shown whole, and about nothing else.
+fn asked(call: &ProposedCall, requirements: &[PolicyRequirement]) -> Verdict {
+    let bytes = canonical(&call.args).map_or(usize::MAX, |bytes| bytes.len());
+    let yes: u32 = requirements.iter().map(|one| one.quorum.saturating_add(u32::from(one.separation_of_duty))).sum();
+    if bytes > ARGUMENTS_BYTES_MAX {
+        let message = format!(
+            "{}/{} needs people's yes, and {bytes} bytes of arguments are more than the {ARGUMENTS_BYTES_MAX} that they \
+             can be shown: call it with less at a time",
+            call.tool, call.operation
+        );
+        deny(DenyReason::CannotBeAsked, message)
+    } else if yes > ALLOWS_MAX || requirements.is_empty() {
+        let message = format!(
+            "{}/{} needs {yes} people's yes, and an Approval holds {ALLOWS_MAX}: lower the quorums of its policies",
+            call.tool, call.operation
+        );
+        deny(DenyReason::CannotBeAsked, message)
+    } else {
+        Verdict::Asked { requirements: requirements.to_vec() }
     }
+}
+
+/// What the listed operation does, or why this call is none that the plan would send.
+fn listed(run: &RunState, call: &ProposedCall) -> Result<Effects, Verdict> {
     let name = format!("{}/{}", call.tool, call.operation);
     let tool = run.plan.as_ref().and_then(|plan| Some((plan, plan.tool(&call.tool)?)));
     let listed = tool.and_then(|(plan, tool)| Some((plan, tool, tool.operation(&call.operation)?)));
@@ -20,7 +80,7 @@ pub fn judge(run: &RunState, call: &ProposedCall) -> Verdict {
         let message = format!(
             "the Agent does not list {name}: use an operation that was offered, or add it to the Agent's spec.tools"
         );
-        return deny(DenyReason::NotListed, message);
+        return Err(deny(DenyReason::NotListed, message));
     };
     let offered = run.listings.get(&call.tool).and_then(|all| all.iter().find(|o| o.name == call.operation));
     let unchanged = offered.is_some_and(|o| o.definition == operation.definition);
@@ -30,13 +90,49 @@ pub fn judge(run: &RunState, call: &ProposedCall) -> Verdict {
              a run that starts now is planned with what Tool {} lists now",
             call.tool
         );
-        return deny(DenyReason::DefinitionChanged, message);
+        return Err(deny(DenyReason::DefinitionChanged, message));
     }
     match CallBinding::new(plan, tool, call.definition, &call.operation, &call.args).digest() {
-        Ok(digest) if digest == call.digest => Verdict::Allowed { digest },
-        Ok(_) => deny(DenyReason::DigestMismatch, format!("the digest of {name} is not over what the plan would send")),
-        Err(error) => deny(DenyReason::DigestMismatch, format!("the arguments of {name}: {error}")),
+        Ok(digest) if digest == call.digest => Ok(operation.effects),
+        Ok(_) => {
+            let message = format!("the digest of {name} is not over what the plan would send");
+            Err(deny(DenyReason::DigestMismatch, message))
+        }
+        Err(error) => Err(deny(DenyReason::DigestMismatch, format!("the arguments of {name}: {error}"))),
     }
+}
+
+/// What people allowed, if it is this very attempt and these very bytes, on terms that are still wanted.
+fn approval<'a>(run: &'a RunState, proposal: &Proposal<'_>, wanted: &[PolicyRequirement]) -> Option<&'a Approved> {
+    run.approved.get(proposal.call_id).filter(|approved| {
+        approved.attempt == proposal.attempt
+            && approved.call == proposal.call.digest
+            && covers(&approved.requirements, wanted)
+    })
+}
+
+/// A permit for what is allowed, once nothing holds it up.
+fn when_it_can_go(
+    run: &RunState,
+    proposal: &Proposal<'_>,
+    effects: Effects,
+    circumstances: &Circumstances<'_>,
+) -> Verdict {
+    match held(run, circumstances.standing) {
+        Some(reason) => later(reason),
+        None if !run.has_room(proposal.call_id, &proposal.call.tool, effects) => later(LaterReason::CallsUnderWay),
+        None => Verdict::Allowed { digest: proposal.call.digest },
+    }
+}
+
+fn policy_words(policy: &str, rule: Option<&str>, reason: &str) -> String {
+    let rule = rule.map_or_else(String::new, |rule| format!(", rule {rule}"));
+    let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    format!("ApprovalPolicy {policy}{rule} says no{reason}")
+}
+
+fn later(reason: LaterReason) -> Verdict {
+    Verdict::Later { reason }
 }
 
 fn deny(reason: DenyReason, message: String) -> Verdict {

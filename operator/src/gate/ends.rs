@@ -1,9 +1,12 @@
 //! What ends a run: a last answer, a failure that nobody retries, a limit of the plan.
 
+use belay_protocol::LISTINGS_PER_EPOCH_MAX;
 use belay_protocol::event::{
     EndReason, Event, Failure, FailureReason, Finish, Item, Limit, Listing, ModelResponse, Outcome, RunEnd,
 };
 use belay_protocol::fold::RunState;
+
+use super::Room;
 
 /// The events that refuse a model request, if a limit of the plan does.
 pub fn before_request(run: &RunState, reserved_tokens: u64) -> Option<Vec<Event>> {
@@ -31,9 +34,33 @@ pub fn before_request(run: &RunState, reserved_tokens: u64) -> Option<Vec<Event>
     Some(vec![Event::LimitReached { limit }, failed(reason, message)])
 }
 
+/// The end of a run that has written as much as one run may.
+pub fn without_room(run: &RunState, room: Room) -> Option<Vec<Event>> {
+    let Room::Used { bytes_max } = room else { return None };
+    let name = run.plan.as_ref().map(|plan| plan.run.name.clone()).unwrap_or_default();
+    let message = format!(
+        "AgentRun {name} wrote {bytes_max} bytes into the journal, which is as much as one run may: raise \
+         BELAY_RUN_JOURNAL_MEBIBYTES of the operator, or let the Agent's tools answer with less"
+    );
+    Some(vec![Event::LimitReached { limit: Limit::JournalBytes }, failed(EndReason::JournalExceeded, message)])
+}
+
 /// The end that follows from `event`, if one does.
-pub fn after(run: &RunState, event: &Event) -> Option<Event> {
+pub fn after(run: &RunState, event: &Event) -> Option<Vec<Event>> {
+    end_after(run, event).map(|end| vec![end])
+}
+
+fn end_after(run: &RunState, event: &Event) -> Option<Event> {
     match event {
+        Event::ToolsListed { tool, listing: Listing::Listed(_) }
+            if run.listed.get(tool).is_some_and(|listed| *listed >= LISTINGS_PER_EPOCH_MAX) =>
+        {
+            let message = format!(
+                "the runner listed Tool {tool} more than {LISTINGS_PER_EPOCH_MAX} times in one pod, which Belay's own \
+                 does once: find out what runs in that pod before you start the Agent again"
+            );
+            Some(failed(EndReason::JournalExceeded, message))
+        }
         Event::ToolsListed { listing: Listing::Failed(failure), .. } => {
             Some(failed(end_reason(failure, EndReason::ToolUnavailable), failure.message.clone()))
         }
@@ -48,12 +75,12 @@ pub fn after(run: &RunState, event: &Event) -> Option<Event> {
 fn last_words(run: &RunState, response: &ModelResponse) -> Option<Event> {
     let asks = response.items.iter().any(|item| match item {
         Item::ToolCall { .. } => true,
-        Item::Text { .. } => false,
+        Item::Text { .. } | Item::Reasoning { .. } | Item::Block { .. } => false,
     });
     if asks {
         return None;
     }
-    let model = run.plan.as_ref().map(|plan| plan.model.name.clone()).unwrap_or_default();
+    let model = run.plan.as_ref().map(|plan| plan.model_after(run.models_given_up).name.clone()).unwrap_or_default();
     Some(match response.finish {
         Finish::Stop | Finish::ToolCalls => Event::RunEnded {
             end: RunEnd { outcome: Outcome::Succeeded, reason: EndReason::Completed, message: String::new() },

@@ -1,17 +1,19 @@
-//! The reference monitor: decides what a runner proposes, by the frozen plan and the run's state alone. Pure;
-//! the journal records proposal and decision together.
+//! The reference monitor: decides what a runner proposes, by the frozen plan, the run's state and what policies
+//! said. Pure; the journal records proposal and decision together.
 
 mod calls;
 mod closing;
 mod ends;
+mod law;
 
 pub use closing::{ModelRequest, close};
+pub use law::{BuiltIn, Law, Word, Words, default_word};
 
 #[cfg(test)]
 pub(crate) mod tests;
 
 use belay_protocol::Record;
-use belay_protocol::event::Event;
+use belay_protocol::event::{Event, LaterReason};
 use belay_protocol::fold::{CallState, IllegalEvent, RunState};
 
 /// What stands outside the plan and the journal when a batch is decided.
@@ -19,40 +21,89 @@ use belay_protocol::fold::{CallState, IllegalEvent, RunState};
 pub enum Standing {
     #[default]
     Running,
-    /// `Agent.spec.suspend`: nothing is permitted for now. Proposals are journaled and decided later.
+    /// `Agent.spec.suspend`: nothing is permitted for now.
     Suspended,
 }
 
-/// The events to journal for a batch: the runner's own, each followed by what the operator says to it.
+/// What the installation still lets the run write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Room {
+    #[default]
+    Left,
+    /// The batch would take the run's records over this many bytes.
+    Used { bytes_max: u64 },
+}
+
+/// What a decision depends on besides the run's state.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'a> {
+    pub standing: Standing,
+    pub room: Room,
+    /// What policies said of each proposal of the batch.
+    pub words: &'a Words,
+    /// Milliseconds since the Unix epoch, never before the newest record's.
+    pub now: i64,
+}
+
+/// The events to journal for a batch: the runner's own, each followed by what the operator says to it. Without room
+/// what the batch reports is taken, what it asks for is not, and the run ends.
 ///
 /// # Errors
 /// The first event that cannot follow; then nothing of the batch may be journaled.
-pub fn decide(state: &RunState, events: Vec<Event>, standing: Standing) -> Result<Vec<Event>, IllegalEvent> {
+pub fn decide(
+    state: &RunState,
+    events: Vec<Event>,
+    circumstances: &Circumstances<'_>,
+) -> Result<Vec<Event>, IllegalEvent> {
     let mut run = state.clone();
     let mut decided = Vec::with_capacity(events.len() * 2);
     for event in events {
+        if circumstances.room != Room::Left && asks(&event) {
+            break;
+        }
         // A request that the budget refuses never becomes a request in flight.
         let refusal = match &event {
             Event::ModelRequested { reserved_tokens, .. } => ends::before_request(&run, *reserved_tokens),
             _ => None,
         };
         if let Some(refusal) = refusal {
-            for event in refusal {
+            for event in conclude(&run, refusal) {
                 take(&mut run, &mut decided, event)?;
             }
             break;
         }
-        let answer = if waits(&run, standing) { None } else { verdict(&run, &event) };
+        let answer = verdict(&run, &event, circumstances);
         let end = ends::after(&run, &event);
         take(&mut run, &mut decided, event)?;
-        for event in answer.into_iter().chain(end) {
+        if let Some(verdict) = answer {
+            take(&mut run, &mut decided, verdict)?;
+        }
+        for event in end.map(|end| conclude(&run, end)).unwrap_or_default() {
             take(&mut run, &mut decided, event)?;
         }
         if run.end.is_some() {
             break;
         }
     }
+    if run.end.is_none() {
+        for event in ends::without_room(&run, circumstances.room).map(|end| conclude(&run, end)).unwrap_or_default() {
+            take(&mut run, &mut decided, event)?;
+        }
+    }
     Ok(decided)
+}
+
+/// Whether the runner wants leave to do something.
+fn asks(event: &Event) -> bool {
+    matches!(event, Event::ModelRequested { .. } | Event::CallProposed { .. })
+}
+
+/// An end with what has to come before it: a runner that was taken over ends its run in the middle of a call, and
+/// nothing that a run leaves open could be closed after its end.
+fn conclude(run: &RunState, end: Vec<Event>) -> Vec<Event> {
+    let mut events = close(run, ModelRequest::Given, "the run ended before this one's end was known");
+    events.extend(end);
+    events
 }
 
 fn take(run: &mut RunState, decided: &mut Vec<Event>, event: Event) -> Result<(), IllegalEvent> {
@@ -62,45 +113,21 @@ fn take(run: &mut RunState, decided: &mut Vec<Event>, event: Event) -> Result<()
     Ok(())
 }
 
-/// The verdicts on proposals that were journaled undecided, once nothing holds them up any more. `events` are
-/// those that the proposals were journaled with.
-#[must_use]
-pub fn decide_late(state: &RunState, events: &[Event], standing: Standing) -> Vec<Event> {
-    let mut run = state.clone();
-    let mut decided = Vec::new();
-    if waits(&run, standing) || run.end.is_some() {
-        return decided;
-    }
-    for event in events.iter().filter(|event| is_open(state, event)) {
-        // Each is open, so its verdict can follow; one that could not would be no permit.
-        if let Some(verdict) = verdict(&run, event)
-            && take(&mut run, &mut decided, verdict).is_err()
-        {
-            break;
-        }
-    }
-    decided
-}
-
-fn verdict(run: &RunState, event: &Event) -> Option<Event> {
+fn verdict(run: &RunState, event: &Event, circumstances: &Circumstances<'_>) -> Option<Event> {
     let Event::CallProposed { call_id, attempt, call } = event else { return None };
-    let verdict = calls::judge(run, call);
-    Some(Event::CallDecided { call_id: call_id.clone(), attempt: *attempt, verdict })
+    let proposal = calls::Proposal { call_id, attempt: *attempt, call };
+    let (verdict, judged) = calls::judge(run, &proposal, circumstances);
+    Some(Event::CallDecided { call_id: call_id.clone(), attempt: *attempt, verdict, judged: judged.map(Box::new) })
 }
 
-/// Proposals are held while the Agent is suspended, while an earlier epoch may still act on a permit, and while
-/// people are asked what became of a call. A run that is being cancelled is told no instead.
+/// What holds every permit of the run up: its Agent is suspended, an earlier epoch may still act, or people are
+/// asked what became of a call.
 #[must_use]
-pub fn waits(run: &RunState, standing: Standing) -> bool {
-    let suspended = match standing {
-        Standing::Running => false,
-        Standing::Suspended => true,
-    };
+pub fn held(run: &RunState, standing: Standing) -> Option<LaterReason> {
     let asked = run.calls.values().any(|call| matches!(call, CallState::Unknown { .. }));
-    (suspended || asked || !run.undead.is_empty()) && !run.cancel_requested
-}
-
-fn is_open(state: &RunState, event: &Event) -> bool {
-    let Event::CallProposed { call_id, attempt, .. } = event else { return false };
-    matches!(state.calls.get(call_id), Some(CallState::Proposed { attempt: open, .. }) if open == attempt)
+    match standing {
+        Standing::Suspended => Some(LaterReason::Suspended),
+        Standing::Running if !run.undead.is_empty() => Some(LaterReason::EarlierEpoch),
+        Standing::Running => asked.then_some(LaterReason::UnknownCall),
+    }
 }

@@ -3,17 +3,18 @@
 use belay_protocol::call::CallBinding;
 use belay_protocol::cost::{Prices, Usage};
 use belay_protocol::event::{
-    DenyReason, EndReason, Event, Failure, FailureReason, Finish, Item, ListedOperation, Listing, ModelResponse,
-    Outcome, ProposedCall, RunEnd, ToolResult, Verdict,
+    Answer, Approver, Ask, AskPurpose, DenyReason, EndReason, Event, Failure, FailureReason, Finish, Item, LaterReason,
+    ListedOperation, Listing, ModelResponse, Outcome, ProposedCall, RunEnd, ToolResult, Verdict,
 };
-use belay_protocol::fold::RunState;
+use belay_protocol::fold::{IllegalEvent, RunState};
+use belay_protocol::judgement::{Judged, Judgement, PolicyRequirement};
 use belay_protocol::plan::{Effects, Limits, ModelApi, ObjectId, Plan, PlanModel, PlanOperation, PlanTool, Timeouts};
-use belay_protocol::{Digest, Record};
+use belay_protocol::{Digest, LISTINGS_PER_EPOCH_MAX, Record};
 use proptest::prelude::*;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::{Standing, decide, decide_late};
+use super::{Circumstances, Room, Standing, Word, Words, decide, default_word};
 
 fn definition() -> Digest {
     Digest::of(b"definition")
@@ -44,16 +45,18 @@ pub(crate) fn plan_of(run: &ObjectId) -> Plan {
             context_window_tokens: None,
             max_output_tokens: None,
             temperature: None,
-            prices: Some(Prices { input: 1_000_000, cached_input: None, output: 1_000_000 }),
+            prices: Some(Prices { input: 1_000_000, cached_input: None, cache_write: None, output: 1_000_000 }),
             timeouts: Timeouts::default(),
             script: vec![],
         },
+        fallbacks: Vec::new(),
         tools: vec![PlanTool {
             name: "files".into(),
             uid: "files-uid".into(),
             url: "http://files/mcp".into(),
             credential: None,
             call_timeout_seconds: 5,
+            policies: vec![],
             operations: vec![PlanOperation {
                 name: "read".into(),
                 model_name: "files__read".into(),
@@ -62,6 +65,8 @@ pub(crate) fn plan_of(run: &ObjectId) -> Plan {
             }],
         }],
         credentials: vec![],
+        policies: vec![],
+        agent_policies: vec![],
         limits: Limits { steps: 2, tokens: Some(100), cost_micro_usd: Some(50), active_seconds: 60, wait_seconds: 60 },
     }
 }
@@ -102,7 +107,8 @@ fn response(step: u32, calls: &[&str], finish: Finish, tokens: u64) -> Event {
             arguments: "{}".into(),
         })
         .collect();
-    let usage = Usage { input_tokens: Some(tokens), cached_input_tokens: None, output_tokens: Some(0) };
+    let usage =
+        Usage { input_tokens: Some(tokens), cached_input_tokens: None, output_tokens: Some(0), ..Usage::default() };
     let response = ModelResponse { items, finish, usage, response_id: None, model: None, milliseconds: 1 };
     Event::ModelResponded { step, attempt: 1, response }
 }
@@ -125,10 +131,67 @@ fn asked(plan: Plan) -> RunState {
     folded(events)
 }
 
+/// What every policy says of every proposal.
+fn words_for(events: &[Event], judged: &Judged) -> Words {
+    let proposals = events.iter().filter_map(|event| match event {
+        Event::CallProposed { call_id, attempt, .. } => Some((call_id.clone(), *attempt)),
+        _ => None,
+    });
+    proposals.map(|key| (key, Word::Judged(judged.clone()))).collect()
+}
+
+fn allow() -> Judged {
+    Judged { judgement: Judgement::Allow, opinions: vec![] }
+}
+
+fn wants(policy: &str, quorum: u32) -> PolicyRequirement {
+    let policy = policy.to_owned();
+    PolicyRequirement { policy, generation: 1, quorum, separation_of_duty: false, expires_after_seconds: 60 }
+}
+
+fn ask(requirements: &[PolicyRequirement]) -> Judged {
+    Judged { judgement: Judgement::Ask { requirements: requirements.to_vec() }, opinions: vec![] }
+}
+
+fn decide_by(
+    state: &RunState,
+    events: Vec<Event>,
+    judged: &Judged,
+    standing: Standing,
+) -> Result<Vec<Event>, IllegalEvent> {
+    let words = words_for(&events, judged);
+    let circumstances = Circumstances { standing, room: Room::Left, words: &words, now: state.updated_at };
+    decide(state, events, &circumstances)
+}
+
+pub(crate) fn decide_allowed(state: &RunState, events: Vec<Event>) -> Result<Vec<Event>, IllegalEvent> {
+    decide_by(state, events, &allow(), Standing::Running)
+}
+
+fn decide_within(state: &RunState, events: Vec<Event>, room: Room) -> Result<Vec<Event>, IllegalEvent> {
+    let words = words_for(&events, &allow());
+    decide(state, events, &Circumstances { standing: Standing::Running, room, words: &words, now: state.updated_at })
+}
+
+fn verdicts(decided: &[Event]) -> Vec<Verdict> {
+    let verdicts = decided.iter().filter_map(|event| match event {
+        Event::CallDecided { verdict, .. } => Some(verdict.clone()),
+        _ => None,
+    });
+    verdicts.collect()
+}
+
+fn verdict_by(state: &RunState, call: ProposedCall, judged: &Judged, standing: Standing) -> Verdict {
+    verdicts(&decide_by(state, vec![proposal("c1", call)], judged, standing).unwrap()).remove(0)
+}
+
 fn verdict_on(state: &RunState, call: ProposedCall, standing: Standing) -> Verdict {
-    match decide(state, vec![proposal("c1", call)], standing).unwrap().remove(1) {
-        Event::CallDecided { verdict, .. } => verdict,
-        other => panic!("{other:?}"),
+    verdict_by(state, call, &allow(), standing)
+}
+
+fn apply(state: &mut RunState, events: Vec<Event>) {
+    for event in events {
+        state.apply(&Record { seq: state.seq + 1, at: state.updated_at, event }).unwrap();
     }
 }
 
@@ -177,35 +240,223 @@ fn a_cancelled_run_gets_no_permit_suspended_or_not() {
 }
 
 #[test]
-fn a_proposal_of_a_suspended_agent_is_journaled_undecided_and_decided_once_it_is_resumed() {
+fn a_proposal_of_a_suspended_agent_is_told_to_wait_and_allowed_once_it_is_resumed() {
     let (mut state, call) = (asked(plan()), call("files", "read", json!({})));
     let digest = call.digest;
-    let proposed = vec![proposal("c1", call)];
-    let journaled = decide(&state, proposed.clone(), Standing::Suspended).unwrap();
-    assert_eq!(journaled, proposed);
-    state.apply(&Record { seq: state.seq + 1, at: 1, event: proposed[0].clone() }).unwrap();
-    assert_eq!(decide_late(&state, &proposed, Standing::Suspended), []);
-    let allowed = Event::CallDecided { call_id: "c1".into(), attempt: 1, verdict: Verdict::Allowed { digest } };
-    assert_eq!(decide_late(&state, &proposed, Standing::Running), std::slice::from_ref(&allowed));
-    state.apply(&Record { seq: state.seq + 1, at: 1, event: allowed }).unwrap();
-    assert_eq!(decide_late(&state, &proposed, Standing::Running), [], "a verdict is given once");
+    let decided = decide_by(&state, vec![proposal("c1", call.clone())], &allow(), Standing::Suspended).unwrap();
+    assert_eq!(verdicts(&decided), [Verdict::Later { reason: LaterReason::Suspended }]);
+    apply(&mut state, decided);
+    assert_eq!(state.calls_in_flight().count(), 0);
+    assert_eq!(verdict_on(&state, call, Standing::Running), Verdict::Allowed { digest });
 }
 
 #[test]
-fn one_permit_is_out_at_a_time() {
-    let both = vec![
-        proposal("c1", call("files", "read", json!({"n": 1}))),
-        proposal("c2", call("files", "read", json!({"n": 2}))),
-    ];
-    let decided = decide(&asked(plan()), both, Standing::Running).unwrap();
-    let verdicts: Vec<bool> = decided
-        .iter()
-        .filter_map(|event| match event {
-            Event::CallDecided { verdict, .. } => Some(matches!(verdict, Verdict::Allowed { .. })),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(verdicts, [true, false]);
+fn nothing_is_permitted_while_an_earlier_epoch_may_still_act() {
+    let mut state = asked(plan());
+    state.undead.insert(0, "belay-run-old".to_owned());
+    let verdict = verdict_on(&state, call("files", "read", json!({})), Standing::Running);
+    assert_eq!(verdict, Verdict::Later { reason: LaterReason::EarlierEpoch });
+}
+
+#[test]
+fn a_proposal_without_a_word_of_its_policies_is_held() {
+    let events = vec![proposal("c1", call("files", "read", json!({})))];
+    let stalled = Words::from([(("c1".to_owned(), 1), Word::Stalled("careful: took too long".into()))]);
+    let other_attempt = Words::from([(("c1".to_owned(), 2), Word::Judged(allow()))]);
+    for words in [Words::new(), stalled, other_attempt] {
+        let circumstances = Circumstances { standing: Standing::Running, room: Room::Left, words: &words, now: 1 };
+        let decided = decide(&asked(plan()), events.clone(), &circumstances).unwrap();
+        assert_eq!(verdicts(&decided), [Verdict::Later { reason: LaterReason::PolicyStalled }]);
+    }
+}
+
+#[test]
+fn the_built_in_policy_allows_what_only_reads_and_asks_about_everything_else() {
+    assert_eq!(default_word(Effects::None).judgement, Judgement::Allow);
+    for effects in [Effects::Idempotent, Effects::NonIdempotent] {
+        let Judgement::Ask { requirements } = default_word(effects).judgement else { panic!("{effects:?}") };
+        let one = PolicyRequirement {
+            policy: "default".into(),
+            generation: 0,
+            quorum: 1,
+            separation_of_duty: false,
+            expires_after_seconds: 86_400,
+        };
+        assert_eq!(requirements, [one]);
+    }
+}
+
+#[test]
+fn a_policys_no_is_told_with_its_rule_and_its_words() {
+    let judgement = Judgement::Deny { policy: "careful".into(), rule: Some("no-force".into()), reason: "never".into() };
+    let denied = Judged { judgement, opinions: vec![] };
+    let verdict = verdict_by(&asked(plan()), call("files", "read", json!({})), &denied, Standing::Running);
+    let message = "ApprovalPolicy careful, rule no-force says no: never".to_owned();
+    assert_eq!(verdict, Verdict::Denied { reason: DenyReason::Policy, message });
+}
+
+/// A run in which people allowed call c1 with these terms, until 100.
+fn approved(call: &ProposedCall, requirements: &[PolicyRequirement]) -> RunState {
+    let mut state = asked(plan());
+    let decided = decide_by(&state, vec![proposal("c1", call.clone())], &ask(requirements), Standing::Running).unwrap();
+    assert_eq!(verdicts(&decided), [Verdict::Asked { requirements: requirements.to_vec() }]);
+    apply(&mut state, decided);
+    let ask = Ask {
+        name: "run-c1-x".into(),
+        purpose: AskPurpose::Call,
+        call_id: "c1".into(),
+        attempt: 1,
+        nonce: "n".into(),
+        expires_at: 100,
+        digest: Digest::zero(),
+        call: Some(call.digest),
+        requirements: requirements.to_vec(),
+        guard: None,
+    };
+    let by = vec![Approver { policy: "careful".into(), by: "ada".into() }];
+    apply(
+        &mut state,
+        vec![
+            Event::AskOpened { ask },
+            Event::AskPosted { name: "run-c1-x".into(), uid: "u".into() },
+            Event::AskSettled { name: "run-c1-x".into(), answer: Answer::Allowed { by } },
+        ],
+    );
+    state
+}
+
+#[test]
+fn what_people_allowed_is_permitted_for_those_bytes_on_those_terms_and_until_it_runs_out() {
+    let call_a = call("files", "read", json!({"path": "a"}));
+    let terms = [wants("careful", 2)];
+    let state = approved(&call_a, &terms);
+    let on = |call: ProposedCall, terms: &[PolicyRequirement]| verdict_by(&state, call, &ask(terms), Standing::Running);
+    assert_eq!(on(call_a.clone(), &terms), Verdict::Allowed { digest: call_a.digest });
+    let asked = |terms: &[PolicyRequirement]| Verdict::Asked { requirements: terms.to_vec() };
+    assert_eq!(on(call("files", "read", json!({"path": "b"})), &terms), asked(&terms), "other bytes");
+    for stricter in [[wants("careful", 3)], [wants("owners", 1)]] {
+        assert_eq!(on(call_a.clone(), &stricter), asked(&stricter));
+    }
+    let duty = [PolicyRequirement { separation_of_duty: true, ..wants("careful", 2) }];
+    assert_eq!(on(call_a.clone(), &duty), asked(&duty));
+    let words = words_for(&[proposal("c1", call_a.clone())], &ask(&terms));
+    let late = Circumstances { standing: Standing::Running, room: Room::Left, words: &words, now: 100 };
+    let decided = decide(&state, vec![proposal("c1", call_a)], &late).unwrap();
+    assert!(matches!(&verdicts(&decided)[..], [Verdict::Denied { reason: DenyReason::Expired, .. }]), "{decided:?}");
+}
+
+#[test]
+fn an_approval_is_good_for_one_attempt_and_for_no_other_call() {
+    let call_a = call("files", "read", json!({"path": "a"}));
+    let terms = [wants("careful", 1)];
+    let mut state = approved(&call_a, &terms);
+    let twin = vec![proposal("c2", call_a.clone())];
+    let decided = decide_by(&state, twin, &ask(&terms), Standing::Running).unwrap();
+    assert_eq!(verdicts(&decided), [Verdict::Asked { requirements: terms.to_vec() }], "equal bytes of another call");
+    let decided = decide_by(&state, vec![proposal("c1", call_a.clone())], &ask(&terms), Standing::Running).unwrap();
+    apply(&mut state, decided);
+    let lost = Event::CallUnknown { call_id: "c1".into(), attempt: 1, message: String::new() };
+    apply(&mut state, vec![lost]);
+    let ask_what = Ask {
+        name: "run-c1-y".into(),
+        purpose: AskPurpose::Unknown,
+        call_id: "c1".into(),
+        attempt: 1,
+        nonce: "n".into(),
+        expires_at: 100,
+        digest: Digest::zero(),
+        call: None,
+        requirements: vec![],
+        guard: None,
+    };
+    apply(
+        &mut state,
+        vec![
+            Event::AskOpened { ask: ask_what },
+            Event::AskPosted { name: "run-c1-y".into(), uid: "v".into() },
+            Event::AskSettled { name: "run-c1-y".into(), answer: Answer::Retry { by: "ada".into() } },
+        ],
+    );
+    let again = Event::CallProposed { call_id: "c1".into(), attempt: 2, call: call_a };
+    let decided = decide_by(&state, vec![again], &ask(&terms), Standing::Running).unwrap();
+    assert_eq!(verdicts(&decided), [Verdict::Asked { requirements: terms.to_vec() }], "a retry is asked anew");
+}
+
+#[test]
+fn what_people_cannot_be_shown_whole_or_so_many_cannot_say_yes_to_is_denied() {
+    let huge = call("files", "read", json!({"body": "x".repeat(300_000)}));
+    let verdict = verdict_by(&asked(plan()), huge, &ask(&[wants("careful", 1)]), Standing::Running);
+    assert!(matches!(verdict, Verdict::Denied { reason: DenyReason::CannotBeAsked, .. }), "{verdict:?}");
+    let many: Vec<PolicyRequirement> = (0..4).map(|n| wants(&format!("p{n}"), 8)).collect();
+    for requirements in [many, vec![]] {
+        let call = call("files", "read", json!({}));
+        let verdict = verdict_by(&asked(plan()), call, &ask(&requirements), Standing::Running);
+        assert!(matches!(verdict, Verdict::Denied { reason: DenyReason::CannotBeAsked, .. }), "{verdict:?}");
+    }
+}
+
+/// A plan in which `files` and `mail` each offer `read`, that only reads, and `write`.
+fn two_tools() -> Plan {
+    let mut plan = plan();
+    let operation = |name: &str, effects| PlanOperation {
+        name: name.into(),
+        model_name: name.into(),
+        definition: definition(),
+        effects,
+    };
+    plan.tools[0].operations = vec![operation("read", Effects::None), operation("write", Effects::NonIdempotent)];
+    let mail = PlanTool { name: "mail".into(), uid: "mail-uid".into(), ..plan.tools[0].clone() };
+    plan.tools.push(mail);
+    plan
+}
+
+fn calls_of(names: &[&str]) -> (RunState, Vec<Event>) {
+    let plan = two_tools();
+    let ids: Vec<String> = (1..=names.len()).map(|n| format!("c{n}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let listed = ["read", "write"].map(|name| ListedOperation { name: name.into(), definition: definition() });
+    let mut events = claimed(plan.clone());
+    for tool in ["files", "mail"] {
+        events.push(Event::ToolsListed { tool: tool.into(), listing: Listing::Listed(listed.to_vec()) });
+    }
+    events.extend([request(1, 1), response(1, &ids, Finish::ToolCalls, 5)]);
+    let proposals = ids.iter().zip(names).map(|(id, name)| {
+        let (tool, operation) = name.split_once('/').unwrap();
+        let args = json!({});
+        let digest =
+            CallBinding::new(&plan, plan.tool(tool).unwrap(), definition(), operation, &args).digest().unwrap();
+        let (tool, operation, definition) = (tool.into(), operation.into(), definition());
+        proposal(id, ProposedCall { tool, operation, args, definition, digest })
+    });
+    let proposals = proposals.collect();
+    (folded(events), proposals)
+}
+
+#[rstest]
+#[case::reads_of_two_tools_go_together(&["files/read", "mail/read"], &[true, true])]
+#[case::a_tool_has_one_call_at_a_time(&["files/read", "files/read", "mail/read"], &[true, false, true])]
+#[case::writes_go_one_after_the_other(&["files/write", "mail/write"], &[true, false])]
+#[case::a_write_waits_for_the_reads_before_it(&["files/read", "mail/write"], &[true, false])]
+#[case::what_follows_a_write_waits_for_it(&["files/write", "mail/read"], &[true, false])]
+#[case::a_read_does_not_overtake_a_write_that_waits(&["files/read", "files/write", "mail/read"], &[true, false, false])]
+fn calls_of_one_response_go_together_where_their_effects_allow(#[case] names: &[&str], #[case] expected: &[bool]) {
+    let (state, proposals) = calls_of(names);
+    let decided = decide_allowed(&state, proposals).unwrap();
+    let verdicts = verdicts(&decided);
+    let goes: Vec<bool> = verdicts.iter().map(|verdict| matches!(verdict, Verdict::Allowed { .. })).collect();
+    assert_eq!(goes, expected, "{verdicts:?}");
+    let waits = Verdict::Later { reason: LaterReason::CallsUnderWay };
+    assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Allowed { .. }) || *verdict == waits));
+}
+
+#[test]
+fn a_call_that_people_are_asked_about_holds_up_no_other() {
+    let (state, proposals) = calls_of(&["files/write", "mail/write"]);
+    let mut words = words_for(&proposals, &allow());
+    words.insert(("c1".to_owned(), 1), Word::Judged(ask(&[wants("careful", 1)])));
+    let circumstances = Circumstances { standing: Standing::Running, room: Room::Left, words: &words, now: 1 };
+    let decided = decide(&state, proposals, &circumstances).unwrap();
+    assert!(matches!(&verdicts(&decided)[..], [Verdict::Asked { .. }, Verdict::Allowed { .. }]), "{decided:?}");
 }
 
 #[test]
@@ -217,7 +468,7 @@ fn the_last_answer_ends_the_run_well_and_a_cut_one_does_not() {
     ] {
         let mut events = claimed(plan());
         events.push(request(1, 1));
-        let decided = decide(&folded(events), vec![response(1, &[], finish, 1)], Standing::Running).unwrap();
+        let decided = decide_allowed(&folded(events), vec![response(1, &[], finish, 1)]).unwrap();
         assert_eq!((end_of(&decided).outcome, end_of(&decided).reason), (outcome, reason));
     }
 }
@@ -229,8 +480,8 @@ fn a_failure_that_nobody_retries_ends_the_run_with_its_words() {
     events.push(request(1, 1));
     let state = folded(events);
     let failed = |retrying| Event::ModelFailed { step: 1, attempt: 1, failure: failure(retrying) };
-    assert_eq!(decide(&state, vec![failed(true)], Standing::Running).unwrap().len(), 1);
-    let decided = decide(&state, vec![failed(false)], Standing::Running).unwrap();
+    assert_eq!(decide_allowed(&state, vec![failed(true)]).unwrap().len(), 1);
+    let decided = decide_allowed(&state, vec![failed(false)]).unwrap();
     assert_eq!(end_of(&decided).message, "Model m: 401");
 }
 
@@ -254,10 +505,82 @@ fn a_limit_refuses_the_next_request_and_names_itself(
             message: String::new(),
         });
     }
-    let decided = decide(&folded(events), vec![request(steps + 1, 1)], Standing::Running).unwrap();
+    let decided = decide_allowed(&folded(events), vec![request(steps + 1, 1)]).unwrap();
     assert_eq!(end_of(&decided).reason, expected);
     assert!(end_of(&decided).message.contains("limits."), "{}", end_of(&decided).message);
     assert!(!decided.iter().any(|event| matches!(event, Event::ModelRequested { .. })));
+}
+
+fn listed_again() -> Event {
+    Event::ToolsListed { tool: "files".into(), listing: Listing::Listed(vec![]) }
+}
+
+fn unlistable() -> Event {
+    let failure = Failure { reason: FailureReason::Unreachable, message: "no route".into(), retrying: false };
+    Event::ToolsListed { tool: "files".into(), listing: Listing::Failed(failure) }
+}
+
+/// A run whose call c1 has a permit out.
+fn in_flight(plan: Plan) -> RunState {
+    let state = asked(plan);
+    let events = vec![proposal("c1", call("files", "read", json!({})))];
+    after(&state, &decide_allowed(&state, events).unwrap())
+}
+
+fn after(state: &RunState, events: &[Event]) -> RunState {
+    let mut state = state.clone();
+    for event in events {
+        state.apply(&Record { seq: state.seq + 1, at: state.updated_at, event: event.clone() }).unwrap();
+    }
+    state
+}
+
+#[test]
+fn without_room_what_is_reported_is_taken_what_is_asked_is_not_and_the_run_ends() {
+    let state = in_flight(plan());
+    let result = ToolResult { is_error: false, content: "ok".into(), truncated_from_bytes: None };
+    let observed = Event::CallObserved { call_id: "c1".into(), attempt: 1, result, milliseconds: 1 };
+    let room = Room::Used { bytes_max: 7 };
+    let decided = decide_within(&state, vec![observed, request(2, 1)], room).unwrap();
+    let names: Vec<&str> = decided.iter().map(Event::name).collect();
+    assert_eq!(names, ["CallObserved", "LimitReached", "RunEnded"]);
+    let end = end_of(&decided);
+    assert_eq!(end.reason, EndReason::JournalExceeded);
+    assert!(end.message.contains("wrote 7 bytes") && end.message.contains("BELAY_RUN_JOURNAL_MEBIBYTES"), "{end:?}");
+}
+
+#[test]
+fn a_tool_is_listed_so_often_in_one_epoch_and_no_more() {
+    let mut state = folded(claimed(plan()));
+    for _ in 0..LISTINGS_PER_EPOCH_MAX {
+        let decided = decide_allowed(&state, vec![listed_again()]).unwrap();
+        state = after(&state, &decided);
+        if state.end.is_some() {
+            break;
+        }
+    }
+    assert_eq!(state.end.as_ref().unwrap().reason, EndReason::JournalExceeded);
+    // `claimed` holds the first one.
+    assert_eq!(state.listed["files"], LISTINGS_PER_EPOCH_MAX + 1);
+}
+
+/// Nothing closes a call after the end, and no epoch ends while one is open.
+#[rstest]
+#[case::by_a_listing_that_failed(vec![unlistable()], Room::Left)]
+#[case::by_a_request_that_a_limit_refuses(vec![request(2, 1)], Room::Left)]
+#[case::for_want_of_room(vec![listed_again()], Room::Used { bytes_max: 7 })]
+fn a_run_that_its_runner_ends_in_the_middle_of_a_call_leaves_nothing_open(
+    #[case] events: Vec<Event>,
+    #[case] room: Room,
+) {
+    let mut plan = plan();
+    plan.limits.steps = 1;
+    let state = in_flight(plan);
+    let ended = after(&state, &decide_within(&state, events, room).unwrap());
+    assert!(ended.end.is_some());
+    assert_eq!(ended.calls_in_flight().count(), 0);
+    let cause = belay_protocol::event::EpochEnd::Completed;
+    after(&ended, &[Event::EpochEnded { epoch: 1, cause, active_milliseconds: 0 }]);
 }
 
 #[test]
@@ -268,8 +591,8 @@ fn what_cannot_follow_is_refused_whole() {
         result: ToolResult { is_error: false, content: "made up".into(), truncated_from_bytes: None },
         milliseconds: 1,
     };
-    assert!(decide(&asked(plan()), vec![observed], Standing::Running).is_err());
-    assert!(decide(&asked(plan()), vec![request(2, 1)], Standing::Running).is_err());
+    assert!(decide_allowed(&asked(plan()), vec![observed]).is_err());
+    assert!(decide_allowed(&asked(plan()), vec![request(2, 1)]).is_err());
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -299,7 +622,7 @@ proptest! {
     fn no_sequence_of_events_permits_what_is_not_listed_or_two_calls_at_once(events in prop::collection::vec(any_event(), 0..40)) {
         let mut state = folded(claimed(plan()));
         for event in events {
-            let Ok(decided) = decide(&state, vec![event], Standing::Running) else { continue };
+            let Ok(decided) = decide_allowed(&state, vec![event]) else { continue };
             for event in decided {
                 if let Event::CallDecided { verdict: Verdict::Allowed { digest }, .. } = &event {
                     prop_assert_eq!(*digest, call("files", "read", json!({})).digest);

@@ -1,10 +1,10 @@
-//! Model: Ready when the Credential that it names is.
+//! Model: Ready when the Credentials are that it and its fallbacks name.
 
 mod verdict;
 
 use std::sync::Arc;
 
-use belay_crds::{Model, ModelStatus};
+use belay_crds::{Credential, Model, ModelStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
@@ -35,9 +35,13 @@ impl Reconcile for Models {
         if service == Service::Starting {
             return Ok(Action::await_change());
         }
-        let named = model.spec.credential_ref.as_ref();
-        let credential = named.and_then(|reference| self.world.credential(&namespace, &reference.name));
-        let verdict = verdict::judge(&model, service, credential.as_deref());
+        let fallbacks = model.spec.fallback_refs.iter().map(|fallback| {
+            let found = self.world.model(&namespace, &fallback.name);
+            let credential = found.as_deref().and_then(|model| self.credential_of(model));
+            verdict::Fallback { model: found, credential }
+        });
+        let found = verdict::Found { credential: self.credential_of(&model), fallbacks: fallbacks.collect() };
+        let verdict = verdict::judge(&model, service, &found);
 
         let mut status = model.status.clone().unwrap_or_default();
         let flip = verdict.write(&mut status.conditions, model.metadata.generation, &Time(self.clock.now()));
@@ -49,6 +53,11 @@ impl Reconcile for Models {
 }
 
 impl Models {
+    fn credential_of(&self, model: &Model) -> Option<Arc<Credential>> {
+        let reference = model.spec.credential_ref.as_ref()?;
+        self.world.credential(&model.namespace().unwrap_or_default(), &reference.name)
+    }
+
     async fn publish(&self, model: &Model, status: &ModelStatus) -> Result<(), Failure> {
         if model.status.as_ref() != Some(status) {
             self.writes.apply_status(model, status).await?;

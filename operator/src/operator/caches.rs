@@ -1,6 +1,6 @@
 //! The caches of every kind and the queues to their controllers, each with both of its ends.
 
-use belay_crds::{Agent, AgentRun, Approval, Credential, Model, Tool};
+use belay_crds::{Agent, AgentRun, Approval, ApprovalPolicy, Credential, Model, Tool};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::store::Writer;
@@ -13,6 +13,7 @@ pub struct Pulls {
     pub models: Receiver<ObjectRef<Model>>,
     pub credentials: Receiver<ObjectRef<Credential>>,
     pub tools: Receiver<ObjectRef<Tool>>,
+    pub policies: Receiver<ObjectRef<ApprovalPolicy>>,
     pub agents: Receiver<ObjectRef<Agent>>,
     pub runs: Receiver<ObjectRef<AgentRun>>,
 }
@@ -22,6 +23,7 @@ pub struct Writers {
     pub models: Writer<Model>,
     pub credentials: Writer<Credential>,
     pub tools: Writer<Tool>,
+    pub policies: Writer<ApprovalPolicy>,
     pub agents: Writer<Agent>,
     pub runs: Writer<AgentRun>,
     pub approvals: Writer<Approval>,
@@ -33,6 +35,7 @@ pub fn caches() -> (Writers, World) {
         models: Writer::new(()),
         credentials: Writer::new(()),
         tools: Writer::new(()),
+        policies: Writer::new(()),
         agents: Writer::new(()),
         runs: Writer::new(()),
         approvals: Writer::new(()),
@@ -42,6 +45,7 @@ pub fn caches() -> (Writers, World) {
         models: writers.models.as_reader(),
         credentials: writers.credentials.as_reader(),
         tools: writers.tools.as_reader(),
+        policies: writers.policies.as_reader(),
         agents: writers.agents.as_reader(),
         runs: writers.runs.as_reader(),
         approvals: writers.approvals.as_reader(),
@@ -54,14 +58,16 @@ pub fn queues() -> (Queues, Pulls) {
     let (models, pull_models) = Queue::new();
     let (credentials, pull_credentials) = Queue::new();
     let (tools, pull_tools) = Queue::new();
+    let (policies, pull_policies) = Queue::new();
     let (agents, pull_agents) = Queue::new();
     let (runs, pull_runs) = Queue::new();
     let pulls = Pulls {
         models: pull_models,
         credentials: pull_credentials,
         tools: pull_tools,
+        policies: pull_policies,
         agents: pull_agents,
         runs: pull_runs,
     };
-    (Queues { models, credentials, tools, agents, runs }, pulls)
+    (Queues { models, credentials, tools, policies, agents, runs }, pulls)
 }

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use belay_crds::{Agent, AgentRun};
+use belay_crds::{Agent, AgentRun, ApprovalPolicy};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use kube::runtime::reflector::store::Writer;
@@ -18,9 +18,11 @@ use super::OperatorError;
 use super::caches::Writers;
 use crate::agent_run::resolve::id_of;
 use crate::agent_run::{AgentRuns, Orphans};
+use crate::approval_policy::usable;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
+use crate::policy::{Current, Judge};
 use crate::service::Sessions;
 use crate::suspension::Suspensions;
 use crate::watches::{Pulses, Seen, Watch};
@@ -33,6 +35,7 @@ pub struct Feeds {
     pub relations: Relations,
     pub namespaces: Namespaces,
     pub suspensions: Suspensions,
+    pub current: Current,
     pub runs: Arc<AgentRuns>,
     pub orphans: Orphans,
     pub pulses: Pulses,
@@ -65,6 +68,11 @@ impl Feeds {
             .spawn(self.relate("tools", writers.tools, |to, tool| async move { to.tool_changed(&tool).await }.boxed()));
         tasks.spawn(self.relate("approvals", writers.approvals, |to, approval| {
             async move { to.approval_changed(&approval).await }.boxed()
+        }));
+        let feeds = self.clone();
+        tasks.spawn(self.follow("approvalpolicies", writers.policies, trim, move |seen| {
+            let feeds = feeds.clone();
+            async move { feeds.saw_policy(seen).await }
         }));
         let feeds = self.clone();
         tasks.spawn(self.follow("agents", writers.agents, trim, move |seen| {
@@ -110,6 +118,20 @@ impl Feeds {
         });
     }
 
+    /// Starts passing on which policies took too long to evaluate.
+    pub fn listen_to(&self, judge: &Judge, tasks: &TaskTracker) {
+        let (feeds, mut overruns) = (self.clone(), judge.overruns());
+        tasks.spawn(async move {
+            while let Some(overrun) = feeds.shutdown.run_until_cancelled(overruns.recv()).await {
+                match overrun {
+                    Ok(it) => feeds.relations.queues.policies.push(&it.namespace, &it.policy).await,
+                    Err(RecvError::Lagged(_)) => feeds.relations.look_at_all().await,
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        });
+    }
+
     async fn all_listed(&self, namespaces: &CancellationToken) -> Result<(), OperatorError> {
         let world = &self.relations.world;
         let ended = |_| OperatorError::WatchEnded;
@@ -117,6 +139,7 @@ impl Feeds {
         world.models.wait_until_ready().await.map_err(ended)?;
         world.credentials.wait_until_ready().await.map_err(ended)?;
         world.tools.wait_until_ready().await.map_err(ended)?;
+        world.policies.wait_until_ready().await.map_err(ended)?;
         world.agents.wait_until_ready().await.map_err(ended)?;
         world.approvals.wait_until_ready().await.map_err(ended)?;
         world.runs.wait_until_ready().await.map_err(ended)
@@ -188,6 +211,32 @@ impl Feeds {
                 self.relations.agent_changed(&agent).await;
             }
             Seen::Listed => self.relations.look_at_all().await,
+            Seen::Forbidden => {}
+        }
+    }
+
+    async fn saw_policy(&self, seen: Seen<ApprovalPolicy>) {
+        let place = |policy: &ApprovalPolicy| (policy.namespace().unwrap_or_default(), policy.name_any());
+        match seen {
+            Seen::There(policy) => {
+                let (namespace, name) = place(&policy);
+                // First of all: what it newly denies does not wait for any queue.
+                match usable(&policy).policy() {
+                    Some(counts) => self.current.set(&namespace, counts),
+                    None => self.current.remove(&namespace, &name),
+                }
+                self.relations.policy_changed(&policy).await;
+            }
+            Seen::Gone(policy) => {
+                let (namespace, name) = place(&policy);
+                self.current.remove(&namespace, &name);
+                self.relations.policy_changed(&policy).await;
+            }
+            Seen::Listed => {
+                let world = &self.relations.world;
+                self.current.retain(|namespace, name| world.policy(namespace, name).is_some());
+                self.relations.look_at_all().await;
+            }
             Seen::Forbidden => {}
         }
     }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use belay_crds::WaitingOn;
 use belay_crds::reason::RunReason;
 use belay_protocol::event::{DeathProof, EpochEnd};
-use belay_protocol::fold::{Epoch, ModelState, RunState};
+use belay_protocol::fold::{CallState, Epoch, ModelState, RunState};
+use kube::ResourceExt;
 
-use super::{
-    Decision, EpochEnding, Follow, LAST_WORDS_MAX, Observed, SILENT_MAX, Stream, WAIT_GRACE, Wait, seconds_since,
-};
+use super::{Decision, EpochEnding, Follow, LAST_WORDS_MAX, Observed, SILENT_MAX, Stream, Wait, seconds_since};
 use crate::namespaces::Service;
 use crate::pod_view::{Exit, PodView};
+use crate::tuning::Times;
 
 impl Observed<'_> {
     /// Whether the epoch is over because its pod is. What the kubelet reported as ended can act no more; an
@@ -57,13 +57,37 @@ impl Observed<'_> {
         if epoch.claim.is_none() {
             return self.unclaimed(epoch);
         }
-        let Some(wait) = self.wait(state) else { return Decision::Follow(Follow::Running) };
-        if is_idle(state, self.withheld) && self.idle_for >= WAIT_GRACE {
+        let Some(wait) = self.wait(state) else { return Decision::Follow(self.at_work(state)) };
+        if is_idle(state, self.withheld) && self.idle_for >= self.times.wait_grace {
             let message = format!("the run waits for {}", wait.on.display);
             let (epoch, cause) = (epoch.number, EpochEnd::Released);
             return Decision::EndEpoch(EpochEnding { epoch, cause, proof: None, message });
         }
         Decision::Follow(Follow::Waiting(wait))
+    }
+
+    /// A runner at work says so, unless its calls wait for an earlier pod's end, or nobody looks after it.
+    fn at_work(&self, state: &RunState) -> Follow {
+        let namespace = self.run.namespace().unwrap_or_default();
+        if let Some(complaint) = self.service.complaint(&namespace) {
+            let message = format!(
+                "its runner goes on, but nobody replaces its pod or takes it away: {complaint}; belay cancel {} ends the run",
+                self.run.name_any()
+            );
+            return Follow::Held { reason: RunReason::NamespaceNotEnabled, message };
+        }
+        let told_to_wait = state.calls.values().any(|call| matches!(call, CallState::Later { .. }));
+        match state.undead.values().next().filter(|_| told_to_wait) {
+            Some(pod) => {
+                let seconds = quarantine(state, self.times).as_secs();
+                let message = format!(
+                    "pod {pod} is gone, but its process may still act: calls wait until the kubelet reports its end, or \
+                     until it cannot act any more, {seconds} s at most"
+                );
+                Follow::Held { reason: RunReason::Quarantine, message }
+            }
+            None => Follow::Running,
+        }
     }
 
     fn unclaimed(&self, epoch: &Epoch) -> Decision {
@@ -106,9 +130,9 @@ fn ended(exit: &Exit) -> (EpochEnd, String) {
 
 /// How long after its end an epoch may still act: a permit of its last moment, and the call that it was for.
 #[must_use]
-pub fn quarantine(state: &RunState) -> Duration {
+pub fn quarantine(state: &RunState, times: Times) -> Duration {
     let tools = state.plan.iter().flat_map(|plan| &plan.tools);
     let call = tools.map(|tool| tool.call_timeout_seconds).max().unwrap_or(0);
     let permit = Duration::from_millis(u64::from(belay_protocol::PERMIT_VALID_MILLISECONDS));
-    permit + Duration::from_secs(u64::from(call)) + super::QUARANTINE_MARGIN
+    permit + Duration::from_secs(u64::from(call)) + times.quarantine_margin
 }

@@ -30,7 +30,7 @@ impl Observed<'_> {
                 | PodView::Starting
                 | PodView::Running { .. }
                 | PodView::Leaving => {
-                    if undead.waited < quarantine(state) {
+                    if undead.waited < quarantine(state, self.times) {
                         return None;
                     }
                     DeathProof::Quarantine

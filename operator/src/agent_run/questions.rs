@@ -1,0 +1,138 @@
+//! What a run asks people, as plan and journal tell it. Pure.
+
+use belay_protocol::event::{Ask, AskPurpose};
+use belay_protocol::fold::{CallState, RunState};
+
+use crate::approval::{About, Question};
+
+/// The question of `ask`, if it is still one.
+#[must_use]
+pub fn question<'a>(state: &'a RunState, ask: &'a Ask) -> Option<Question<'a>> {
+    let (plan, now) = (state.plan.as_deref()?, state.calls.get(&ask.call_id)?);
+    let (call, about) = match (ask.purpose, now) {
+        (AskPurpose::Unknown, CallState::Unknown { attempt, call, at, message }) if *attempt == ask.attempt => {
+            let ran_under = state.ran_under.get(&ask.call_id).map_or(&[][..], Vec::as_slice);
+            (call, About::Unknown { sent_at: *at, message, ran_under })
+        }
+        (AskPurpose::Call, CallState::Asked { attempt, call, .. })
+            if *attempt == ask.attempt && ask.call.is_none_or(|asked| asked == call.digest) =>
+        {
+            (call, About::Call { requirements: &ask.requirements })
+        }
+        (AskPurpose::Unknown | AskPurpose::Call, _) => return None,
+    };
+    Some(Question {
+        plan,
+        call_id: &ask.call_id,
+        attempt: ask.attempt,
+        call,
+        about,
+        expires_at: ask.expires_at,
+        nonce: &ask.nonce,
+    })
+}
+
+/// Why an open question is none any more: what it asks about went another way, or is something else now.
+#[must_use]
+pub fn out_of_date(state: &RunState, ask: &Ask) -> Option<String> {
+    let fits = match (ask.purpose, state.calls.get(&ask.call_id)) {
+        // One that is due is proposed anew by the next pod, most likely as it was.
+        (AskPurpose::Unknown, Some(CallState::Unknown { attempt, .. }))
+        | (AskPurpose::Call, Some(CallState::Due { attempt })) => *attempt == ask.attempt,
+        (AskPurpose::Call, Some(CallState::Asked { attempt, call, requirements, .. })) => {
+            *attempt == ask.attempt && ask.call == Some(call.digest) && ask.requirements == *requirements
+        }
+        (AskPurpose::Call, Some(CallState::Proposed { attempt, call } | CallState::Later { attempt, call })) => {
+            *attempt == ask.attempt && ask.call == Some(call.digest)
+        }
+        (AskPurpose::Unknown | AskPurpose::Call, _) => false,
+    };
+    (!fits).then(|| format!("call {} is not what was asked about any more", ask.call_id))
+}
+
+/// A call that people have to be asked about and are not.
+#[must_use]
+pub fn unasked(state: &RunState) -> Option<&str> {
+    let asked = |call_id: &str| state.asks.values().any(|open| open.ask.call_id == call_id);
+    let wants = |call: &CallState| matches!(call, CallState::Unknown { .. } | CallState::Asked { .. });
+    state.calls.iter().find(|(id, call)| wants(call) && !asked(id)).map(|(id, _)| id.as_str())
+}
+
+/// What is asked, and until when, before it has a name and a nonce.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    pub purpose: AskPurpose,
+    pub attempt: u32,
+    pub call: Option<belay_protocol::Digest>,
+    pub requirements: Vec<belay_protocol::judgement::PolicyRequirement>,
+    /// Milliseconds since the Unix epoch. Asked anew, it expires when it would have expired.
+    pub expires_at: i64,
+}
+
+/// `wait_seconds`: how long one wait of the run may last.
+#[must_use]
+pub fn draft(call: &CallState, wait_seconds: u32) -> Option<Draft> {
+    let after = |at: i64, seconds: u32| at.saturating_add(i64::from(seconds).saturating_mul(1000));
+    match call {
+        CallState::Unknown { attempt, at, .. } => Some(Draft {
+            purpose: AskPurpose::Unknown,
+            attempt: *attempt,
+            call: None,
+            requirements: Vec::new(),
+            expires_at: after(*at, wait_seconds),
+        }),
+        CallState::Asked { attempt, call, at, requirements } => {
+            // Every one of them has to be met before the first of them runs out.
+            let soonest = requirements.iter().map(|one| one.expires_after_seconds).min();
+            Some(Draft {
+                purpose: AskPurpose::Call,
+                attempt: *attempt,
+                call: Some(call.digest),
+                requirements: requirements.clone(),
+                expires_at: after(*at, soonest.unwrap_or(wait_seconds)),
+            })
+        }
+        CallState::Due { .. }
+        | CallState::Proposed { .. }
+        | CallState::Later { .. }
+        | CallState::Permitted { .. }
+        | CallState::Settled(_) => None,
+    }
+}
+
+/// For people who look at the run: what is wanted of whom, and what to type.
+#[must_use]
+pub fn words(state: &RunState, ask: &Ask) -> String {
+    let name = &ask.name;
+    let call = match state.calls.get(&ask.call_id) {
+        Some(
+            CallState::Proposed { call, .. }
+            | CallState::Later { call, .. }
+            | CallState::Asked { call, .. }
+            | CallState::Permitted { call, .. }
+            | CallState::Unknown { call, .. },
+        ) => format!(" of {}/{}", call.tool, call.operation),
+        Some(CallState::Due { .. } | CallState::Settled(_)) | None => String::new(),
+    };
+    match ask.purpose {
+        AskPurpose::Unknown => format!(
+            "whether call {}{call} took effect is not known: look there, then belay resolve {name} --happened RESULT, \
+             --retry or --end",
+            ask.call_id
+        ),
+        AskPurpose::Call => {
+            let who = |one: &belay_protocol::judgement::PolicyRequirement| {
+                let duty = if one.separation_of_duty { ", not whoever created the run" } else { "" };
+                format!("{} who may approve on ApprovalPolicy {}{duty}", one.quorum, one.policy)
+            };
+            let who: Vec<String> = ask.requirements.iter().map(who).collect();
+            let until = crate::clock::from_milliseconds(ask.expires_at);
+            format!(
+                "call {}{call} waits until {until} for {}: belay show {name}, then belay approve {name} or belay deny \
+                 {name} --reason WHY",
+                ask.call_id,
+                who.join(" and ")
+            )
+        }
+    }
+}

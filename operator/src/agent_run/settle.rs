@@ -1,0 +1,192 @@
+//! How answers of people are taken. An Approval is sealed before its decisions are journaled, so that a Deny lands
+//! before the seal and wins, or is refused; and nothing is sealed before the admission rules were seen to be in force.
+
+use belay_crds::{AgentRun, Approval, ApprovalStatus};
+use belay_protocol::event::{Answer, Ask, AskPurpose, DenyReason, EndReason, EpochEnd, Event, Verdict};
+use belay_protocol::fold::{OpenAsk, RunState};
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+
+use super::AgentRuns;
+use super::asks::REFUSED_AGAIN;
+use super::ending::Ending;
+use super::follow::SOON;
+use super::observe::Sight;
+use super::questions::out_of_date;
+use crate::approval::{self, Settled, Tally};
+use crate::controller::Failure;
+
+impl AgentRuns {
+    /// 1. Read from quorum. 2. See that the guard stood, since the question was put and now. 3. Seal that very version.
+    /// 4. Journal what it says. A crash in between finds it sealed.
+    pub(super) async fn settle(&self, run: &AgentRun, sight: &Sight, name: &str) -> Result<Action, Failure> {
+        let open = sight.state.as_deref().and_then(|state| Some((state, state.asks.get(name)?)));
+        let Some((state, open)) = open else { return Ok(Action::requeue(SOON)) };
+        let found = self.fetch_approval(&sight.id.namespace, name).await?;
+        let found = found.filter(|found| found.uid() == open.uid);
+        if let Some(why) = out_of_date(state, &open.ask) {
+            if let Some(found) = found {
+                self.seal(found, &open.ask).await?;
+            }
+            return self.withdraw(sight, name, why).await;
+        }
+        let overdue = open.ask.purpose == AskPurpose::Call && self.is_over(state, &open.ask);
+        let Some(found) = found else {
+            if overdue {
+                return self.take(sight, state, &open.ask, Answer::Expired {}).await;
+            }
+            return self.withdraw(sight, name, "the Approval before this one was deleted".to_owned()).await;
+        };
+        if overdue {
+            self.seal(found, &open.ask).await?;
+            return self.take(sight, state, &open.ask, Answer::Expired {}).await;
+        }
+        let sealed = found.status.as_ref().is_some_and(|status| status.sealed == Some(true));
+        if approval::tally(&found, open.ask.digest) == Tally::Open && !sealed {
+            return Ok(Action::requeue(SOON));
+        }
+        if let Some(action) = self.distrust(run, sight, open, &found).await? {
+            return Ok(action);
+        }
+        let sealed = self.seal(found, &open.ask).await?;
+        let answer = match approval::settled(&sealed, open.ask.digest) {
+            Settled::Answer(Answer::Allowed { .. }) if self.is_over(state, &open.ask) => Answer::Expired {},
+            Settled::Answer(answer) => answer,
+            Settled::Nothing(why) => return self.withdraw(sight, name, why).await,
+        };
+        self.take(sight, state, &open.ask, answer).await
+    }
+
+    /// What to do instead of believing the decisions: they were perhaps made while nobody checked them.
+    async fn distrust(
+        &self,
+        run: &AgentRun,
+        sight: &Sight,
+        open: &OpenAsk,
+        found: &Approval,
+    ) -> Result<Option<Action>, Failure> {
+        let (ask, name) = (&open.ask, &open.ask.name);
+        let Some(stamp) = &ask.guard else {
+            let why = "it was put before the operator watched its admission rules".to_owned();
+            self.seal(found.clone(), ask).await?;
+            return self.withdraw(sight, name, why).await.map(Some);
+        };
+        match self.guard.vouch(found, stamp).await {
+            Ok(vouched) if vouched.covers(found) => Ok(None),
+            Ok(_) => Ok(Some(Action::requeue(SOON))),
+            Err(why) if why.asks_anew() => {
+                tracing::error!(namespace = sight.id.namespace, approval = name, %why, "decisions are not honoured");
+                self.seal(found.clone(), ask).await?;
+                self.withdraw(sight, name, why.to_string()).await.map(Some)
+            }
+            Err(why) => {
+                let Some(state) = sight.state.as_deref() else { return Ok(Some(Action::requeue(SOON))) };
+                let words = format!("decisions on Approval {name} do not count for now: {why}");
+                tracing::warn!(namespace = sight.id.namespace, approval = name, %why, "decisions are not honoured yet");
+                self.nobody_is_asked(run, sight, state, ask, &words).await.map(|_| Some(Action::requeue(REFUSED_AGAIN)))
+            }
+        }
+    }
+
+    async fn seal(&self, approval: Approval, ask: &Ask) -> Result<Approval, Failure> {
+        if approval.status.as_ref().is_some_and(|status| status.sealed == Some(true)) {
+            return Ok(approval);
+        }
+        let given = Some(approval::given(&approval, ask.digest));
+        self.writes.apply_status(&approval, &ApprovalStatus { sealed: Some(true), given }).await
+    }
+
+    /// `GIVEN` follows the decisions, one write for each.
+    pub(super) async fn count(&self, sight: &Sight, name: &str) -> Result<Action, Failure> {
+        let open = sight.state.as_deref().and_then(|state| state.asks.get(name));
+        let found = self.fetch_approval(&sight.id.namespace, name).await?;
+        let (Some(open), Some(found)) = (open, found) else { return Ok(Action::requeue(SOON)) };
+        let given = approval::given(&found, open.ask.digest);
+        let status = found.status.clone().unwrap_or_default();
+        if status.sealed != Some(true) && status.given.as_ref() != Some(&given) {
+            self.writes.apply_status(&found, &ApprovalStatus { given: Some(given), ..status }).await?;
+        }
+        Ok(Action::requeue(SOON))
+    }
+
+    /// No decision on what a run asked counts any more once it has ended: none is taken.
+    pub(super) async fn close_asks(&self, sight: &Sight, state: &RunState) -> Result<(), Failure> {
+        for (name, open) in &state.asks {
+            let found = self.fetch_approval(&sight.id.namespace, name).await?;
+            if let Some(found) = found.filter(|found| open.uid.is_some() && found.uid() == open.uid) {
+                match self.seal(found, &open.ask).await {
+                    Ok(_) | Err(Failure::Gone) => {}
+                    Err(failure) => return Err(failure),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn take(&self, sight: &Sight, state: &RunState, ask: &Ask, answer: Answer) -> Result<Action, Failure> {
+        let (namespace, run, approval) = (&sight.id.namespace, &sight.id.name, &ask.name);
+        tracing::info!(%namespace, %run, %approval, ?answer, "people decided");
+        let another_pod = match &answer {
+            Answer::Happened { .. } | Answer::Retry { .. } | Answer::End { .. } => true,
+            Answer::Allowed { .. } | Answer::Denied { .. } | Answer::Expired {} | Answer::Withdrawn { .. } => false,
+        };
+        self.append(sight, consequences(state, ask, answer, sight)).await?;
+        // Without a stream there is nobody to tell: the next runner finds it in the journal.
+        let _ = if another_pod {
+            self.sessions.bye(&sight.id.uid, "people decided: the run goes on in another pod")
+        } else {
+            self.sessions.look(&sight.id.uid)
+        };
+        Ok(Action::requeue(SOON))
+    }
+
+    pub(super) async fn withdraw(&self, sight: &Sight, name: &str, why: String) -> Result<Action, Failure> {
+        tracing::warn!(namespace = sight.id.namespace, run = sight.id.name, approval = name, why, "asked anew");
+        let settled = Event::AskSettled { name: name.to_owned(), answer: Answer::Withdrawn { why } };
+        self.append(sight, vec![settled]).await?;
+        Ok(Action::requeue(SOON))
+    }
+}
+
+/// The answer, and what follows at once: the run's end, that of an epoch whose runner waits, or a call's denial.
+fn consequences(state: &RunState, ask: &Ask, answer: Answer, sight: &Sight) -> Vec<Event> {
+    let settled = |answer: Answer| Event::AskSettled { name: ask.name.clone(), answer };
+    let denied = |reason: DenyReason, message: String| Event::CallDecided {
+        call_id: ask.call_id.clone(),
+        attempt: ask.attempt,
+        verdict: Verdict::Denied { reason, message },
+        judged: None,
+    };
+    match answer {
+        Answer::End { ref by, ref reason } => {
+            let words = format!("{by} ended the run{}", because(reason));
+            let ending = Ending::failed(EndReason::UnknownEffect, EpochEnd::Released, words).naming_unknowns(state);
+            let mut events = vec![settled(answer)];
+            events.extend(ending.events(Some(state), sight.active_for));
+            events
+        }
+        Answer::Happened { .. } | Answer::Retry { .. } => {
+            let active_milliseconds = u64::try_from(sight.active_for.as_millis()).unwrap_or(u64::MAX);
+            let live = state.live_epoch().map(|epoch| epoch.number);
+            let cause = EpochEnd::Released;
+            let over = live.map(|epoch| Event::EpochEnded { epoch, cause, active_milliseconds });
+            std::iter::once(settled(answer)).chain(over).collect()
+        }
+        Answer::Denied { ref reason, .. } => {
+            let words = format!("a person who may decide said no{}", because(reason));
+            vec![settled(answer), denied(DenyReason::Refused, words)]
+        }
+        Answer::Expired {} => {
+            let words = "people were asked, and not enough of them said yes in time".to_owned();
+            // It can have been proposed anew since; then the verdict on that says so.
+            let asked = matches!(state.calls.get(&ask.call_id), Some(belay_protocol::fold::CallState::Asked { .. }));
+            let denied = asked.then(|| denied(DenyReason::Expired, words));
+            std::iter::once(settled(answer)).chain(denied).collect()
+        }
+        Answer::Allowed { .. } | Answer::Withdrawn { .. } => vec![settled(answer)],
+    }
+}
+
+fn because(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(": {reason}") }
+}
