@@ -1,4 +1,4 @@
-//! What every store must do, whichever database lies behind it. Run against SQLite below.
+//! What every store must do, whichever database lies behind it: SQLite, and the model that the simulation runs on.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -8,37 +8,79 @@ use std::sync::Arc;
 use belay_protocol::chain::Head;
 use belay_protocol::event::{DeathProof, EndReason, EpochEnd, Event, Limit, Outcome as RunOutcome, RunEnd};
 use belay_protocol::plan::ObjectId;
+use rstest::rstest;
 
 use super::chain::open_rows;
+use super::model::{Disk, ModelStore};
+use super::reserve::with_suffix;
 use super::sqlite::SqliteStore;
 use super::store::{Append, BatchKey, BatchSpan, Change, Fence, Outcome, RunHead, Store, StoreError};
 
 const RESERVE: u64 = 64 * 1024;
 
+/// The stores that are held to it.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Sqlite,
+    Model,
+}
+
 /// A database that can be left and come back to.
-struct Place {
-    folder: tempfile::TempDir,
+enum Place {
+    Sqlite(tempfile::TempDir),
+    Model(Disk),
+}
+
+impl Kind {
+    fn place(self) -> Place {
+        match self {
+            Self::Sqlite => Place::Sqlite(tempfile::tempdir().unwrap()),
+            Self::Model => Place::Model(Disk::default()),
+        }
+    }
 }
 
 impl Place {
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("journal.db")
-    }
-
     async fn open(&self) -> Arc<dyn Store> {
-        Arc::new(SqliteStore::open(&self.path(), format!("{:032x}", rand::random::<u128>()), RESERVE).await.unwrap())
+        let id = format!("{:032x}", rand::random::<u128>());
+        match self {
+            Self::Sqlite(folder) => Arc::new(SqliteStore::open(&file(folder), id, RESERVE).await.unwrap()),
+            Self::Model(disk) => Arc::new(ModelStore::open(disk, &id)),
+        }
     }
-}
 
-impl Place {
     /// A second store over the same rows, as another process would open it whom no lock keeps out.
     async fn open_beside(&self) -> Arc<dyn Store> {
-        Arc::new(SqliteStore::open_locked(&self.path(), "unused".into(), RESERVE, None).await.unwrap())
+        match self {
+            Self::Sqlite(folder) => {
+                Arc::new(SqliteStore::open_locked(&file(folder), "unused".into(), RESERVE, None).await.unwrap())
+            }
+            Self::Model(disk) => Arc::new(ModelStore::open(disk, "unused")),
+        }
     }
+
+    /// The power goes out under whoever has it open, and comes back.
+    fn cut_power(self) -> Self {
+        match self {
+            Self::Sqlite(folder) => {
+                // The files as they lie there: nobody closes anything.
+                let left = tempfile::tempdir().unwrap();
+                for suffix in ["", "-wal"] {
+                    let path = with_suffix(&file(&folder), suffix);
+                    std::fs::copy(&path, left.path().join(path.file_name().unwrap())).unwrap();
+                }
+                Self::Sqlite(left)
+            }
+            Self::Model(disk) => {
+                disk.cut_power();
+                Self::Model(disk)
+            }
+        }
+    }
+}
+
+fn file(folder: &tempfile::TempDir) -> PathBuf {
+    folder.path().join("journal.db")
 }
 
 fn run(name: &str) -> ObjectId {
@@ -79,9 +121,10 @@ async fn commit_one(store: &dyn Store, change: Change) -> Outcome {
     store.commit(&[change]).await.unwrap().remove(0)
 }
 
+#[rstest]
 #[tokio::test]
-async fn what_was_committed_reads_back_and_survives_a_reopen() {
-    let place = Place::new();
+async fn what_was_committed_reads_back_and_survives_a_reopen(#[values(Kind::Sqlite, Kind::Model)] kind: Kind) {
+    let place = kind.place();
     let store = place.open().await;
     let append = behind(&first("a"), 3, None);
     assert_eq!(commit_one(&*store, append_of(append.clone())).await, Outcome::Done);
@@ -95,9 +138,12 @@ async fn what_was_committed_reads_back_and_survives_a_reopen() {
     assert_eq!(store.events("a-uid", 2, 2).await.unwrap(), rows[1..2]);
 }
 
+#[rstest]
 #[tokio::test]
-async fn an_append_behind_a_head_that_moved_changes_nothing_and_tells_the_head() {
-    let place = Place::new();
+async fn an_append_behind_a_head_that_moved_changes_nothing_and_tells_the_head(
+    #[values(Kind::Sqlite, Kind::Model)] kind: Kind,
+) {
+    let place = kind.place();
     let store = place.open().await;
     let start = first("a");
     let (one, other) = (behind(&start, 1, None), behind(&start, 2, None));
@@ -112,9 +158,10 @@ async fn an_append_behind_a_head_that_moved_changes_nothing_and_tells_the_head()
     assert_eq!(commit_one(&*store, append_of(nowhere)).await, Outcome::Refused(None));
 }
 
+#[rstest]
 #[tokio::test]
-async fn one_refused_append_does_not_keep_others_of_the_group_out() {
-    let place = Place::new();
+async fn one_refused_append_does_not_keep_others_of_the_group_out(#[values(Kind::Sqlite, Kind::Model)] kind: Kind) {
+    let place = kind.place();
     let store = place.open().await;
     let taken = behind(&first("a"), 1, None);
     let group = [taken.clone(), taken, behind(&first("b"), 1, None)].map(append_of);
@@ -123,9 +170,10 @@ async fn one_refused_append_does_not_keep_others_of_the_group_out() {
     assert_eq!(store.commits().await.unwrap(), 1, "one transaction for all");
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_batch_needs_the_newest_session_and_epoch() {
-    let place = Place::new();
+async fn a_batch_needs_the_newest_session_and_epoch(#[values(Kind::Sqlite, Kind::Model)] kind: Kind) {
+    let place = kind.place();
     let store = place.open().await;
     let opened = behind(&first("a"), 1, None);
     commit_one(&*store, append_of(opened.clone())).await;
@@ -145,9 +193,10 @@ async fn a_batch_needs_the_newest_session_and_epoch() {
     assert_eq!((head.batch, head.session), (1, 2), "an append keeps the session");
 }
 
+#[rstest]
 #[tokio::test]
-async fn no_session_is_raised_for_another_epoch_or_without_a_pod() {
-    let place = Place::new();
+async fn no_session_is_raised_for_another_epoch_or_without_a_pod(#[values(Kind::Sqlite, Kind::Model)] kind: Kind) {
+    let place = kind.place();
     let store = place.open().await;
     let gone = RunHead { pod_name: None, ..first("a") };
     commit_one(&*store, append_of(behind(&gone, 1, None))).await;
@@ -157,9 +206,10 @@ async fn no_session_is_raised_for_another_epoch_or_without_a_pod() {
     }
 }
 
+#[rstest]
 #[tokio::test]
-async fn open_heads_are_those_that_go_on_or_whose_pod_may_live() {
-    let place = Place::new();
+async fn open_heads_are_those_that_go_on_or_whose_pod_may_live(#[values(Kind::Sqlite, Kind::Model)] kind: Kind) {
+    let place = kind.place();
     let store = place.open().await;
     for (name, ended, pod) in [("on", false, None), ("over", true, None), ("leaving", true, Some("pod"))] {
         let head = RunHead { ended, pod_name: pod.map(str::to_owned), ..first(name) };
@@ -169,9 +219,10 @@ async fn open_heads_are_those_that_go_on_or_whose_pod_may_live() {
     assert_eq!(open, ["on", "leaving"]);
 }
 
+#[rstest]
 #[tokio::test]
-async fn forgetting_a_run_leaves_nothing_of_it_and_all_of_the_others() {
-    let place = Place::new();
+async fn forgetting_a_run_leaves_nothing_of_it_and_all_of_the_others(#[values(Kind::Sqlite, Kind::Model)] kind: Kind) {
+    let place = kind.place();
     let store = place.open().await;
     for name in ["a", "b"] {
         let opened = behind(&first(name), 1, None);
@@ -186,9 +237,12 @@ async fn forgetting_a_run_leaves_nothing_of_it_and_all_of_the_others() {
     assert_eq!(store.events("b-uid", 0, 9).await.unwrap().len(), 2);
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_store_that_was_reopened_goes_on_with_all_that_was_acknowledged() {
-    let place = Place::new();
+async fn a_store_that_was_reopened_goes_on_with_all_that_was_acknowledged(
+    #[values(Kind::Sqlite, Kind::Model)] kind: Kind,
+) {
+    let place = kind.place();
     let store = place.open().await;
     let opened = behind(&first("a"), 2, None);
     commit_one(&*store, append_of(opened.clone())).await;
@@ -198,9 +252,36 @@ async fn a_store_that_was_reopened_goes_on_with_all_that_was_acknowledged() {
     assert_eq!(store.events("a-uid", 1, 9).await.unwrap().len(), 3);
 }
 
+#[rstest]
 #[tokio::test]
-async fn whoever_opened_before_the_fence_was_raised_never_writes_again() {
-    let place = Place::new();
+async fn what_was_acknowledged_outlives_a_power_cut(#[values(Kind::Sqlite, Kind::Model)] kind: Kind) {
+    let place = kind.place();
+    let store = place.open().await;
+    assert_eq!(store.raise_fence("lease", 4).await, Ok(Fence::Raised(1)));
+    let opened = behind(&first("a"), 2, None);
+    commit_one(&*store, append_of(opened.clone())).await;
+    let raise = Change::RaiseSession { run: "a-uid".into(), epoch: 1 };
+    assert_eq!(commit_one(&*store, raise).await, Outcome::Session(1));
+    let batch = behind(&opened.next, 3, Some(BatchKey { epoch: 1, session: 1, n: 1 }));
+    assert_eq!(commit_one(&*store, append_of(batch.clone())).await, Outcome::Done);
+    let (id, commits) = (store.id().to_owned(), store.commits().await.unwrap());
+    let place = place.cut_power();
+    let store = place.open().await;
+    assert_eq!((store.id(), store.commits().await.unwrap()), (id.as_str(), commits));
+    let head = RunHead { session: 1, ..batch.next.clone() };
+    assert_eq!(store.head("a-uid").await.unwrap(), Some(head));
+    assert_eq!(store.events("a-uid", 1, 9).await.unwrap().len(), 5);
+    assert_eq!(store.batch("a-uid", 1, 1).await.unwrap(), Some(BatchSpan { first_seq: 3, last_seq: 5 }));
+    assert_eq!(store.raise_fence("lease", 3).await, Ok(Fence::Refused { highest: 4 }));
+    assert_eq!(commit_one(&*store, append_of(behind(&batch.next, 1, None))).await, Outcome::Done);
+}
+
+#[rstest]
+#[tokio::test]
+async fn whoever_opened_before_the_fence_was_raised_never_writes_again(
+    #[values(Kind::Sqlite, Kind::Model)] kind: Kind,
+) {
+    let place = kind.place();
     let old = place.open().await;
     assert_eq!(old.raise_fence("lease", 1).await, Ok(Fence::Raised(1)));
     let opened = behind(&first("a"), 1, None);
@@ -217,9 +298,10 @@ async fn whoever_opened_before_the_fence_was_raised_never_writes_again() {
     assert_eq!(new.events("a-uid", 1, 9).await.unwrap().len(), 2);
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_fence_is_raised_by_a_newer_holder_or_a_newer_lease_only() {
-    let place = Place::new();
+async fn a_fence_is_raised_by_a_newer_holder_or_a_newer_lease_only(#[values(Kind::Sqlite, Kind::Model)] kind: Kind) {
+    let place = kind.place();
     let store = place.open().await;
     let refused = |highest| Ok(Fence::Refused { highest });
     assert_eq!(store.raise_fence("first", 5).await, Ok(Fence::Raised(1)));
@@ -234,9 +316,12 @@ async fn a_fence_is_raised_by_a_newer_holder_or_a_newer_lease_only() {
     assert_eq!(store.raise_fence("second", 0).await, refused(1), "that is kept");
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_run_of_many_rows_is_forgotten_in_steps_and_a_step_cut_off_is_gone_on_with() {
-    let place = Place::new();
+async fn a_run_of_many_rows_is_forgotten_in_steps_and_a_step_cut_off_is_gone_on_with(
+    #[values(Kind::Sqlite, Kind::Model)] kind: Kind,
+) {
+    let place = kind.place();
     let store = place.open().await;
     let opened = behind(&first("a"), 1, None);
     commit_one(&*store, append_of(opened.clone())).await;
@@ -259,9 +344,12 @@ async fn a_run_of_many_rows_is_forgotten_in_steps_and_a_step_cut_off_is_gone_on_
     assert_eq!(store.events("b-uid", 1, 9).await.unwrap().len(), 1);
 }
 
+#[rstest]
 #[tokio::test]
-async fn only_an_ended_run_is_marked_as_deleted_and_the_first_mark_counts() {
-    let place = Place::new();
+async fn only_an_ended_run_is_marked_as_deleted_and_the_first_mark_counts(
+    #[values(Kind::Sqlite, Kind::Model)] kind: Kind,
+) {
+    let place = kind.place();
     let store = place.open().await;
     let ended = RunHead { ended: true, ..first("over") };
     for head in [first("on"), ended] {
@@ -275,9 +363,10 @@ async fn only_an_ended_run_is_marked_as_deleted_and_the_first_mark_counts() {
     assert_eq!(store.kept().await.unwrap(), [run("on")]);
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_batch_is_held_once_and_its_number_never_given_again() {
-    let place = Place::new();
+async fn a_batch_is_held_once_and_its_number_never_given_again(#[values(Kind::Sqlite, Kind::Model)] kind: Kind) {
+    let place = kind.place();
     let store = place.open().await;
     let opened = behind(&first("a"), 1, None);
     commit_one(&*store, append_of(opened.clone())).await;
@@ -289,6 +378,8 @@ async fn a_batch_is_held_once_and_its_number_never_given_again() {
     store.reopen().await.unwrap();
     assert!(matches!(commit_one(&*store, append_of(one.clone())).await, Outcome::Refused(Some(_))));
     assert_eq!(store.batch("a-uid", 1, 1).await.unwrap(), Some(BatchSpan { first_seq: 2, last_seq: 3 }));
+    let again = commit_one(&*store, append_of(batch(&one.next, 1))).await;
+    assert!(matches!(again, Outcome::Refused(Some(_))), "behind the newest head too: {again:?}");
     assert_eq!(commit_one(&*store, append_of(batch(&one.next, 2))).await, Outcome::Done);
     assert_eq!(store.head("a-uid").await.unwrap().unwrap().batch, 2);
 }
@@ -330,9 +421,10 @@ async fn without_its_reserve_a_store_takes_ends_and_sessions_alone() {
     assert_eq!(store.commit(&[append_of(append)]).await, Ok(vec![Outcome::Done]));
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commits_that_come_together_are_taken_one_after_another() {
-    let place = Place::new();
+async fn commits_that_come_together_are_taken_one_after_another(#[values(Kind::Sqlite, Kind::Model)] kind: Kind) {
+    let place = kind.place();
     let store = place.open().await;
     let opened = behind(&first("a"), 1, None);
     commit_one(&*store, append_of(opened.clone())).await;

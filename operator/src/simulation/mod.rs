@@ -1,24 +1,31 @@
-//! One run in a world where everything may go wrong, step by step, chosen by a seed: the pure machines of production
-//! (fold, gate, decisions) against simulated processes, pods, people and clocks. No thread, no socket, no real time.
+//! One run in a world where everything may go wrong, step by step, chosen by a seed: production's journal over the model
+//! of a disk, its fold, gate and decisions, against simulated processes, pods, people and clocks. No thread, no socket,
+//! no real time.
 //!
 //! `BELAY_SEEDS=5000` tries more seeds, `BELAY_SEED=7` one alone, with its steps printed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod disk;
 mod operator;
 mod runner;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use belay_crds::AgentRun;
-use belay_protocol::chain::Head;
-use belay_protocol::event::{Answer, Event};
+use belay_protocol::event::{Answer, Approver, AskPurpose, Event};
 use belay_protocol::plan::Effects;
 use belay_protocol::{PERMIT_VALID_MILLISECONDS, Plan, RunState};
 
 use self::operator::Memory;
 use self::runner::{Phase, Process};
 use crate::fixtures::{CREATED_AT, plan, run};
+use crate::journal::Journal;
+use crate::journal::model::{Disk, Syncing};
+
+/// The call that needs people's yes.
+const ASKED: &str = "c4";
 
 /// A generator that is the same everywhere and for ever (splitmix64).
 struct Rng(u64);
@@ -46,6 +53,8 @@ impl Rng {
 struct Without {
     quarantine: bool,
     epoch_check: bool,
+    /// The disk acknowledges what it never wrote.
+    sync: bool,
 }
 
 /// A pod as the API server shows it; its process may tell another story.
@@ -60,6 +69,7 @@ struct Pod {
 #[derive(Clone, Debug)]
 struct Approval {
     uid: String,
+    purpose: AskPurpose,
     answer: Option<Answer>,
 }
 
@@ -91,6 +101,10 @@ enum Fault {
     AnswerLost,
     /// The next pod is refused by the API server.
     PodRefused,
+    /// The machine of the operator goes down in the next commit.
+    PowerCut,
+    /// The next sync fails; whether the rows reached the disk is open.
+    SyncFails,
     ApprovalVanishes,
     ClockSet,
 }
@@ -105,12 +119,14 @@ struct World {
     now: u64,
     /// How far the operator's wall clock is off.
     skew: i64,
-    chain: Head,
+    runtime: tokio::runtime::Runtime,
+    disk: Disk,
+    /// The operator's; another one after each crash.
+    journal: Journal,
+    leaders: i64,
+    /// What the journal answered with, and held when it was last read: after every crash.
     records: Vec<(u64, Event)>,
-    state: RunState,
-    /// Batches that the journal holds of the live epoch.
-    batches: u64,
-    session: u64,
+    state: Arc<RunState>,
     memory: Memory,
     pods: Vec<Pod>,
     processes: Vec<Process>,
@@ -134,6 +150,9 @@ fn the_plan() -> Plan {
 
 impl World {
     fn new(seed: u64, without: Without) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let disk = Disk::default();
+        let journal = runtime.block_on(Journal::on_disk(&disk, disk::wall));
         let mut world = Self {
             rng: Rng(seed),
             pending: None,
@@ -141,11 +160,12 @@ impl World {
             run: run("nightly", "triage"),
             now: 0,
             skew: 0,
-            chain: Head::empty(),
+            runtime,
+            disk,
+            journal,
+            leaders: 0,
             records: Vec::new(),
-            state: RunState::default(),
-            batches: 0,
-            session: 0,
+            state: Arc::default(),
             memory: Memory::default(),
             pods: Vec::new(),
             processes: Vec::new(),
@@ -156,26 +176,13 @@ impl World {
             steps: Vec::new(),
         };
         let plan = the_plan();
-        world.append(vec![Event::RunAccepted { plan_digest: plan.digest().unwrap(), plan: Box::new(plan) }]);
+        let accepted = Event::RunAccepted { plan_digest: plan.digest().unwrap(), plan: Box::new(plan) };
+        assert!(world.append(vec![accepted]));
         world
     }
 
     fn wall(&self) -> i64 {
         CREATED_AT + i64::try_from(self.now).unwrap() + self.skew
-    }
-
-    /// One durable transaction of the journal: all of it, in order, by the fold's leave.
-    fn append(&mut self, events: Vec<Event>) {
-        for event in events {
-            let sealed = self.chain.seal(event, self.wall()).unwrap();
-            let applied = self.state.apply(&sealed.record);
-            assert!(applied.is_ok(), "the journal refuses {:?}: {applied:?}", sealed.record.event);
-            if matches!(sealed.record.event, Event::EpochOpened { .. }) {
-                self.batches = 0;
-            }
-            self.chain = sealed.head();
-            self.records.push((sealed.record.seq, sealed.record.event));
-        }
     }
 
     fn note(&mut self, step: impl Into<String>) {
@@ -193,7 +200,9 @@ impl World {
             44 => self.pass(2_000),
             45 if self.rng.chance(3) => self.crash_operator(),
             46 if self.rng.chance(2) => self.kill_a_process(),
+            47 if self.rng.chance(6) => self.pending = Some(Fault::PowerCut),
             48 if self.rng.chance(2) => self.freeze_or_thaw(),
+            49 if self.rng.chance(6) => self.pending = Some(Fault::SyncFails),
             50 => self.force_delete_a_pod(),
             51 => self.delete_a_pod(),
             52 => self.skew += i64::try_from(self.rng.below(7_200_000)).unwrap() - 3_600_000,
@@ -223,7 +232,9 @@ impl World {
             Fault::PodForcedAway => self.force_delete_a_pod(),
             Fault::NodeCutOff => self.freeze_and_force_delete(),
             Fault::ConnectionReset => self.processes.iter_mut().for_each(|process| process.connected = false),
-            Fault::BatchLost | Fault::AnswerLost | Fault::PodRefused => self.pending = Some(fault),
+            Fault::BatchLost | Fault::AnswerLost | Fault::PodRefused | Fault::PowerCut | Fault::SyncFails => {
+                self.pending = Some(fault);
+            }
             Fault::ApprovalVanishes => drop(self.approvals.pop_first()),
             Fault::ClockSet => self.skew += 3_600_000,
         }
@@ -320,10 +331,14 @@ impl World {
         let choice = self.rng.below(8);
         if let Some(approval) = self.approvals.values_mut().find(|approval| approval.answer.is_none()) {
             let by = || "ada".to_owned();
-            approval.answer = Some(match choice {
-                0..=4 => Answer::Retry { by: by() },
-                5 | 6 => Answer::Happened { result: "done".to_owned(), by: by() },
-                _ => Answer::End { by: by(), reason: String::new() },
+            approval.answer = Some(match (approval.purpose, choice) {
+                (AskPurpose::Call, 0..=5) => {
+                    Answer::Allowed { by: vec![Approver { policy: "careful".to_owned(), by: by() }] }
+                }
+                (AskPurpose::Call, _) => Answer::Denied { by: by(), reason: String::new() },
+                (AskPurpose::Unknown, 0..=4) => Answer::Retry { by: by() },
+                (AskPurpose::Unknown, 5 | 6) => Answer::Happened { result: "done".to_owned(), by: by() },
+                (AskPurpose::Unknown, _) => Answer::End { by: by(), reason: String::new() },
             });
         }
     }
@@ -342,21 +357,36 @@ impl World {
         assert!(epochs.len() < 2, "I1: epochs {epochs:?} hold permits at one time");
         for (at, one) in self.sent.iter().enumerate() {
             let permitted = self.records.iter().any(|(_, event)| {
-                matches!(event, Event::CallDecided { call_id, attempt, verdict: belay_protocol::event::Verdict::Allowed { .. } }
+                matches!(event, Event::CallDecided { call_id, attempt, verdict: belay_protocol::event::Verdict::Allowed { .. }, .. }
                     if *call_id == one.call_id && *attempt == one.attempt)
             });
             assert!(permitted, "I2: {one:?} was sent without a durable permit");
-            let dead = self.records[..one.after]
-                .iter()
+            let dead = (self.records.iter().take(one.after))
                 .any(|(_, event)| matches!(event, Event::EpochDead { epoch, .. } if *epoch == one.epoch));
             assert!(!dead, "I1: {one:?} was sent by an epoch that counts as dead");
             let again = self.sent[at + 1..].iter().any(|o| (&o.call_id, o.attempt) == (&one.call_id, one.attempt));
             assert!(!again, "I2: {one:?} was sent twice");
+            assert!(one.call_id != ASKED || self.was_allowed(one), "I3: {one:?} was sent and nobody allowed it");
         }
         assert!(self.published <= self.state.seq, "I8: status was ahead of the journal");
         self.published = self.state.seq;
         let gap_free = self.records.iter().zip(1..).all(|((seq, _), due)| *seq == due);
         assert!(gap_free, "I10: a watcher sees a gap");
+    }
+
+    /// Whether people had said yes to that very attempt when it was sent.
+    fn was_allowed(&self, sent: &Sent) -> bool {
+        let before = &self.records[..sent.after];
+        let asks = before.iter().filter_map(|(_, event)| match event {
+            Event::AskOpened { ask } if ask.call_id == sent.call_id && ask.attempt == sent.attempt => Some(&ask.name),
+            _ => None,
+        });
+        let allowed = |ask: &String| {
+            before.iter().any(
+                |(_, event)| matches!(event, Event::AskSettled { name, answer: Answer::Allowed { .. } } if name == ask),
+            )
+        };
+        asks.into_iter().any(allowed)
     }
 
     /// What has to hold at the end, when nothing more goes wrong: the run ends, or waits for people who are asked.
@@ -382,17 +412,8 @@ impl World {
             self.step();
         }
         assert_eq!(self.state.end, end, "I6: terminal is terminal");
-        let replayed = RunState::replay(
-            &self
-                .records
-                .iter()
-                .scan(Head::empty(), |head, (_, event)| {
-                    let sealed = head.seal(event.clone(), 0).unwrap();
-                    *head = sealed.head();
-                    Some(sealed.record)
-                })
-                .collect::<Vec<_>>(),
-        );
-        assert!(replayed.is_ok(), "I4: the journal replays");
+        let (state, records) = (Arc::clone(&self.state), self.records.clone());
+        self.power_cut();
+        assert!(self.state == state && self.records == records, "I4: the disk holds all of it, and it replays");
     }
 }

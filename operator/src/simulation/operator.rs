@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use belay_protocol::event::{Answer, Ask, AskPurpose, Event};
-use belay_protocol::fold::CallState;
+use belay_protocol::event::{Answer, Ask, DenyReason, Event, Verdict};
 
 use super::{Approval, Fault, Pod, World};
 use crate::agent_run::Ending;
 use crate::agent_run::plan::{
     AgentView, Approved, AskSeen, Decision, EpochEnding, JournalHead, Observed, Stream, Undead, is_idle,
 };
+use crate::agent_run::questions::{draft, out_of_date};
 use crate::fixtures::CREATED_AT;
 use crate::gate::{ModelRequest, close};
 use crate::namespaces::Service;
@@ -31,6 +31,7 @@ pub(super) struct Memory {
 impl World {
     pub(super) fn crash_operator(&mut self) {
         self.note("the operator dies");
+        self.open_journal();
         self.memory = Memory::default();
         for process in &mut self.processes {
             process.connected = false;
@@ -54,19 +55,24 @@ impl World {
         let decided = format!("{decision:?}").chars().take(90).collect::<String>();
         self.note(format!("operator: {decided}"));
         match decision {
-            Decision::Hold | Decision::Wait(_) | Decision::Follow(_) => {}
+            Decision::Hold | Decision::Wait(_) | Decision::Follow(_) | Decision::Count { .. } => {}
             Decision::Finish => self.pods.iter_mut().for_each(|pod| pod.deleting = true),
             Decision::Start => unreachable!("it was accepted"),
             Decision::Launch => self.launch(),
-            Decision::RequestCancel => self.append(vec![Event::CancelRequested {}]),
+            Decision::RequestCancel => {
+                self.append(vec![Event::CancelRequested {}]);
+            }
             Decision::End(ending) => self.end(ending),
             Decision::EndEpoch(ending) => self.end_epoch(ending),
-            Decision::Bury { epoch, proof } => self.append(vec![Event::EpochDead { epoch, proof }]),
+            Decision::Bury { epoch, proof } => {
+                self.append(vec![Event::EpochDead { epoch, proof }]);
+            }
             Decision::Ask { call_id } => self.ask(call_id),
             Decision::Post { name } => {
-                let uid = format!("uid-{}", self.rng.next());
-                self.approvals.insert(name.clone(), Approval { uid: uid.clone(), answer: None });
-                // A crash before the append finds it under its journaled name.
+                let purpose = self.state.asks[&name].ask.purpose;
+                let fresh = Approval { uid: format!("uid-{}", self.rng.next()), purpose, answer: None };
+                // After a crash before the append it is found under its journaled name.
+                let uid = self.approvals.entry(name.clone()).or_insert(fresh).uid.clone();
                 self.append(vec![Event::AskPosted { name, uid }]);
             }
             Decision::Settle { name } => self.settle_ask(name),
@@ -77,13 +83,12 @@ impl World {
         let now = self.now;
         let live = self.state.live_epoch().cloned();
         let pod = live.as_ref().map_or(PodView::Absent, |epoch| self.view(&epoch.pod_name));
-        let withheld = self.processes.iter().any(|process| process.is_withheld(&self.state));
         let keep = |is: bool, since: Option<u64>| is.then(|| since.unwrap_or(now));
         let memory = &mut self.memory;
         memory.ended_since = keep(matches!(pod, PodView::Ended(_)), memory.ended_since);
         memory.cancelling_since = keep(self.state.cancel_requested, memory.cancelling_since);
         memory.resting_since = keep(live.is_none(), memory.resting_since);
-        memory.idle_since = keep(is_idle(&self.state, withheld), memory.idle_since);
+        memory.idle_since = keep(is_idle(&self.state, false), memory.idle_since);
         memory.active_since = keep(live.as_ref().is_some_and(|epoch| epoch.claim.is_some()), memory.active_since);
         let undead_since = std::mem::take(&mut memory.undead_since);
         memory.undead_since =
@@ -112,12 +117,14 @@ impl World {
             ended_for: since(memory.ended_since),
             undead,
             asks: self.asks_seen(),
+            guard_down: None,
             active_for: since(memory.active_since),
             last_words: None,
             resting_for: since(memory.resting_since),
             idle_for: since(memory.idle_since),
-            withheld,
+            withheld: false,
             limits: self.state.plan.as_ref().unwrap().limits,
+            times: crate::tuning::Times::default(),
             now: self.wall(),
         }
         .decide()
@@ -127,8 +134,10 @@ impl World {
         let see = |(name, open): (&String, &belay_protocol::fold::OpenAsk)| {
             let found = self.approvals.get(name).filter(|approval| Some(&approval.uid) == open.uid.as_ref());
             let seen = match (&open.uid, found) {
+                _ if out_of_date(&self.state, &open.ask).is_some() => Approved::OutOfDate,
                 (None, _) => Approved::Unposted,
                 (Some(_), None) => Approved::Gone,
+                (Some(_), Some(Approval { answer: Some(Answer::Allowed { .. }), .. })) => Approved::Allowed,
                 (Some(_), Some(Approval { answer: Some(_), .. })) => Approved::Decided,
                 (Some(_), Some(_)) => Approved::Open,
             };
@@ -143,7 +152,7 @@ impl World {
             self.memory.made = false;
             self.append(vec![Event::EpochOpened { epoch, pod_name: format!("belay-run-{epoch}") }]);
         }
-        let name = self.state.live_epoch().unwrap().pod_name.clone();
+        let Some(name) = self.state.live_epoch().map(|epoch| epoch.pod_name.clone()) else { return };
         // Between the two a crash may lie: the next pass creates it under the journaled name.
         if !self.strikes(Fault::PodRefused) && !self.rng.chance(5) && self.pods.iter().all(|pod| pod.name != name) {
             self.pods.push(Pod { name, process: None, reported_ended: false, deleting: false });
@@ -162,21 +171,26 @@ impl World {
         let mut events = close(&self.state, ModelRequest::Given, &message);
         events.push(Event::EpochEnded { epoch, cause, active_milliseconds: 1 });
         events.extend(proof.filter(|_| claimed).map(|proof| Event::EpochDead { epoch, proof }));
-        self.append(events);
+        if !self.append(events) {
+            return;
+        }
         self.memory.made = false;
         self.pods.iter_mut().for_each(|pod| pod.deleting = true);
     }
 
     fn ask(&mut self, call_id: String) {
-        let Some(CallState::Unknown { attempt, .. }) = self.state.calls.get(&call_id) else { return };
+        let Some(draft) = self.state.calls.get(&call_id).and_then(|call| draft(call, 1)) else { return };
         let ask = Ask {
             name: format!("ask-{}", self.rng.next()),
-            purpose: AskPurpose::Unknown,
-            attempt: *attempt,
+            purpose: draft.purpose,
+            attempt: draft.attempt,
             call_id,
             nonce: String::new(),
             expires_at: CREATED_AT * 2,
             digest: belay_protocol::Digest::zero(),
+            call: draft.call,
+            requirements: draft.requirements,
+            guard: None,
         };
         self.append(vec![Event::AskOpened { ask }]);
     }
@@ -185,15 +199,24 @@ impl World {
         let answer = self.approvals.get(&name).and_then(|approval| approval.answer.clone());
         let answer = answer.unwrap_or(Answer::Withdrawn { why: "it was deleted".to_owned() });
         let ends = matches!(answer, Answer::End { .. });
-        let withdrawn = matches!(answer, Answer::Withdrawn { .. });
-        let state = self.state.clone();
-        self.append(vec![Event::AskSettled { name, answer }]);
+        let another_pod = matches!(answer, Answer::Happened { .. } | Answer::Retry { .. });
+        let live = self.state.live_epoch().map(|epoch| epoch.number);
+        let ask = self.state.asks[&name].ask.clone();
+        let denied = matches!(answer, Answer::Denied { .. }).then(|| Event::CallDecided {
+            call_id: ask.call_id,
+            attempt: ask.attempt,
+            verdict: Verdict::Denied { reason: DenyReason::Refused, message: "no".to_owned() },
+            judged: None,
+        });
+        let mut events: Vec<Event> = std::iter::once(Event::AskSettled { name, answer }).chain(denied).collect();
         if ends {
-            let ending = Ending::cancelled("ada ended it");
-            self.append(ending.events(Some(&state), Duration::from_millis(1)));
-        } else if let Some(epoch) = state.live_epoch().filter(|_| !withdrawn) {
+            events.extend(Ending::cancelled("ada ended it").events(Some(&self.state), Duration::from_millis(1)));
+        } else if let Some(epoch) = live.filter(|_| another_pod) {
             let cause = belay_protocol::event::EpochEnd::Released;
-            self.append(vec![Event::EpochEnded { epoch: epoch.number, cause, active_milliseconds: 1 }]);
+            events.push(Event::EpochEnded { epoch, cause, active_milliseconds: 1 });
+        }
+        let released = events.iter().any(|event| matches!(event, Event::EpochEnded { .. })) && !ends;
+        if self.append(events) && released {
             self.pods.iter_mut().for_each(|pod| pod.deleting = true);
         }
     }

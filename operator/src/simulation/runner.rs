@@ -7,12 +7,15 @@ use belay_protocol::event::{
     Event, Failure, FailureReason, Finish, Item, ListedOperation, Listing, ModelResponse, ProposedCall, ToolResult,
     Verdict,
 };
-use belay_protocol::fold::{CallState, ModelState, RunState};
+use belay_protocol::fold::{CallState, ModelState};
+use belay_protocol::judgement::{Judged, Judgement, PolicyRequirement};
 use belay_protocol::{Digest, PERMIT_VALID_MILLISECONDS};
 use serde_json::json;
 
-use super::{Fault, Sent, World};
-use crate::gate::{self, Standing};
+use super::disk::Taken;
+use super::{ASKED, Fault, Sent, World};
+use crate::gate::{Word, Words};
+use crate::journal::BatchKey;
 
 /// What a process is in the middle of.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +26,7 @@ pub(super) enum Phase {
         step: u32,
         attempt: u32,
     },
-    /// Proposed; the answer is on its way, or held back.
+    /// Proposed; the answer is on its way.
     Proposed {
         call_id: String,
         attempt: u32,
@@ -75,12 +78,28 @@ impl Process {
             unanswered: None,
         }
     }
+}
 
-    /// Whether it waits for an answer that is held back.
-    pub(super) fn is_withheld(&self, state: &RunState) -> bool {
-        let Phase::Proposed { call_id, .. } = &self.phase else { return false };
-        self.alive && self.connected && matches!(state.calls.get(call_id), Some(CallState::Proposed { .. }))
-    }
+/// One call needs people's yes; every other is allowed.
+pub(super) fn words(events: &[Event]) -> Words {
+    let judge = |call_id: &str| {
+        let careful = PolicyRequirement {
+            policy: "careful".to_owned(),
+            generation: 1,
+            quorum: 1,
+            separation_of_duty: false,
+            expires_after_seconds: 1,
+        };
+        let ask = Judgement::Ask { requirements: vec![careful] };
+        Judged { judgement: if call_id == ASKED { ask } else { Judgement::Allow }, opinions: Vec::new() }
+    };
+    let proposals = events.iter().filter_map(|event| match event {
+        Event::CallProposed { call_id, attempt, .. } => {
+            Some(((call_id.clone(), *attempt), Word::Judged(judge(call_id))))
+        }
+        _ => None,
+    });
+    proposals.collect()
 }
 
 impl World {
@@ -109,9 +128,10 @@ impl World {
     fn connect(&mut self, at: usize) {
         let (pod, epoch) = (self.processes[at].pod.clone(), self.processes[at].epoch);
         let live = self.state.live_epoch().filter(|live| live.pod_name == pod).cloned();
+        let instance = format!("p{at}");
         let refused = match (&live, epoch) {
             _ if self.state.end.is_some() => true,
-            (Some(live), None) => live.claim.is_some(),
+            (Some(live), None) => live.claim.as_ref().is_some_and(|claim| claim.instance != instance),
             (Some(live), Some(epoch)) => live.number != epoch,
             (None, _) => !self.without.epoch_check,
         };
@@ -121,14 +141,18 @@ impl World {
             return;
         }
         if let (Some(live), None) = (&live, epoch) {
-            let claim = Event::InstanceClaimed { epoch: live.number, instance: format!("p{at}"), pod_uid: pod };
-            self.append(vec![claim]);
+            let claim = Event::InstanceClaimed { epoch: live.number, instance, pod_uid: pod };
+            if live.claim.is_none() && !self.append(vec![claim]) {
+                return;
+            }
             self.processes[at].epoch = Some(live.number);
             self.processes[at].next_batch = 1;
         }
-        self.session += 1;
-        self.processes[at].session = self.session;
-        self.processes[at].connected = true;
+        let session = live.map_or(Some(0), |live| self.raise_session(live.number));
+        if let Some(session) = session {
+            self.processes[at].session = session;
+            self.processes[at].connected = true;
+        }
     }
 
     fn send_batch(&mut self, at: usize, events: Vec<Event>, next: Phase) {
@@ -145,24 +169,19 @@ impl World {
             self.processes[at].connected = false;
             return;
         }
-        if !self.is_current(at) || self.processes[at].session != self.session || self.state.end.is_some() {
-            self.processes[at].connected = false;
-            return;
-        }
-        let held = self.without.epoch_check || batch.n > self.batches;
-        if held && batch.n == self.batches + 1 {
-            let names: Vec<&str> = batch.events.iter().map(Event::name).collect();
-            match gate::decide(&self.state, batch.events.clone(), Standing::Running) {
-                Ok(decided) => {
-                    self.note(format!("process {at}: {names:?}"));
-                    self.append(decided);
-                    self.batches = batch.n;
-                }
-                Err(error) => {
-                    self.note(format!("process {at}: {names:?} is garbage: {error}"));
-                    self.processes[at].alive = false;
-                    return;
-                }
+        let (epoch, session) = (self.processes[at].epoch.unwrap_or(0), self.processes[at].session);
+        let key = BatchKey { epoch, session, n: batch.n };
+        let names: Vec<&str> = batch.events.iter().map(Event::name).collect();
+        match self.take_batch(key, batch.events.clone()) {
+            Taken::Yes => self.note(format!("process {at}: {names:?}")),
+            Taken::Cut => {
+                self.processes[at].connected = false;
+                return;
+            }
+            Taken::Refused(why) => {
+                self.note(format!("process {at}: {names:?} is refused: {why}"));
+                self.processes[at].alive = false;
+                return;
             }
         }
         if self.strikes(Fault::AnswerLost) || (self.faults && self.rng.chance(8)) {
@@ -199,7 +218,7 @@ impl World {
         let number = |id: &String| id[1..].parse::<u32>().unwrap();
         let open = self.state.calls.iter().filter(|(_, call)| !matches!(call, CallState::Settled(_)));
         if let Some((call_id, call)) = open.min_by_key(|(id, _)| number(id)) {
-            if let CallState::Due { attempt } = call {
+            if let CallState::Due { attempt } | CallState::Later { attempt, .. } = call {
                 let (call_id, attempt) = (call_id.clone(), *attempt);
                 self.propose(at, call_id, attempt);
             }
@@ -259,18 +278,14 @@ impl World {
         self.send_batch(at, vec![Event::CallProposed { call_id, attempt, call }], next);
     }
 
-    /// The verdict on what it proposed, now or once it is no longer held.
+    /// The verdict on what it proposed.
     fn hear(&mut self, at: usize, call_id: String, attempt: u32, proposed_at: u64) {
-        if let Some(CallState::Proposed { call, .. }) = self.state.calls.get(&call_id) {
-            let proposed = [Event::CallProposed { call_id, attempt, call: (**call).clone() }];
-            let decided = gate::decide_late(&self.state, &proposed, Standing::Running);
-            self.append(decided);
-            return;
-        }
         let permitted =
             matches!(self.state.calls.get(&call_id), Some(CallState::Permitted { attempt: a, .. }) if *a == attempt);
         let ours = self.records.iter().rev().find_map(|(_, event)| match event {
-            Event::CallDecided { call_id: id, attempt: a, verdict } if *id == call_id && *a == attempt => Some(verdict),
+            Event::CallDecided { call_id: id, attempt: a, verdict, .. } if *id == call_id && *a == attempt => {
+                Some(verdict)
+            }
             _ => None,
         });
         self.processes[at].phase = if permitted && matches!(ours, Some(Verdict::Allowed { .. })) {
