@@ -2,6 +2,10 @@
 //! journals or permits beyond taking one.
 
 pub mod chat_completions;
+pub mod codec;
+pub mod exchange;
+pub mod messages;
+pub mod responses;
 pub mod scripted;
 pub mod sse;
 
@@ -12,10 +16,18 @@ use belay_protocol::Plan;
 use belay_protocol::cost::Usage;
 use belay_protocol::digest::Digest;
 use belay_protocol::event::{Failure, FailureReason, Finish};
-use belay_protocol::transcript::Transcript;
+use belay_protocol::plan::{ModelApi, PlanModel};
+use belay_protocol::transcript::{Transcript, Turn};
 use serde_json::Value;
 
+use self::chat_completions::ChatCompletions;
+use self::messages::Messages;
+use self::responses::Responses;
+use self::scripted::Scripted;
+use crate::credential::Credentials;
+use crate::egress::EgressError;
 use crate::permit::ModelPermit;
+use crate::redact::Redactor;
 
 /// An operation as the model is told of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +45,20 @@ pub struct Context<'a> {
     pub tools: &'a [OfferedTool],
     /// Counts from 0: model requests that were answered before.
     pub answered: u32,
+}
+
+impl Context<'_> {
+    /// Whether `model` gave the answer of this turn: what only its provider understands is for it alone.
+    #[must_use]
+    pub fn is_own(&self, turn: &Turn, model: &PlanModel) -> bool {
+        turn.fallback.as_ref().unwrap_or(&self.plan.model.name) == &model.name
+    }
+}
+
+/// The id of a call as `model` is told of it: its own, or the run's, since others' may have forms that it refuses.
+#[must_use]
+pub fn call_name<'a>(own: bool, call_id: &'a str, provider_id: &'a str) -> &'a str {
+    if own { provider_id } else { call_id }
 }
 
 /// A request as it would be sent, and what it may cost.
@@ -56,7 +82,15 @@ pub struct ModelAnswer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AnswerItem {
     Text(String),
-    Call { provider_id: String, name: String, arguments: String },
+    /// What the model thought, for people alone.
+    Reasoning(String),
+    /// Of the provider, for the provider: its JSON exactly as it has to come back.
+    Block(String),
+    Call {
+        provider_id: String,
+        name: String,
+        arguments: String,
+    },
 }
 
 /// A request that ended without a complete answer. `message` is already free of secrets.
@@ -65,6 +99,8 @@ pub enum AnswerItem {
 pub struct ModelError {
     pub reason: FailureReason,
     pub message: String,
+    /// It went wrong in the midst of an answer: what broke this one may not break the next.
+    pub in_stream: bool,
     /// How long the server asked to wait before asking again.
     pub retry_after: Option<Duration>,
 }
@@ -72,7 +108,7 @@ pub struct ModelError {
 impl ModelError {
     #[must_use]
     pub fn new(reason: FailureReason, message: String) -> Self {
-        Self { reason, message, retry_after: None }
+        Self { reason, message, in_stream: false, retry_after: None }
     }
 
     /// Whether asking again may help.
@@ -86,9 +122,9 @@ impl ModelError {
             | FailureReason::Truncated
             | FailureReason::Interrupted
             | FailureReason::Withheld => true,
+            FailureReason::Malformed => self.in_stream,
             FailureReason::Unauthorized
             | FailureReason::BadRequest
-            | FailureReason::Malformed
             | FailureReason::TooLarge
             | FailureReason::CredentialMissing
             | FailureReason::CredentialEmpty
@@ -97,6 +133,29 @@ impl ModelError {
             | FailureReason::ScriptExhausted
             | FailureReason::Scripted
             | FailureReason::ContextExceeded => false,
+        }
+    }
+
+    /// Whether another model may do better: not where the run itself was told no.
+    #[must_use]
+    pub fn may_spare_others(&self) -> bool {
+        match self.reason {
+            FailureReason::Unreachable
+            | FailureReason::Unauthorized
+            | FailureReason::RateLimited
+            | FailureReason::ServerError
+            | FailureReason::BadRequest
+            | FailureReason::TimedOut
+            | FailureReason::Truncated
+            | FailureReason::Malformed
+            | FailureReason::TooLarge
+            | FailureReason::CredentialMissing
+            | FailureReason::CredentialEmpty
+            | FailureReason::CredentialTooLarge
+            | FailureReason::HostNotAllowed
+            | FailureReason::Scripted
+            | FailureReason::ContextExceeded => true,
+            FailureReason::Interrupted | FailureReason::Withheld | FailureReason::ScriptExhausted => false,
         }
     }
 
@@ -114,4 +173,20 @@ pub trait Model: Send + Sync {
 
     /// Sends what was prepared, once.
     async fn ask(&self, prepared: Prepared, permit: ModelPermit) -> Result<ModelAnswer, ModelError>;
+}
+
+/// What speaks to `model`, which is one of the plan's.
+pub fn client(
+    plan: &Plan,
+    model: &PlanModel,
+    credentials: &Credentials,
+    redactor: &Redactor,
+) -> Result<Box<dyn Model>, EgressError> {
+    let (credentials, redactor) = (credentials.clone(), redactor.clone());
+    Ok(match model.api {
+        ModelApi::ChatCompletions => Box::new(ChatCompletions::new(plan, model, credentials, redactor)?),
+        ModelApi::Responses => Box::new(Responses::new(plan, model, credentials, redactor)?),
+        ModelApi::Messages => Box::new(Messages::new(plan, model, credentials, redactor)?),
+        ModelApi::Scripted => Box::new(Scripted::new(plan, model)),
+    })
 }

@@ -8,7 +8,7 @@ use belay_protocol::call::model_name;
 use belay_protocol::cost::Usage;
 use belay_protocol::digest::Digest;
 use belay_protocol::event::{FailureReason, Finish};
-use belay_protocol::plan::{Plan, ScriptedCall, ScriptedTurn};
+use belay_protocol::plan::{Plan, PlanModel, ScriptedCall, ScriptedTurn};
 use serde_json::Value;
 
 use super::{AnswerItem, Context, Model, ModelAnswer, ModelError, Prepared};
@@ -27,12 +27,12 @@ struct Turn {
 
 impl Scripted {
     #[must_use]
-    pub fn new(plan: &Plan) -> Self {
-        let turns = plan.model.script.iter().map(|turn| Turn {
-            answer: answer(plan, turn),
+    pub fn new(plan: &Plan, model: &PlanModel) -> Self {
+        let turns = model.script.iter().map(|turn| Turn {
+            answer: answer(plan, &model.name, turn),
             delay: Duration::from_millis(u64::from(turn.delay_milliseconds)),
         });
-        Self { model: plan.model.name.clone(), turns: turns.collect() }
+        Self { model: model.name.clone(), turns: turns.collect() }
     }
 }
 
@@ -68,9 +68,9 @@ impl Model for Scripted {
     }
 }
 
-fn answer(plan: &Plan, turn: &ScriptedTurn) -> Result<ModelAnswer, ModelError> {
+fn answer(plan: &Plan, model: &str, turn: &ScriptedTurn) -> Result<ModelAnswer, ModelError> {
     if let Some(error) = &turn.error {
-        let message = format!("Model {}: its script says to fail here: {error}", plan.model.name);
+        let message = format!("Model {model}: its script says to fail here: {error}");
         return Err(ModelError::new(FailureReason::Scripted, message));
     }
     let text = turn.text.iter().map(|text| AnswerItem::Text(text.clone()));

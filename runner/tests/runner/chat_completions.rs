@@ -6,50 +6,15 @@ use belay_protocol::Event;
 use belay_protocol::cost::Usage;
 use belay_protocol::event::{EndReason, FailureReason, Finish, Item, Outcome};
 use belay_protocol::plan::PlanModel;
-use belay_protocol::transcript::Transcript;
-use belay_protocol::wire;
-use belay_runner::models::chat_completions::ChatCompletions;
-use belay_runner::models::{AnswerItem, Context, Model as _, ModelAnswer, ModelError, OfferedTool};
-use belay_runner::permit::{BootTime, Decided, ModelPermit, Verdict};
-use belay_runner::redact::Redactor;
-use belay_runner::tools::mcp::McpServer;
+use belay_runner::models::{AnswerItem, ModelAnswer};
 use rstest::rstest;
 use serde_json::{Value, json};
 
+use crate::asking::{ask, ask_with, run_model, stream};
 use crate::fake_mcp::{Era, FakeMcp};
-use crate::fake_operator::{Journal, Script, run};
+use crate::fake_operator::Journal;
 use crate::http::{Answer, Server, reply};
-use crate::plans::{chat, credential, mounted, plan, tool};
-
-fn permit() -> ModelPermit {
-    let verdict = Some(wire::decision::Verdict::Permit(wire::Permit::default()));
-    let decision = wire::Decision { subject: "m1".into(), attempt: 1, verdict };
-    match Decided::read(decision, BootTime::now()).verdict {
-        Verdict::Model(permit) => permit,
-        other => panic!("{other:?}"),
-    }
-}
-
-async fn ask(model: PlanModel) -> Result<ModelAnswer, ModelError> {
-    ask_with(model, &[]).await
-}
-
-async fn ask_with(model: PlanModel, secrets: &[(&str, &str)]) -> Result<ModelAnswer, ModelError> {
-    let (_folder, credentials) = mounted(secrets);
-    let mut plan = plan(model, Vec::new());
-    plan.credentials.push(credential(&["127.0.0.1"]));
-    let redactor = Redactor::new(credentials.clone(), &plan.credentials);
-    let model = ChatCompletions::new(&plan, credentials, redactor).unwrap();
-    let transcript = Transcript::default();
-    let tools = [OfferedTool { name: "server__echo".into(), description: "says it".into(), input_schema: json!({}) }];
-    let prepared = model.prepare(&Context { plan: &plan, transcript: &transcript, tools: &tools, answered: 0 })?;
-    model.ask(prepared, permit()).await
-}
-
-fn stream(events: &[&str]) -> Answer {
-    let lines: Vec<String> = events.iter().map(|event| format!("data: {event}\n\n")).collect();
-    reply(200, "text/event-stream; charset=utf-8", lines.concat())
-}
+use crate::plans::chat;
 
 fn text(text: &str) -> AnswerItem {
     AnswerItem::Text(text.into())
@@ -64,7 +29,7 @@ fn answer(items: Vec<AnswerItem>, finish: Finish, usage: Usage) -> ModelAnswer {
 }
 
 fn usage(input: u64, cached: Option<u64>, output: u64) -> Usage {
-    Usage { input_tokens: Some(input), cached_input_tokens: cached, output_tokens: Some(output) }
+    Usage { input_tokens: Some(input), cached_input_tokens: cached, output_tokens: Some(output), ..Usage::default() }
 }
 
 #[rstest]
@@ -158,6 +123,7 @@ async fn an_answer_in_one_piece_is_taken_too() {
 #[case::a_web_page(reply(200, "text/html", "<html>"), FailureReason::Malformed, "text/html")]
 #[case::not_json(reply(200, "application/json", "<html>"), FailureReason::Malformed, "no Chat Completions answer")]
 #[case::garbage_in_the_stream(stream(&["{\"choices\":7}"]), FailureReason::Malformed, "no Chat Completions answer")]
+#[case::a_limit_in_the_stream(stream(&[r#"{"error":{"message":"slow down","type":"requests","code":"rate_limit_exceeded"}}"#]), FailureReason::RateLimited, "slow down")]
 #[case::an_error_in_the_stream(stream(&[r#"{"error":{"message":"hunter2 is out"}}"#]), FailureReason::ServerError, "is out")]
 #[case::no_finish_reason(stream(&[r#"{"choices":[{"delta":{"content":"half"}}]}"#, "[DONE]"]), FailureReason::Truncated, "without a finish reason")]
 #[case::an_empty_stream(stream(&[]), FailureReason::Truncated, "without a finish reason")]
@@ -231,14 +197,7 @@ fn stop(words: &str) -> Answer {
 }
 
 async fn run_chat(model: &Server, mcp: &FakeMcp, operations: &[&str]) -> Journal {
-    let (_folder, credentials) = mounted(&[("key", "s3cr3t-value")]);
-    let mut plan = plan(chat(&model.url("/v1")), vec![tool(&mcp.url(), operations)]);
-    plan.credentials.push(credential(&["127.0.0.1"]));
-    let redactor = Redactor::new(credentials.clone(), &plan.credentials);
-    let client = ChatCompletions::new(&plan, credentials.clone(), redactor.clone()).unwrap();
-    let server = McpServer::of_plan(&plan, &plan.tools[0], credentials.clone(), redactor).unwrap();
-    let servers = vec![("server".to_owned(), Box::new(server) as _)];
-    run(plan, Script::default(), Box::new(client), servers, credentials).await
+    run_model(chat(&model.url("/v1")), mcp, operations).await
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 pub struct Received {
     pub path: String,
     pub authorization: Option<String>,
+    pub headers: HeaderMap,
     pub body: Vec<u8>,
 }
 
@@ -75,6 +76,7 @@ async fn serve(State(server): State<Server>, uri: axum::http::Uri, headers: Head
     server.received.lock().unwrap().push(Received {
         path: uri.path().to_owned(),
         authorization: headers.get("authorization").map(|value| value.to_str().unwrap().to_owned()),
+        headers,
         body: body.to_vec(),
     });
     let answer = {

@@ -1,12 +1,14 @@
 //! The body of a Chat Completions request, built from plan, transcript and offered tools. Pure.
 
 use belay_protocol::event::Item;
-use belay_protocol::transcript::{CallResult, Turn};
+use belay_protocol::plan::PlanModel;
+use belay_protocol::transcript::Turn;
 use reqwest::Url;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::models::{Context, OfferedTool};
+use crate::models::codec::{error_text, sendable};
+use crate::models::{Context, OfferedTool, call_name};
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -77,14 +79,13 @@ struct Definition<'a> {
 }
 
 /// The exact bytes of the request.
-pub fn body(context: &Context<'_>, url: &str) -> Result<Vec<u8>, serde_json::Error> {
-    let model = &context.plan.model;
+pub fn body(context: &Context<'_>, model: &PlanModel, url: &str) -> Result<Vec<u8>, serde_json::Error> {
     // Only OpenAI's own API insists on the newer name; many local servers know only the older one.
     let (max_tokens, max_completion_tokens) =
         if is_openai(url) { (None, model.max_output_tokens) } else { (model.max_output_tokens, None) };
     serde_json::to_vec(&Body {
         model: &model.model,
-        messages: messages(context),
+        messages: messages(context, model),
         tools: context.tools.iter().map(tool).collect(),
         temperature: model.temperature,
         max_tokens,
@@ -100,27 +101,28 @@ fn is_openai(url: &str) -> bool {
     })
 }
 
-fn messages<'a>(context: &Context<'a>) -> Vec<Message<'a>> {
+fn messages<'a>(context: &Context<'a>, model: &PlanModel) -> Vec<Message<'a>> {
     let plan = context.plan;
     let system = Some(plan.instructions.as_str()).filter(|text| !text.is_empty());
     system
         .map(|content| Message::System { content })
         .into_iter()
         .chain([Message::User { content: &plan.input }])
-        .chain(context.transcript.turns().iter().flat_map(turn))
+        .chain(context.transcript.turns().iter().flat_map(|said| turn(said, context.is_own(said, model))))
         .collect()
 }
 
-fn turn(turn: &Turn) -> Vec<Message<'_>> {
+/// `own`: the model that is asked gave this answer.
+fn turn(turn: &Turn, own: bool) -> Vec<Message<'_>> {
     let texts: Vec<&str> = turn.items.iter().filter_map(text).collect();
-    let tool_calls = turn.items.iter().filter_map(call).collect();
+    let tool_calls = turn.items.iter().filter_map(|item| call(item, own)).collect();
     let assistant = Message::Assistant { content: (!texts.is_empty()).then(|| texts.join("\n")), tool_calls };
     let results = turn.items.iter().filter_map(|item| match item {
         Item::ToolCall { call_id, provider_id, .. } => {
-            let content = turn.results.get(call_id).map_or_else(String::new, result);
-            Some(Message::Tool { tool_call_id: provider_id, content })
+            let content = turn.results.get(call_id).map_or_else(String::new, error_text);
+            Some(Message::Tool { tool_call_id: call_name(own, call_id, provider_id), content })
         }
-        Item::Text { .. } => None,
+        Item::Text { .. } | Item::Reasoning { .. } | Item::Block { .. } => None,
     });
     [assistant].into_iter().chain(results).collect()
 }
@@ -128,33 +130,19 @@ fn turn(turn: &Turn) -> Vec<Message<'_>> {
 fn text(item: &Item) -> Option<&str> {
     match item {
         Item::Text { text } => Some(text),
-        Item::ToolCall { .. } => None,
+        Item::ToolCall { .. } | Item::Reasoning { .. } | Item::Block { .. } => None,
     }
 }
 
-fn call(item: &Item) -> Option<Call<'_>> {
+fn call(item: &Item, own: bool) -> Option<Call<'_>> {
     match item {
-        Item::ToolCall { provider_id, name, arguments, .. } => Some(Call {
-            id: provider_id,
+        Item::ToolCall { call_id, provider_id, name, arguments } => Some(Call {
+            id: call_name(own, call_id, provider_id),
             r#type: "function",
-            function: Function { name, arguments: sendable(arguments) },
+            function: Function { name, arguments: sendable(arguments).into_owned() },
         }),
-        Item::Text { .. } => None,
+        Item::Text { .. } | Item::Reasoning { .. } | Item::Block { .. } => None,
     }
-}
-
-/// Servers parse the arguments of earlier calls, and some fail the whole request over malformed ones.
-fn sendable(arguments: &str) -> String {
-    match serde_json::from_str::<serde_json::Map<String, Value>>(arguments) {
-        Ok(_) => arguments.to_owned(),
-        Err(_) if arguments.trim().is_empty() => "{}".to_owned(),
-        Err(_) => serde_json::json!({ "malformed": arguments }).to_string(),
-    }
-}
-
-/// This API has no place for 'this is an error' but the text.
-fn result(result: &CallResult) -> String {
-    if result.is_error { format!("Error: {}", result.content) } else { result.content.clone() }
 }
 
 fn tool(tool: &OfferedTool) -> Tool<'_> {

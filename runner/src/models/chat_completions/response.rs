@@ -1,50 +1,16 @@
 //! Reads Chat Completions answers, streamed or whole, into one complete [`ModelAnswer`]. Pure.
 
 use belay_protocol::cost::Usage;
-use belay_protocol::event::{FailureReason, Finish};
+use belay_protocol::event::Finish;
 use serde::Deserialize;
 
-use crate::egress::piece;
+use crate::models::codec::{self, CALLS_MAX, Progress, ResponseError, parse, server_error};
 use crate::models::{AnswerItem, ModelAnswer};
-
-/// Far more than the run takes: beyond that the answer is no answer.
-const CALLS_MAX: usize = 512;
-const SHOWN_BYTES: usize = 500;
-
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum ResponseError {
-    #[error("answered with something that is no Chat Completions answer ({message}): {seen}")]
-    Malformed { message: String, seen: String },
-    #[error("ended its answer without a finish reason: the answer was cut off")]
-    Truncated,
-    #[error("reported an error in its answer: {0}")]
-    Server(String),
-    #[error("said finish_reason tool_calls and sent no call")]
-    NoCall,
-    #[error("asked for more than {CALLS_MAX} calls at once")]
-    TooManyCalls,
-}
-
-impl ResponseError {
-    pub fn reason(&self) -> FailureReason {
-        match self {
-            Self::Malformed { .. } | Self::NoCall => FailureReason::Malformed,
-            Self::Truncated => FailureReason::Truncated,
-            Self::Server(_) => FailureReason::ServerError,
-            Self::TooManyCalls => FailureReason::TooLarge,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    More,
-    Done,
-}
 
 /// An answer as far as it has arrived.
 #[derive(Debug, Default)]
 pub struct Assembly {
+    reasoning: String,
     text: String,
     /// The index that the server gave, and the call.
     calls: Vec<(Option<u64>, PartialCall)>,
@@ -85,6 +51,9 @@ struct Choice {
 struct Delta {
     content: Option<String>,
     refusal: Option<String>,
+    /// What the model thought, where the server tells it: not part of the standard, and of two names.
+    #[serde(alias = "reasoning")]
+    reasoning_content: Option<serde_json::Value>,
     tool_calls: Option<Vec<CallDelta>>,
 }
 
@@ -114,16 +83,22 @@ struct WireUsage {
     prompt_tokens: Option<u64>,
     completion_tokens: Option<u64>,
     prompt_tokens_details: Option<PromptDetails>,
+    completion_tokens_details: Option<CompletionDetails>,
 }
 
 #[derive(Deserialize)]
 struct PromptDetails {
     cached_tokens: Option<u64>,
+    cache_write_tokens: Option<u64>,
 }
 
-impl Assembly {
-    /// Takes in the data of one event.
-    pub fn take(&mut self, data: &[u8]) -> Result<Progress, ResponseError> {
+#[derive(Deserialize)]
+struct CompletionDetails {
+    reasoning_tokens: Option<u64>,
+}
+
+impl codec::Assembly for Assembly {
+    fn take(&mut self, data: &[u8]) -> Result<Progress, ResponseError> {
         let data = data.trim_ascii();
         match data {
             b"[DONE]" => return Ok(Progress::Done),
@@ -134,17 +109,20 @@ impl Assembly {
         Ok(Progress::More)
     }
 
-    /// Whether the server said why it stopped.
-    pub fn is_finished(&self) -> bool {
+    fn take_whole(&mut self, body: &[u8]) -> Result<(), ResponseError> {
+        self.merge(parse(body)?)
+    }
+
+    fn is_finished(&self) -> bool {
         self.finish.is_some()
     }
 
-    /// The complete answer; without a finish reason there is none.
-    pub fn finish(self) -> Result<ModelAnswer, ResponseError> {
+    fn finish(self) -> Result<ModelAnswer, ResponseError> {
         let finish = self.finish.ok_or(ResponseError::Truncated)?;
         if self.calls.is_empty() && finish == Finish::ToolCalls {
             return Err(ResponseError::NoCall);
         }
+        let reasoning = Some(self.reasoning).filter(|text| !text.is_empty()).map(AnswerItem::Reasoning);
         let text = Some(self.text).filter(|text| !text.is_empty()).map(AnswerItem::Text);
         let calls = self.calls.into_iter().map(|(_, call)| AnswerItem::Call {
             provider_id: call.id,
@@ -152,17 +130,19 @@ impl Assembly {
             arguments: call.arguments,
         });
         Ok(ModelAnswer {
-            items: text.into_iter().chain(calls).collect(),
+            items: reasoning.into_iter().chain(text).chain(calls).collect(),
             finish,
             usage: self.usage,
             response_id: self.id,
             model: self.model,
         })
     }
+}
 
+impl Assembly {
     fn merge(&mut self, chunk: Chunk) -> Result<(), ResponseError> {
         if let Some(error) = chunk.error {
-            return Err(ResponseError::Server(piece(&error.to_string(), SHOWN_BYTES)));
+            return Err(server_error(&error));
         }
         self.id = self.id.take().or(chunk.id);
         self.model = self.model.take().or(chunk.model);
@@ -172,6 +152,7 @@ impl Assembly {
         // Only one choice is ever asked for.
         for choice in chunk.choices.into_iter().filter(|choice| choice.index == 0) {
             if let Some(delta) = choice.delta {
+                self.reasoning.push_str(delta.reasoning_content.as_ref().and_then(|r| r.as_str()).unwrap_or_default());
                 self.text.extend(delta.content.into_iter().chain(delta.refusal));
                 for call in delta.tool_calls.into_iter().flatten() {
                     self.merge_call(call)?;
@@ -227,20 +208,6 @@ impl Assembly {
     }
 }
 
-/// Reads an answer that came in one piece.
-pub fn read_whole(body: &[u8]) -> Result<ModelAnswer, ResponseError> {
-    let mut assembly = Assembly::default();
-    assembly.merge(parse(body)?)?;
-    assembly.finish()
-}
-
-fn parse(data: &[u8]) -> Result<Chunk, ResponseError> {
-    serde_json::from_slice(data).map_err(|error| ResponseError::Malformed {
-        message: error.to_string(),
-        seen: piece(&String::from_utf8_lossy(data), SHOWN_BYTES),
-    })
-}
-
 fn finish_of(reason: &str) -> Finish {
     match reason {
         "tool_calls" | "function_call" => Finish::ToolCalls,
@@ -252,12 +219,15 @@ fn finish_of(reason: &str) -> Finish {
 }
 
 impl WireUsage {
-    /// `prompt_tokens` includes the cached ones here, as [`Usage`] wants it.
+    /// `prompt_tokens` includes cached and written ones here, as [`Usage`] wants it.
     fn normalized(&self) -> Usage {
+        let prompt = self.prompt_tokens_details.as_ref();
         Usage {
             input_tokens: self.prompt_tokens,
-            cached_input_tokens: self.prompt_tokens_details.as_ref().and_then(|details| details.cached_tokens),
+            cached_input_tokens: prompt.and_then(|details| details.cached_tokens),
             output_tokens: self.completion_tokens,
+            cache_write_tokens: prompt.and_then(|details| details.cache_write_tokens),
+            reasoning_tokens: self.completion_tokens_details.as_ref().and_then(|details| details.reasoning_tokens),
         }
     }
 }

@@ -1,0 +1,205 @@
+//! What every wire format has in common: a request's bytes out, events in, one complete answer or the reason why
+//! there is none. Pure.
+
+use std::borrow::Cow;
+
+use belay_protocol::event::FailureReason;
+use belay_protocol::plan::PlanModel;
+use belay_protocol::transcript::CallResult;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::sse::SseParser;
+use super::{Context, ModelAnswer};
+use crate::egress::piece;
+
+/// Far more than the run takes: beyond that the answer is no answer.
+pub const CALLS_MAX: usize = 512;
+const SHOWN_BYTES: usize = 500;
+
+/// One wire format over HTTP.
+pub trait Codec: Send + Sync + 'static {
+    /// As people call it.
+    const API: &'static str;
+    /// Below the Model's base URL.
+    const PATH: &'static str;
+    /// Sent with every request, beside those that all formats need.
+    const HEADERS: &'static [(&'static str, &'static str)];
+    type Assembly: Assembly;
+
+    /// The exact bytes of a request to `model` at `url`. The beginning of the conversation stays the same from
+    /// step to step, byte for byte, so that providers find it in their caches.
+    fn body(context: &Context<'_>, model: &PlanModel, url: &str) -> Result<Vec<u8>, serde_json::Error>;
+}
+
+/// An answer as far as it has arrived.
+pub trait Assembly: Default + Send {
+    /// Takes in the data of one event.
+    fn take(&mut self, data: &[u8]) -> Result<Progress, ResponseError>;
+
+    /// Takes in an answer that came in one piece.
+    fn take_whole(&mut self, body: &[u8]) -> Result<(), ResponseError>;
+
+    /// Whether the server said why it stopped.
+    fn is_finished(&self) -> bool;
+
+    /// The complete answer; without a finish reason there is none.
+    fn finish(self) -> Result<ModelAnswer, ResponseError>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    More,
+    Done,
+}
+
+/// Takes a stream's bytes, cut anywhere, and puts the answer together.
+#[derive(Debug)]
+pub struct Reader<A> {
+    parser: SseParser,
+    assembly: A,
+}
+
+impl<A: Assembly> Reader<A> {
+    /// A reader that takes events of at most `most` bytes.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self { parser: SseParser::new(most), assembly: A::default() }
+    }
+
+    /// Takes in the next bytes; nothing needs to follow once it is done.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<Progress, ResponseError> {
+        let events = self.parser.push(bytes).map_err(|error| ResponseError::EventTooLarge { most: error.most })?;
+        for event in events {
+            if self.assembly.take(&event)? == Progress::Done {
+                return Ok(Progress::Done);
+            }
+        }
+        Ok(Progress::More)
+    }
+
+    /// Whether the server said why it stopped: a stream that breaks after that has lost nothing that matters.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.assembly.is_finished()
+    }
+
+    pub fn finish(self) -> Result<ModelAnswer, ResponseError> {
+        self.assembly.finish()
+    }
+}
+
+/// Why bytes of a server are no complete answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResponseError {
+    Malformed {
+        message: String,
+        seen: String,
+    },
+    Truncated,
+    /// The server's own words, in the answer or as an event of its stream.
+    Server {
+        reason: FailureReason,
+        message: String,
+    },
+    /// It stopped for a reason that this format does not have, as far as is known here.
+    UnknownFinish(String),
+    NoCall,
+    TooManyCalls,
+    EventTooLarge {
+        most: usize,
+    },
+}
+
+impl ResponseError {
+    #[must_use]
+    pub fn reason(&self) -> FailureReason {
+        match self {
+            Self::Malformed { .. } | Self::NoCall | Self::UnknownFinish(_) => FailureReason::Malformed,
+            Self::Truncated => FailureReason::Truncated,
+            Self::Server { reason, .. } => *reason,
+            Self::TooManyCalls | Self::EventTooLarge { .. } => FailureReason::TooLarge,
+        }
+    }
+
+    /// What a server of `api` did, as the end of a sentence that names it.
+    #[must_use]
+    pub fn in_words(&self, api: &str) -> String {
+        match self {
+            Self::Malformed { message, seen } => {
+                format!("answered with something that is no {api} answer ({message}): {seen}")
+            }
+            Self::Truncated => "ended its answer without a finish reason: the answer was cut off".to_owned(),
+            Self::Server { message, .. } => format!("reported an error in its answer: {message}"),
+            Self::UnknownFinish(reason) => format!("ended its answer for a reason that is not known: {reason}"),
+            Self::NoCall => "said that it stopped for tool calls and sent no call".to_owned(),
+            Self::EventTooLarge { most } => {
+                format!("answered with a stream in which an event is larger than {most} bytes")
+            }
+            Self::TooManyCalls => format!("asked for more than {CALLS_MAX} calls at once"),
+        }
+    }
+
+    #[must_use]
+    pub fn unknown_finish(reason: &str) -> Self {
+        Self::UnknownFinish(piece(reason, SHOWN_BYTES))
+    }
+}
+
+/// Reads JSON of a server, or shows how it begins.
+pub fn parse<'a, T: Deserialize<'a>>(data: &'a [u8]) -> Result<T, ResponseError> {
+    serde_json::from_slice(data).map_err(|error| malformed(&error.to_string(), data))
+}
+
+/// `data` is valid JSON perhaps, but not what may come here.
+#[must_use]
+pub fn malformed(message: &str, data: &[u8]) -> ResponseError {
+    ResponseError::Malformed {
+        message: piece(message, SHOWN_BYTES),
+        seen: piece(&String::from_utf8_lossy(data), SHOWN_BYTES),
+    }
+}
+
+/// An error object that stands in an answer or comes as an event: all formats have `type` or `code` in it.
+#[must_use]
+pub fn server_error(error: &Value) -> ResponseError {
+    let word = |field: &str| error.get(field).and_then(Value::as_str).map(error_reason);
+    // The code is the more exact word where both are there.
+    let reason = word("code").filter(|reason| *reason != FailureReason::ServerError).or_else(|| word("type"));
+    ResponseError::Server {
+        reason: reason.unwrap_or(FailureReason::ServerError),
+        message: piece(&error.to_string(), SHOWN_BYTES),
+    }
+}
+
+fn error_reason(word: &str) -> FailureReason {
+    match word {
+        "rate_limit_error" | "rate_limit_exceeded" | "insufficient_quota" => FailureReason::RateLimited,
+        "authentication_error" | "permission_error" | "billing_error" | "invalid_api_key" => {
+            FailureReason::Unauthorized
+        }
+        "context_length_exceeded" | "exceed_context_size_error" => FailureReason::ContextExceeded,
+        "invalid_request_error" | "not_found_error" | "request_too_large" | "invalid_prompt" => {
+            FailureReason::BadRequest
+        }
+        // `overloaded_error`, `api_error`, `server_error`, and whatever gateways make up.
+        _ => FailureReason::ServerError,
+    }
+}
+
+/// The arguments of an earlier call as they may be sent back: the model's own characters wherever they are an
+/// object. Servers parse them, and some fail the whole request over malformed ones.
+#[must_use]
+pub fn sendable(arguments: &str) -> Cow<'_, str> {
+    match serde_json::from_str::<serde_json::Map<String, Value>>(arguments) {
+        Ok(_) => Cow::Borrowed(arguments),
+        Err(_) if arguments.trim().is_empty() => Cow::Borrowed("{}"),
+        Err(_) => Cow::Owned(serde_json::json!({ "malformed": arguments }).to_string()),
+    }
+}
+
+/// A result for formats that have no place for 'this is an error' but the text.
+#[must_use]
+pub fn error_text(result: &CallResult) -> String {
+    if result.is_error { format!("Error: {}", result.content) } else { result.content.clone() }
+}

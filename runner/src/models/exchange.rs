@@ -1,0 +1,278 @@
+//! A model over HTTP: sends one prepared request, with the plan's time-outs, and says what became of it. The
+//! JSON of either direction is a [`Codec`]'s.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use belay_protocol::digest::Digest;
+use belay_protocol::event::FailureReason;
+use belay_protocol::plan::{Plan, PlanCredential, PlanModel};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use reqwest::{Response, StatusCode};
+use tokio::time::{Instant, timeout_at};
+
+use super::codec::{Assembly as _, Codec, Progress, Reader, ResponseError};
+use super::{Context, Model, ModelAnswer, ModelError, Prepared};
+use crate::credential::Credentials;
+use crate::egress::{self, EgressError, piece};
+use crate::permit::ModelPermit;
+use crate::redact::Redactor;
+use crate::retry_after;
+
+/// The most bytes of one answer, streaming overhead included.
+const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The most of an error's body that is looked at, and reported.
+const ERROR_BYTES_READ: usize = 16 * 1024;
+const ERROR_BYTES_SHOWN: usize = 500;
+/// What OpenAI, llama.cpp and Anthropic say of a conversation that outgrew the model.
+const OUTGROWN: [&str; 4] =
+    ["context_length_exceeded", "exceed_context_size_error", "prompt is too long", "exceed context limit"];
+
+/// One Model that speaks the wire format `C`.
+pub struct HttpModel<C> {
+    client: reqwest::Client,
+    url: String,
+    model: PlanModel,
+    credential: Option<PlanCredential>,
+    credentials: Credentials,
+    redactor: Redactor,
+    codec: PhantomData<fn() -> C>,
+}
+
+impl<C: Codec> HttpModel<C> {
+    /// `model` is one of the plan's.
+    pub fn new(
+        plan: &Plan,
+        model: &PlanModel,
+        credentials: Credentials,
+        redactor: Redactor,
+    ) -> Result<Self, EgressError> {
+        let url = format!("{}{}", model.base_url.as_deref().unwrap_or_default(), C::PATH);
+        Ok(Self {
+            client: egress::client(&url, Duration::from_secs(u64::from(model.timeouts.connect_seconds)))?,
+            url,
+            credential: model.credential.as_deref().and_then(|name| plan.credential(name)).cloned(),
+            credentials,
+            redactor,
+            model: model.clone(),
+            codec: PhantomData,
+        })
+    }
+
+    fn error(&self, reason: FailureReason, what: &str) -> ModelError {
+        ModelError::new(reason, format!("Model {}: POST {} {what}", self.model.name, self.url))
+    }
+
+    fn request(&self, body: Vec<u8>) -> Result<reqwest::RequestBuilder, ModelError> {
+        let mut request = self
+            .client
+            .post(&self.url)
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "text/event-stream, application/json")
+            .body(body);
+        for (name, value) in C::HEADERS {
+            request = request.header(*name, *value);
+        }
+        if let Some(credential) = &self.credential {
+            let header = egress::credential_header(&self.credentials, credential, &self.url)
+                .map_err(|error| self.error(error.reason(), &format!("was not sent: {error}")))?;
+            request = request.header(header.0, header.1);
+        }
+        Ok(request)
+    }
+
+    /// The answer to a request whose bytes are on their way.
+    async fn exchange(&self, body: Vec<u8>) -> Result<ModelAnswer, ModelError> {
+        let timeouts = self.model.timeouts;
+        let first_byte = Instant::now() + Duration::from_secs(u64::from(timeouts.first_byte_seconds));
+        let sent = timeout_at(first_byte, self.request(body)?.send()).await;
+        let response =
+            sent.map_err(|_| self.too_late("sent nothing", "firstByteSeconds", timeouts.first_byte_seconds))?;
+        let response = response.map_err(|error| self.transport_error(&error))?;
+        if !response.status().is_success() {
+            return Err(self.refusal(response).await);
+        }
+        let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
+        if content_type.starts_with("text/event-stream") {
+            self.streamed(response, first_byte).await
+        } else if content_type.starts_with("application/json") {
+            let body = self.whole_body(response, first_byte).await?;
+            let mut assembly = C::Assembly::default();
+            assembly.take_whole(&body).and_then(|()| assembly.finish()).map_err(|error| self.unusable(&error))
+        } else {
+            let seen = if content_type.is_empty() { "no content type".to_owned() } else { piece(&content_type, 100) };
+            Err(self.error(
+                FailureReason::Malformed,
+                &format!("answered with {seen}, which is no {} API: check spec.api and spec.baseURL", C::API),
+            ))
+        }
+    }
+
+    async fn streamed(&self, response: Response, first_byte: Instant) -> Result<ModelAnswer, ModelError> {
+        let mut reader = Reader::<C::Assembly>::new(ANSWER_BYTES_MAX);
+        let mut body = Body { response, next_by: first_byte, read: 0 };
+        loop {
+            let chunk = match self.next_chunk(&mut body).await {
+                // Everything but perhaps the usage has arrived: a broken end changes nothing.
+                Err(_) if reader.is_finished() => None,
+                chunk => chunk?,
+            };
+            let Some(chunk) = chunk else { break };
+            match reader.push(chunk.as_ref()).map_err(|error| self.broken(&error))? {
+                Progress::More => {}
+                Progress::Done => break,
+            }
+        }
+        reader.finish().map_err(|error| self.broken(&error))
+    }
+
+    async fn whole_body(&self, response: Response, first_byte: Instant) -> Result<Vec<u8>, ModelError> {
+        let mut body = Body { response, next_by: first_byte, read: 0 };
+        let mut whole = Vec::new();
+        while let Some(chunk) = self.next_chunk(&mut body).await? {
+            whole.extend_from_slice(chunk.as_ref());
+        }
+        Ok(whole)
+    }
+
+    /// The next bytes: the first ones by the first-byte deadline, later ones within the idle time.
+    async fn next_chunk(&self, body: &mut Body) -> Result<Option<impl AsRef<[u8]> + use<C>>, ModelError> {
+        let timeouts = self.model.timeouts;
+        let chunk = timeout_at(body.next_by, body.response.chunk()).await.map_err(|_| {
+            if body.read == 0 {
+                self.too_late("sent nothing", "firstByteSeconds", timeouts.first_byte_seconds)
+            } else {
+                self.too_late("stopped sending", "idleSeconds", timeouts.idle_seconds)
+            }
+        })?;
+        let chunk = chunk.map_err(|error| {
+            self.error(FailureReason::Truncated, &format!("broke off in its answer: {}", egress::causes(&error)))
+        })?;
+        body.next_by = Instant::now() + Duration::from_secs(u64::from(timeouts.idle_seconds));
+        body.read += chunk.as_deref().map_or(0, <[u8]>::len);
+        if body.read > ANSWER_BYTES_MAX {
+            let what = format!("answered with more than {ANSWER_BYTES_MAX} bytes: lower spec.maxOutputTokens");
+            return Err(self.error(FailureReason::TooLarge, &what));
+        }
+        Ok(chunk)
+    }
+
+    fn too_late(&self, what: &str, field: &str, seconds: u32) -> ModelError {
+        let what =
+            format!("{what} for {seconds} s: is the server overloaded? Raise spec.timeouts.{field} if it is slow");
+        self.error(FailureReason::TimedOut, &what)
+    }
+
+    fn transport_error(&self, error: &reqwest::Error) -> ModelError {
+        let causes = egress::causes(error);
+        if error.is_connect() {
+            let what = format!(
+                "could not connect ({causes}): check spec.baseURL, that the server runs and that a NetworkPolicy lets this pod reach it"
+            );
+            self.error(FailureReason::Unreachable, &what)
+        } else {
+            self.error(FailureReason::Truncated, &format!("broke off before its answer: {causes}"))
+        }
+    }
+
+    fn unusable(&self, error: &ResponseError) -> ModelError {
+        let shown = self.redactor.redact(&error.in_words(C::API)).into_owned();
+        self.error(error.reason(), &shown)
+    }
+
+    /// Likewise, in a stream.
+    fn broken(&self, error: &ResponseError) -> ModelError {
+        ModelError { in_stream: true, ..self.unusable(error) }
+    }
+
+    /// What an error status means and what to do about it.
+    async fn refusal(&self, mut response: Response) -> ModelError {
+        let status = response.status();
+        let retry_after = retry_after::read(response.headers().get(RETRY_AFTER), std::time::SystemTime::now());
+        let mut body = Vec::new();
+        let idle = Instant::now() + Duration::from_secs(u64::from(self.model.timeouts.idle_seconds.min(10)));
+        while let Ok(Ok(Some(chunk))) = timeout_at(idle, response.chunk()).await {
+            body.extend_from_slice(&chunk);
+            if body.len() > ERROR_BYTES_READ {
+                break;
+            }
+        }
+        // Redacted before it is cut: half a value is a leak too.
+        let text = String::from_utf8_lossy(&body);
+        let text = self.redactor.redact(&text);
+        let reason = refusal_reason(status, &text);
+        let advice = self.advice(reason);
+        let what = format!("answered {status}: {advice}. The server says: {}", piece(&text, ERROR_BYTES_SHOWN));
+        ModelError { retry_after, ..self.error(reason, &what) }
+    }
+
+    fn advice(&self, reason: FailureReason) -> String {
+        match (reason, &self.credential) {
+            (FailureReason::Unauthorized, Some(credential)) => format!(
+                "check Credential {} (Secret {}, key {})",
+                credential.name, credential.secret_name, credential.secret_key
+            ),
+            (FailureReason::Unauthorized, None) => "set spec.credentialRef".to_owned(),
+            (FailureReason::ContextExceeded, _) => {
+                "the conversation no longer fits the model: use a larger one, or let tools return less".to_owned()
+            }
+            (FailureReason::RateLimited, _) => "the provider limits requests: wait, or raise the quota".to_owned(),
+            (FailureReason::ServerError, _) => "the server failed: see its own logs or status page".to_owned(),
+            (_, _) => format!("check spec.baseURL and spec.model ({})", self.model.model),
+        }
+    }
+}
+
+struct Body {
+    response: Response,
+    next_by: Instant,
+    read: usize,
+}
+
+#[async_trait]
+impl<C: Codec> Model for HttpModel<C> {
+    fn prepare(&self, context: &Context<'_>) -> Result<Prepared, ModelError> {
+        let body = C::body(context, &self.model, &self.url).map_err(|error| {
+            self.error(
+                FailureReason::Malformed,
+                &format!("was not sent: the request cannot be written as JSON: {error}"),
+            )
+        })?;
+        // No tokenizer is exact for every model; four bytes a token is what English text comes to.
+        let input = body.len() as u64 / 4;
+        let output = self.model.max_output_tokens.unwrap_or(0);
+        if let Some(window) = self.model.context_window_tokens.filter(|window| input + output > *window) {
+            return Err(self.error(
+                FailureReason::ContextExceeded,
+                &format!(
+                    "was not sent: about {input} tokens of input and spec.maxOutputTokens {output} \
+                     exceed spec.contextWindowTokens {window}"
+                ),
+            ));
+        }
+        Ok(Prepared { digest: Digest::of(&body), reserved_tokens: input + output, body })
+    }
+
+    async fn ask(&self, prepared: Prepared, permit: ModelPermit) -> Result<ModelAnswer, ModelError> {
+        permit.spend();
+        let seconds = self.model.timeouts.total_seconds;
+        let total = Duration::from_secs(u64::from(seconds));
+        tokio::time::timeout(total, self.exchange(prepared.body))
+            .await
+            .map_err(|_| self.too_late("did not finish", "totalSeconds", seconds))?
+    }
+}
+
+fn refusal_reason(status: StatusCode, body: &str) -> FailureReason {
+    match status.as_u16() {
+        401 | 403 => FailureReason::Unauthorized,
+        429 => FailureReason::RateLimited,
+        // 409 is a lock that another request holds.
+        408 | 409 | 500.. => FailureReason::ServerError,
+        _ if OUTGROWN.iter().any(|words| body.contains(words)) => FailureReason::ContextExceeded,
+        // Redirects included: none is followed, since the credential would travel along.
+        _ => FailureReason::BadRequest,
+    }
+}
