@@ -2,18 +2,22 @@
 //! event goes through [`Progress`] first, so that the state is always the fold of what was reported.
 
 mod call_step;
+mod flights;
 mod listing;
 mod model_step;
 mod next;
 mod progress;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use belay_protocol::digest::DigestError;
-use belay_protocol::fold::IllegalEvent;
+use belay_protocol::fold::{CallState, IllegalEvent};
 use belay_protocol::{Event, Plan};
 
+use tokio::sync::Mutex;
+
+use self::flights::{Flights, SharedServer};
 use self::next::{Next, next};
 pub use self::progress::{Progress, WelcomeError};
 use crate::log::StepLog;
@@ -28,8 +32,9 @@ pub struct Agent {
     plan: Arc<Plan>,
     progress: Progress,
     operator: Operator,
-    model: Box<dyn Model>,
-    servers: BTreeMap<String, Box<dyn ToolServer>>,
+    /// In the plan's order.
+    models: Vec<Box<dyn Model>>,
+    servers: BTreeMap<String, SharedServer>,
     redactor: Redactor,
     log: StepLog,
     /// What this process was shown; nothing before the servers were asked.
@@ -38,13 +43,18 @@ pub struct Agent {
     outbox: Vec<Event>,
     /// The operator said no to going on; its Bye is on the way.
     denied: bool,
-    /// Permits of the present call that ran out unsent.
-    permits_returned: u32,
+    /// Calls that are under way.
+    flights: Flights,
+    /// Calls that the operator told to wait, until it says more.
+    parked: BTreeSet<String>,
+    /// Permits of a call of the newest response that ran out unsent.
+    permits_returned: BTreeMap<String, u32>,
 }
 
 /// What an agent is made of, besides its run.
 pub struct Parts {
-    pub model: Box<dyn Model>,
+    /// One for each of the plan's models, in its order; at least one.
+    pub models: Vec<Box<dyn Model>>,
     pub servers: BTreeMap<String, Box<dyn ToolServer>>,
     pub redactor: Redactor,
 }
@@ -55,6 +65,8 @@ pub enum LoopError {
     Illegal(#[from] IllegalEvent),
     #[error(transparent)]
     Append(AppendError),
+    #[error("the plan's model {0} has no client")]
+    NoModel(String),
     #[error("a call cannot be bound to a digest: {0}")]
     Digest(#[from] DigestError),
 }
@@ -83,18 +95,24 @@ impl<E: Into<LoopError>> From<E> for Halt {
 impl Agent {
     #[must_use]
     pub fn new(plan: Arc<Plan>, progress: Progress, operator: Operator, parts: Parts) -> Self {
+        let servers = parts.servers.into_iter().map(|(tool, server)| (tool, Arc::new(Mutex::new(server)))).collect();
+        // What people are asked about, another pod proposed: this one hears when they have decided.
+        let asked = progress.state().calls.iter().filter(|(_, call)| matches!(call, CallState::Asked { .. }));
+        let parked = asked.map(|(call_id, _)| call_id.clone()).collect();
         Self {
             plan,
             progress,
             operator,
-            model: parts.model,
-            servers: parts.servers,
+            models: parts.models,
+            servers,
             redactor: parts.redactor,
             log: StepLog,
             offered: None,
             outbox: Vec::new(),
             denied: false,
-            permits_returned: 0,
+            flights: Flights::default(),
+            parked,
+            permits_returned: BTreeMap::new(),
         }
     }
 
@@ -102,7 +120,7 @@ impl Agent {
     pub async fn run(mut self) -> Result<Parting, LoopError> {
         let ended = match self.drive().await {
             // What was observed and not yet sent; permits were returned where they were held.
-            Ok(()) => self.flush().await.map(|_| ()),
+            Ok(()) => self.wind_up().await,
             halt => halt,
         };
         if let Err(Halt::Failed(error)) = ended {
@@ -124,12 +142,31 @@ impl Agent {
             match self.next() {
                 Next::List => self.list().await?,
                 Next::Ask { step, attempt } => self.ask(step, attempt).await?,
-                Next::Call { call_id, attempt } => self.call(&call_id, attempt).await?,
-                Next::Wait => {
+                Next::Propose(due) => self.propose(due).await?,
+                Next::Busy | Next::Wait => {
                     self.flush().await?;
-                    self.operator.stopped().await;
+                    self.hear().await?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Waits until a call ends, the operator says something, or the time to stop has come.
+    async fn hear(&mut self) -> Result<(), Halt> {
+        tokio::select! {
+            Some(landed) = self.flights.land() => self.land(landed),
+            woken = self.operator.woken() => self.wake(woken),
+            () = self.operator.stopped() => Ok(()),
+        }
+    }
+
+    /// Calls in flight end, each within the time that is left; every observation is sent when it arrives.
+    async fn wind_up(&mut self) -> Result<(), Halt> {
+        self.flush().await?;
+        while let Some(landed) = self.flights.land().await {
+            self.land(landed)?;
+            self.flush().await?;
         }
         Ok(())
     }
@@ -138,7 +175,7 @@ impl Agent {
         if self.denied {
             return Next::Wait;
         }
-        next(self.progress.state(), self.offered.is_some())
+        next(self.progress.state(), self.offered.is_some(), &self.parked)
     }
 
     /// Takes an event into the state and puts it up for the next batch.

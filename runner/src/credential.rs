@@ -179,6 +179,7 @@ pub(crate) mod tests {
             secret_key: "token".to_owned(),
             inject: Inject::Bearer {},
             hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            policies: Vec::new(),
         }
     }
 

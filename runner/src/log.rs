@@ -1,15 +1,46 @@
 //! The step log on stdout: one line a step for `kubectl logs -f`. Names, outcomes, times and token counts;
-//! never arguments, results or messages of others.
+//! never arguments, results or messages of others. And the form of warnings, which the kubelet mixes in from stderr.
 
+use std::fmt;
 use std::io::Write as _;
 
 use belay_protocol::cost::Usage;
 use belay_protocol::event::ModelResponse;
 use belay_protocol::event::{FailureReason, Item, NotSentReason};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// The longest warning.
+const WARNING_BYTES: usize = 512;
 
 /// Writes lines that people and `belay logs` follow.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StepLog;
+
+/// Warnings as lines of the step log: a word for their level where steps have theirs, then message and fields.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WarningLine;
+
+impl<S, N> FormatEvent<S, N> for WarningLine
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut said = String::new();
+        context.format_fields(Writer::new(&mut said), event)?;
+        let level = match *event.metadata().level() {
+            Level::ERROR => "error",
+            Level::WARN => "warn",
+            Level::INFO => "info",
+            Level::DEBUG => "debug",
+            Level::TRACE => "trace",
+        };
+        writeln!(writer, "{level:<7} {}", crate::egress::piece(&said, WARNING_BYTES))
+    }
+}
 
 /// What came of a call, as the log spells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +48,8 @@ pub enum CallOutcome {
     Observed,
     ToolError,
     Denied,
+    /// People are asked first.
+    Asked,
     NotSent(NotSentReason),
     Unknown,
     /// As unknown, but to be sent again.
@@ -47,12 +80,17 @@ impl StepLog {
         line(&format!("step {step:<2} model  {:<24}  failed     {reason:?}  {milliseconds} ms", word(model)));
     }
 
+    pub fn model_replaced(self, step: u32, model: &str, by: &str, because: FailureReason) {
+        line(&format!("step {step:<2} model  {:<24}  given up   {because:?}  next {}", word(model), word(by)));
+    }
+
     pub fn call(self, step: u32, tool: &str, operation: &str, outcome: CallOutcome, milliseconds: u64) {
         let name = format!("{}/{}", word(tool), word(operation));
         let outcome = match outcome {
             CallOutcome::Observed => "observed ".to_owned(),
             CallOutcome::ToolError => "tool-error".to_owned(),
             CallOutcome::Denied => "denied   ".to_owned(),
+            CallOutcome::Asked => "asked    ".to_owned(),
             CallOutcome::NotSent(reason) => format!("not-sent   {reason:?}"),
             CallOutcome::Unknown => "unknown  ".to_owned(),
             CallOutcome::Interrupted => "interrupted".to_owned(),
@@ -89,11 +127,12 @@ fn line(text: &str) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
     fn tokens_show_only_what_the_provider_said() {
-        let usage = |input_tokens, output_tokens| Usage { input_tokens, output_tokens, cached_input_tokens: None };
+        let usage = |input_tokens, output_tokens| Usage { input_tokens, output_tokens, ..Usage::default() };
         assert_eq!(tokens(&usage(Some(431), Some(27))), "  in=431 out=27");
         assert_eq!(tokens(&usage(None, Some(27))), "  out=27");
         assert_eq!(tokens(&usage(None, None)), "");
@@ -103,6 +142,36 @@ mod tests {
     fn the_end_is_told_without_the_words_of_others() {
         assert_eq!(end_words("Failed (ModelFailed): Model m: the server says: hunter2"), "Failed (ModelFailed)");
         assert_eq!(end_words("Succeeded (Completed)"), "Succeeded (Completed)");
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_warning_is_one_plain_line_that_reads_like_those_of_steps() {
+        let lines = Lines::default();
+        let written = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .event_format(WarningLine)
+            .with_writer(move || written.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(error = %"broken\nrun     Succeeded", failures = 2, "reconnecting");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text, "warn    reconnecting error=broken run     Succeeded failures=2\n");
     }
 
     #[test]

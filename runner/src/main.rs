@@ -4,12 +4,19 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use belay_runner::config::{Config, Mode};
+use belay_runner::log::WarningLine;
 use belay_runner::{probe, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().json().with_env_filter(filter()).with_writer(std::io::stderr).init();
+    // People read these between the lines of steps.
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .event_format(WarningLine)
+        .with_env_filter(filter())
+        .with_writer(std::io::stderr)
+        .init();
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

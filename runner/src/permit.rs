@@ -57,6 +57,10 @@ pub enum Verdict {
     Call(Permit),
     Model(ModelPermit),
     Denied(String),
+    /// People are asked first.
+    Asked,
+    /// Not now.
+    Later,
 }
 
 impl Decided {
@@ -70,9 +74,43 @@ impl Decided {
             }
             Some(wire::decision::Verdict::Permit(permit)) => read_permit(&permit, proposed_at),
             Some(wire::decision::Verdict::Denied(why)) => Verdict::Denied(why),
-            None => Verdict::Denied("the operator's decision says neither yes nor no".to_owned()),
+            Some(wire::decision::Verdict::Asked(_)) => Verdict::Asked,
+            Some(wire::decision::Verdict::Later(_)) => Verdict::Later,
+            Some(wire::decision::Verdict::Again(_)) | None => {
+                Verdict::Denied("the operator's decision says neither yes nor no".to_owned())
+            }
         };
         Self { subject: decision.subject, attempt: decision.attempt, verdict }
+    }
+}
+
+/// What the operator said by itself about a call that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Woken {
+    pub call_id: String,
+    pub attempt: u32,
+    pub word: WokenWord,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WokenWord {
+    /// It is to be proposed again.
+    Again,
+    Denied(String),
+}
+
+impl Woken {
+    /// Nothing but these two words wakes a call: a permit answers a proposal alone.
+    #[must_use]
+    pub fn read(decision: wire::Decision) -> Option<Self> {
+        let word = match decision.verdict? {
+            wire::decision::Verdict::Again(_) => WokenWord::Again,
+            wire::decision::Verdict::Denied(why) => WokenWord::Denied(why),
+            wire::decision::Verdict::Permit(_)
+            | wire::decision::Verdict::Asked(_)
+            | wire::decision::Verdict::Later(_) => return None,
+        };
+        Some(Self { call_id: decision.subject, attempt: decision.attempt, word })
     }
 }
 

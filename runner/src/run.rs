@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use belay_protocol::Plan;
-use belay_protocol::plan::ModelApi;
 use belay_protocol::wire::Welcome;
 use tokio::sync::{oneshot, watch};
 
@@ -11,9 +10,7 @@ use crate::agent_loop::{Agent, LoopError, Parting, Parts, Progress, WelcomeError
 use crate::config::Config;
 use crate::credential::Credentials;
 use crate::egress::EgressError;
-use crate::models::Model;
-use crate::models::chat_completions::ChatCompletions;
-use crate::models::scripted::Scripted;
+use crate::models;
 use crate::redact::Redactor;
 use crate::session::{Link, LinkError, Operator, Order, Started, raise, start, stop_within};
 use crate::tools::ToolServer;
@@ -75,13 +72,11 @@ async fn stop_on(stop: impl Future<Output = ()>, orders: watch::Sender<Order>) {
 
 fn parts(plan: &Plan, credentials: &Credentials) -> Result<Parts, EgressError> {
     let redactor = Redactor::new(credentials.clone(), &plan.credentials);
-    let model: Box<dyn Model> = match plan.model.api {
-        ModelApi::ChatCompletions => Box::new(ChatCompletions::new(plan, credentials.clone(), redactor.clone())?),
-        ModelApi::Scripted => Box::new(Scripted::new(plan)),
-    };
+    let models = plan.models().map(|model| models::client(plan, model, credentials, &redactor));
+    let models = models.collect::<Result<_, _>>()?;
     let servers = plan.tools.iter().map(|tool| {
         let server = McpServer::of_plan(plan, tool, credentials.clone(), redactor.clone())?;
         Ok((tool.name.clone(), Box::new(server) as Box<dyn ToolServer>))
     });
-    Ok(Parts { model, servers: servers.collect::<Result<_, EgressError>>()?, redactor })
+    Ok(Parts { models, servers: servers.collect::<Result<_, EgressError>>()?, redactor })
 }

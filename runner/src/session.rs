@@ -3,6 +3,7 @@
 
 mod conversation;
 mod link;
+mod wakes;
 
 use std::time::Duration;
 
@@ -13,8 +14,9 @@ use tokio::time::Instant;
 
 pub use conversation::{Started, start};
 pub use link::{Link, LinkError};
+pub use wakes::Wakes;
 
-use crate::permit::{BootTime, Decided};
+use crate::permit::{BootTime, Decided, Woken};
 
 /// How much longer than what it reports a last batch may take.
 const LAST_REPORT: Duration = Duration::from_secs(2);
@@ -45,6 +47,7 @@ pub struct Append {
 pub struct Operator {
     appends: mpsc::Sender<Append>,
     orders: watch::Receiver<Order>,
+    wakes: Wakes,
 }
 
 /// What became durable, and what the gate said.
@@ -67,8 +70,19 @@ pub enum AppendError {
 
 impl Operator {
     #[must_use]
-    pub fn new(appends: mpsc::Sender<Append>, orders: watch::Receiver<Order>) -> Self {
-        Self { appends, orders }
+    pub fn new(appends: mpsc::Sender<Append>, orders: watch::Receiver<Order>, wakes: Wakes) -> Self {
+        Self { appends, orders, wakes }
+    }
+
+    /// What was decided about calls that wait.
+    pub async fn woken(&self) -> Vec<Woken> {
+        self.wakes.take().await.into_iter().filter_map(Woken::read).collect()
+    }
+
+    /// The orders alone, for what runs beside the loop.
+    #[must_use]
+    pub fn orders(&self) -> Orders {
+        Orders(self.orders.clone())
     }
 
     #[must_use]
@@ -83,24 +97,9 @@ impl Operator {
         let _ = orders.wait_for(|order| *order != Order::Go).await;
     }
 
-    /// Returns when nothing may be in flight any more.
-    pub async fn out_of_time(&self) {
-        self.left_behind(Duration::ZERO).await;
-    }
-
     /// Returns `later` than the time to stop is up, or as soon as the operator has let go.
     async fn left_behind(&self, later: Duration) {
-        let mut orders = self.orders.clone();
-        let Ok(order) = orders.wait_for(|order| *order != Order::Go).await.map(|order| order.clone()) else {
-            return;
-        };
-        match order {
-            Order::Go | Order::Leave { .. } => {}
-            Order::Stop { until } => {
-                let left = orders.wait_for(|order| matches!(order, Order::Leave { .. }));
-                let _ = tokio::time::timeout_at(until + later, left).await;
-            }
-        }
+        self.orders().left_behind(later).await;
     }
 
     /// Appends `events` in as few batches as their size takes; returns once all of them are durable, however
@@ -123,6 +122,32 @@ impl Operator {
             all.decisions.extend(ack.decisions.into_iter().map(|decision| Decided::read(decision, proposed_at)));
         }
         Ok(all)
+    }
+}
+
+/// A view of the orders that can be handed on.
+#[derive(Clone, Debug)]
+pub struct Orders(watch::Receiver<Order>);
+
+impl Orders {
+    /// Returns when nothing may be in flight any more.
+    pub async fn out_of_time(&self) {
+        self.left_behind(Duration::ZERO).await;
+    }
+
+    /// Returns `later` than the time to stop is up, or as soon as the operator has let go.
+    async fn left_behind(&self, later: Duration) {
+        let mut orders = self.0.clone();
+        let Ok(order) = orders.wait_for(|order| *order != Order::Go).await.map(|order| order.clone()) else {
+            return;
+        };
+        match order {
+            Order::Go | Order::Leave { .. } => {}
+            Order::Stop { until } => {
+                let left = orders.wait_for(|order| matches!(order, Order::Leave { .. }));
+                let _ = tokio::time::timeout_at(until + later, left).await;
+            }
+        }
     }
 }
 
@@ -209,7 +234,7 @@ mod tests {
     async fn an_append_without_an_answer_ends_when_the_time_to_stop_is_up() {
         let (appends, mut queue) = mpsc::channel(1);
         let (orders, seen) = watch::channel(Order::Go);
-        let operator = Operator::new(appends, seen);
+        let operator = Operator::new(appends, seen, Wakes::default());
         raise(&orders, stop_within(Duration::from_secs(20)));
         let start = Instant::now();
         let ended = operator.append(&[observed(1)]).await;

@@ -77,6 +77,31 @@ pub struct ListError {
 }
 
 impl ListError {
+    /// Whether asking again may help: listing has no effect, so that asking is always safe.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self.reason {
+            FailureReason::Unreachable
+            | FailureReason::RateLimited
+            | FailureReason::ServerError
+            | FailureReason::TimedOut
+            | FailureReason::Truncated
+            | FailureReason::Interrupted
+            | FailureReason::Withheld => true,
+            FailureReason::Unauthorized
+            | FailureReason::BadRequest
+            | FailureReason::Malformed
+            | FailureReason::TooLarge
+            | FailureReason::CredentialMissing
+            | FailureReason::CredentialEmpty
+            | FailureReason::CredentialTooLarge
+            | FailureReason::HostNotAllowed
+            | FailureReason::ScriptExhausted
+            | FailureReason::Scripted
+            | FailureReason::ContextExceeded => false,
+        }
+    }
+
     #[must_use]
     pub fn into_failure(self) -> Failure {
         Failure { reason: self.reason, message: self.message, retrying: false }

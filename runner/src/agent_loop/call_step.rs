@@ -1,20 +1,22 @@
-//! One tool call: read from the model's words, proposed, and, with a permit, sent once.
+//! Tool calls: read from the model's words, proposed together, and each, with a permit, sent once.
 
 use std::time::Duration;
 
 use belay_protocol::call::CallBinding;
 use belay_protocol::digest::DigestError;
 use belay_protocol::event::{NotSentReason, ProposedCall};
+use belay_protocol::fold::CallState;
 use belay_protocol::plan::{Effects, PlanTool};
 use belay_protocol::{Digest, Event};
 use serde_json::{Map, Value};
-use tokio::time::Instant;
 
+use super::flights::{Flight, Landed};
+use super::next::Due;
 use super::progress::Requested;
-use super::{Agent, Halt, milliseconds_since};
+use super::{Agent, Halt};
 use crate::egress::piece;
 use crate::log::CallOutcome;
-use crate::permit::{Decided, Permit, Verdict};
+use crate::permit::{Decided, Permit, Verdict, Woken, WokenWord};
 use crate::session::Order;
 use crate::tools::{Call, Outcome};
 
@@ -25,12 +27,30 @@ const PERMITS_RETURNED_MAX: u32 = 3;
 const NAME_BYTES_SHOWN: usize = 128;
 
 /// A call that can be proposed.
-struct Bound {
-    tool: String,
-    call: Call,
+pub(super) struct Bound {
+    pub tool: String,
+    pub call: Call,
     digest: Digest,
-    timeout: Duration,
+    pub timeout: Duration,
     effects: Effects,
+}
+
+impl Bound {
+    fn proposal(&self) -> ProposedCall {
+        ProposedCall {
+            tool: self.tool.clone(),
+            operation: self.call.operation.clone(),
+            args: Value::Object(self.call.arguments.clone()),
+            definition: self.call.definition,
+            digest: self.digest,
+        }
+    }
+}
+
+enum Prepared {
+    Ready,
+    Failed(String),
+    Stopped,
 }
 
 /// A call that cannot even be proposed.
@@ -40,66 +60,110 @@ struct NotSent {
 }
 
 impl Agent {
-    pub(super) async fn call(&mut self, call_id: &str, attempt: u32) -> Result<(), Halt> {
-        let bound = match self.bind(call_id) {
-            Ok(bound) => bound,
-            Err(NotSent { reason, message }) => {
-                return self.settle_unsent(call_id, attempt, reason, message);
-            }
-        };
-        // A conversation is opened before a permit runs, so that none is spent on waiting for it.
-        if let Some(server) = self.servers.get_mut(&bound.tool) {
-            let prepared = tokio::select! {
-                prepared = server.prepare() => prepared,
-                () = self.operator.stopped() => return Ok(()),
-            };
-            if let Err(error) = prepared {
-                return self.settle_unsent(call_id, attempt, NotSentReason::Unreachable, error.message);
+    /// Proposes what is due, all in one batch, and lets off what was permitted.
+    pub(super) async fn propose(&mut self, due: Vec<Due>) -> Result<(), Halt> {
+        let mut proposed = Vec::with_capacity(due.len());
+        for Due { call_id, attempt } in due {
+            match self.bind(&call_id) {
+                Err(NotSent { reason, message }) => self.settle_unsent(&call_id, attempt, reason, message)?,
+                Ok(bound) => match self.prepare(&bound.tool).await {
+                    Prepared::Ready => {
+                        let call = bound.proposal();
+                        self.record(Event::CallProposed { call_id: call_id.clone(), attempt, call })?;
+                        proposed.push((call_id, attempt, bound));
+                    }
+                    Prepared::Failed(message) => {
+                        self.settle_unsent(&call_id, attempt, NotSentReason::Unreachable, message)?;
+                    }
+                    Prepared::Stopped => break,
+                },
             }
         }
-        self.record(Event::CallProposed {
-            call_id: call_id.to_owned(),
-            attempt,
-            call: ProposedCall {
-                tool: bound.tool.clone(),
-                operation: bound.call.operation.clone(),
-                args: Value::Object(bound.call.arguments.clone()),
-                definition: bound.call.definition,
-                digest: bound.digest,
-            },
-        })?;
-        let decisions = self.flush().await?;
-        match decision_for(decisions, call_id, attempt) {
-            Verdict::Call(permit) => self.send(call_id, attempt, &bound, permit).await,
+        // What was not even proposed rides with the next batch.
+        let mut decisions = if proposed.is_empty() { Vec::new() } else { self.flush().await? };
+        for (call_id, attempt, bound) in proposed {
+            let verdict = decision_for(&mut decisions, &call_id, attempt);
+            self.obey(call_id, attempt, bound, verdict)?;
+        }
+        Ok(())
+    }
+
+    /// A conversation is opened before a permit runs, so that none is spent on waiting for it.
+    async fn prepare(&self, tool: &str) -> Prepared {
+        let Some(server) = self.servers.get(tool) else { return Prepared::Ready };
+        // One that is busy with a call has its conversation.
+        let Ok(mut server) = server.try_lock() else { return Prepared::Ready };
+        tokio::select! {
+            prepared = server.prepare() => prepared.map_or_else(|error| Prepared::Failed(error.message), |()| Prepared::Ready),
+            () = self.operator.stopped() => Prepared::Stopped,
+        }
+    }
+
+    fn obey(&mut self, call_id: String, attempt: u32, bound: Bound, verdict: Verdict) -> Result<(), Halt> {
+        match verdict {
+            Verdict::Call(permit) => self.send(call_id, attempt, bound, permit),
             Verdict::Denied(message) => {
                 self.log_call(&bound.tool, &bound.call.operation, CallOutcome::Denied, 0);
-                Ok(self.progress.deny(call_id, attempt, message)?)
+                Ok(self.progress.deny(&call_id, attempt, message)?)
+            }
+            Verdict::Asked => {
+                self.log_call(&bound.tool, &bound.call.operation, CallOutcome::Asked, 0);
+                self.progress.wait_for_people(&call_id, attempt)?;
+                self.parked.insert(call_id);
+                Ok(())
+            }
+            Verdict::Later => {
+                self.progress.wait(&call_id, attempt)?;
+                self.parked.insert(call_id);
+                Ok(())
             }
             Verdict::Model(_) => {
                 let message = "the operator's permit names no digest".to_owned();
-                Ok(self.progress.deny(call_id, attempt, message)?)
+                Ok(self.progress.deny(&call_id, attempt, message)?)
             }
         }
     }
 
-    async fn send(&mut self, call_id: &str, attempt: u32, bound: &Bound, permit: Permit) -> Result<(), Halt> {
-        self.progress.allow(call_id, attempt, permit.digest())?;
-        let call_id = call_id.to_owned();
-        if self.operator.order() != Order::Go {
-            return self.record(Event::PermitReturned { call_id, attempt });
+    fn send(&mut self, call_id: String, attempt: u32, bound: Bound, permit: Permit) -> Result<(), Halt> {
+        self.progress.allow(&call_id, attempt, permit.digest())?;
+        let server = self.servers.get(&bound.tool).cloned();
+        match server.filter(|_| self.operator.order() == Order::Go) {
+            Some(server) => {
+                self.flights.take_off(Flight { call_id, attempt, bound }, server, permit, self.operator.orders());
+                Ok(())
+            }
+            None => self.record(Event::PermitReturned { call_id, attempt }),
         }
-        let Some(server) = self.servers.get_mut(&bound.tool) else {
-            return self.record(Event::PermitReturned { call_id, attempt });
-        };
-        let start = Instant::now();
-        let outcome = tokio::select! {
-            biased;
-            outcome = server.call(&bound.call, permit, bound.timeout) => outcome,
-            () = self.operator.out_of_time() => Outcome::Unknown {
-                message: "the run was stopped before the answer came".to_owned(),
-            },
-        };
-        self.report(call_id, attempt, bound, outcome, milliseconds_since(start))
+    }
+
+    /// Takes in what became of a call; what waited for it may go now.
+    pub(super) fn land(&mut self, landed: Landed) -> Result<(), Halt> {
+        let Landed { flight: Flight { call_id, attempt, bound }, outcome, milliseconds } = landed;
+        self.report(call_id, attempt, &bound, outcome, milliseconds)?;
+        let state = self.progress.state();
+        self.parked.retain(|call_id| !matches!(state.calls.get(call_id), Some(CallState::Later { .. })));
+        Ok(())
+    }
+
+    /// What the operator said by itself about calls that wait.
+    pub(super) fn wake(&mut self, woken: Vec<Woken>) -> Result<(), Halt> {
+        for Woken { call_id, attempt, word } in woken {
+            match (self.progress.state().calls.get(&call_id), word) {
+                (Some(CallState::Asked { attempt: held, .. }), WokenWord::Denied(message)) if *held == attempt => {
+                    self.parked.remove(&call_id);
+                    self.progress.deny(&call_id, attempt, message)?;
+                }
+                (
+                    Some(CallState::Asked { attempt: held, .. } | CallState::Later { attempt: held, .. }),
+                    WokenWord::Again,
+                ) if *held == attempt => {
+                    self.parked.remove(&call_id);
+                }
+                // It was told about something that this process knows already, or never proposed.
+                (_, WokenWord::Again | WokenWord::Denied(_)) => {}
+            }
+        }
+        Ok(())
     }
 
     fn report(
@@ -122,19 +186,22 @@ impl Agent {
             Outcome::NotSent { reason, message } => {
                 (CallOutcome::NotSent(reason), Event::CallNotSent { call_id, attempt, reason, message })
             }
-            Outcome::PermitExpired if self.permits_returned >= PERMITS_RETURNED_MAX => {
+            Outcome::PermitExpired if self.returned(&call_id) >= PERMITS_RETURNED_MAX => {
                 let reason = NotSentReason::Unreachable;
                 let message = format!("no permit for {} could be used before it ran out", bound.tool);
                 (CallOutcome::NotSent(reason), Event::CallNotSent { call_id, attempt, reason, message })
             }
             Outcome::PermitExpired => {
-                self.permits_returned += 1;
+                *self.permits_returned.entry(call_id.clone()).or_default() += 1;
                 return self.record(Event::PermitReturned { call_id, attempt });
             }
         };
-        self.permits_returned = 0;
         self.log_call(&bound.tool, &bound.call.operation, logged, milliseconds);
         self.record(event)
+    }
+
+    fn returned(&self, call_id: &str) -> u32 {
+        self.permits_returned.get(call_id).copied().unwrap_or_default()
     }
 
     /// Reads the model's words as a call of the plan, or says what is wrong with them.
@@ -216,7 +283,6 @@ impl Agent {
             }
             None => self.log_call("?", &name, CallOutcome::NotSent(reason), 0),
         }
-        self.permits_returned = 0;
         self.record(Event::CallNotSent { call_id: call_id.to_owned(), attempt, reason, message })
     }
 
@@ -234,7 +300,10 @@ fn inexact(error: &DigestError) -> NotSent {
 }
 
 /// The operator's word on this very attempt. Silence is a no.
-fn decision_for(decisions: Vec<Decided>, call_id: &str, attempt: u32) -> Verdict {
-    let ours = decisions.into_iter().find(|decided| decided.subject == call_id && decided.attempt == attempt);
-    ours.map_or_else(|| Verdict::Denied("the operator gave no decision".to_owned()), |decided| decided.verdict)
+fn decision_for(decisions: &mut Vec<Decided>, call_id: &str, attempt: u32) -> Verdict {
+    let ours = decisions.iter().position(|decided| decided.subject == call_id && decided.attempt == attempt);
+    match ours {
+        Some(at) => decisions.swap_remove(at).verdict,
+        None => Verdict::Denied("the operator gave no decision".to_owned()),
+    }
 }

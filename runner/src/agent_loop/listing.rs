@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use belay_protocol::Event;
-use belay_protocol::event::{FailureReason, ListedOperation, Listing};
+use belay_protocol::event::{ListedOperation, Listing};
 use futures::future::join_all;
 use tokio::time::Instant;
 
@@ -11,7 +11,7 @@ use super::{Agent, Halt, milliseconds_since};
 use crate::models::OfferedTool;
 use crate::tools::{Definition, ListError, ToolServer};
 
-/// A server whose pod has just started may not listen yet.
+/// A server whose pod has just started may not listen yet, and one connection may break at any time.
 const PAUSES_MILLISECONDS: [u64; 2] = [500, 2000];
 
 struct Listed {
@@ -22,9 +22,9 @@ struct Listed {
 
 impl Agent {
     pub(super) async fn list(&mut self) -> Result<(), Halt> {
-        let listings = join_all(self.servers.iter_mut().map(|(tool, server)| async move {
+        let listings = join_all(self.servers.iter().map(|(tool, server)| async move {
             let start = Instant::now();
-            let result = list_patiently(server.as_mut()).await;
+            let result = list_patiently(server.lock().await.as_mut()).await;
             Listed { tool: tool.clone(), result, milliseconds: milliseconds_since(start) }
         }));
         let listings = tokio::select! {
@@ -74,7 +74,7 @@ impl Agent {
 async fn list_patiently(server: &mut dyn ToolServer) -> Result<Vec<Definition>, ListError> {
     for pause in PAUSES_MILLISECONDS {
         match server.list().await {
-            Err(error) if error.reason == FailureReason::Unreachable => {
+            Err(error) if error.is_transient() => {
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
             result => return result,

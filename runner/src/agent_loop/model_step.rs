@@ -1,6 +1,7 @@
 //! One request to the model: announced, permitted, sent, and its answer or failure recorded.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use belay_protocol::event::{FailureReason, Item, ModelResponse};
@@ -8,19 +9,24 @@ use belay_protocol::{BATCH_BYTES_MAX, CALLS_PER_RESPONSE_MAX, Digest, Event};
 use rand::Rng as _;
 use tokio::time::Instant;
 
-use super::{Agent, Halt, milliseconds_since};
+use super::{Agent, Halt, LoopError, milliseconds_since};
 use crate::models::{AnswerItem, Context, ModelAnswer, ModelError, Prepared};
 use crate::permit::{Decided, ModelPermit, Verdict};
 
-/// Every attempt is journaled; after this many the run ends.
+/// Of one model in one step. Every attempt is journaled; after this many the model is given up.
 const ATTEMPTS_MAX: u32 = 5;
 const BACKOFF_FIRST_MILLISECONDS: u64 = 500;
 /// A server that asks for more patience than this is not worth a pod that waits.
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
+/// Where another model is there to ask, waiting is worth less.
+const RETRY_AFTER_WITH_SPARE: Duration = Duration::from_secs(30);
 
 impl Agent {
     pub(super) async fn ask(&mut self, step: u32, attempt: u32) -> Result<(), Halt> {
-        let prepared = self.model.prepare(&Context {
+        let given_up = self.progress.state().models_given_up;
+        let name = self.plan.model_after(given_up).name.clone();
+        let model = self.models.get(given_up).ok_or_else(|| LoopError::NoModel(name.clone()))?;
+        let prepared = model.prepare(&Context {
             plan: &self.plan,
             transcript: self.progress.transcript(),
             tools: self.offered.as_deref().unwrap_or_default(),
@@ -39,7 +45,7 @@ impl Agent {
         };
         let start = Instant::now();
         let answer = match prepared {
-            Ok(prepared) => match self.ask_unless_stopped(prepared, permit).await {
+            Ok(prepared) => match self.ask_unless_stopped(given_up, prepared, permit).await {
                 Some(answer) => answer,
                 None => return Ok(()),
             },
@@ -48,11 +54,11 @@ impl Agent {
         let milliseconds = milliseconds_since(start);
         match answer.and_then(|answer| self.response(answer, step, attempt, milliseconds)) {
             Ok(response) => {
-                self.log.responded(step, &self.plan.model.name, &response);
+                self.log.responded(step, &name, &response);
                 self.record(Event::ModelResponded { step, attempt, response })
             }
             Err(error) => {
-                self.log.model_failed(step, &self.plan.model.name, error.reason, milliseconds);
+                self.log.model_failed(step, &name, error.reason, milliseconds);
                 self.fail(step, attempt, error).await
             }
         }
@@ -61,23 +67,33 @@ impl Agent {
     /// Nothing where the run was stopped meanwhile: an answer would have no use.
     async fn ask_unless_stopped(
         &self,
+        given_up: usize,
         prepared: Prepared,
         permit: ModelPermit,
     ) -> Option<Result<ModelAnswer, ModelError>> {
+        let model = self.models.get(given_up)?;
         tokio::select! {
             biased;
             () = self.operator.stopped() => None,
-            answer = self.model.ask(prepared, permit) => Some(answer),
+            answer = model.ask(prepared, permit) => Some(answer),
         }
     }
 
     async fn fail(&mut self, step: u32, attempt: u32, error: ModelError) -> Result<(), Halt> {
-        let patient = error.retry_after.is_none_or(|time| time <= RETRY_AFTER_MAX);
-        let retrying = error.is_transient() && attempt < ATTEMPTS_MAX && patient;
-        let pause = error.retry_after.unwrap_or_else(|| backoff(attempt));
-        self.record(Event::ModelFailed { step, attempt, failure: error.into_failure(retrying) })?;
+        let (state, plan) = (self.progress.state(), Arc::clone(&self.plan));
+        let mut models = plan.models().skip(state.models_given_up).map(|model| model.name.clone());
+        let (present, next) = (models.next(), models.next());
+        let tried = attempt.saturating_sub(state.attempts_given_up);
+        let then = after(&error, tried, if next.is_some() { Spare::Left } else { Spare::None });
+        let because = error.reason;
+        let failure = error.into_failure(then != Then::End);
+        self.record(Event::ModelFailed { step, attempt, failure })?;
+        if let (Then::Replace, Some(model), Some(by)) = (then, present, next) {
+            self.log.model_replaced(step, &model, &by, because);
+            self.record(Event::ModelReplaced { model, by, because })?;
+        }
         self.flush().await?;
-        if retrying {
+        if let Then::Again { pause } = then {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.operator.stopped() => {}
@@ -110,7 +126,7 @@ impl Agent {
                 FailureReason::TooLarge,
                 format!(
                     "Model {}: one answer of {bytes} bytes is more than a step may hold: lower spec.maxOutputTokens",
-                    self.plan.model.name
+                    self.plan.model_after(self.progress.state().models_given_up).name
                 ),
             )),
         }
@@ -124,6 +140,10 @@ impl Agent {
         for item in answered {
             match item {
                 AnswerItem::Text(text) => items.push(Item::Text { text: self.redactor.redact(&text).into_owned() }),
+                AnswerItem::Reasoning(text) => {
+                    items.push(Item::Reasoning { text: self.redactor.redact(&text).into_owned() });
+                }
+                AnswerItem::Block(json) => items.extend(self.block(json)),
                 AnswerItem::Call { .. } if provider_ids.len() >= CALLS_PER_RESPONSE_MAX => dropped += 1,
                 AnswerItem::Call { provider_id, name, arguments } => {
                     number += 1;
@@ -148,6 +168,50 @@ impl Agent {
         }
         items
     }
+
+    /// A block goes back as it came or not at all: with a value taken out its signature would not fit any more.
+    fn block(&self, json: String) -> Option<Item> {
+        if self.redactor.redact_arguments(&json) == json {
+            return Some(Item::Block { json });
+        }
+        tracing::warn!("a block of the provider's held a credential's value and was left out");
+        None
+    }
+}
+
+/// Whether the plan has a model left to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spare {
+    Left,
+    None,
+}
+
+/// What follows a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// The same model is asked again.
+    Again {
+        pause: Duration,
+    },
+    /// The next one is asked at once.
+    Replace,
+    End,
+}
+
+/// `tried`: attempts of this step that the model has had.
+fn after(error: &ModelError, tried: u32, spare: Spare) -> Then {
+    let patience = match spare {
+        Spare::Left => RETRY_AFTER_WITH_SPARE,
+        Spare::None => RETRY_AFTER_MAX,
+    };
+    let patient = error.retry_after.is_none_or(|time| time <= patience);
+    if error.is_transient() && tried < ATTEMPTS_MAX && patient {
+        return Then::Again { pause: error.retry_after.unwrap_or_else(|| backoff(tried)) };
+    }
+    match spare {
+        Spare::Left if error.may_spare_others() => Then::Replace,
+        Spare::Left | Spare::None => Then::End,
+    }
 }
 
 /// Leave to ask, if the operator gave it for this very attempt. Silence is a no.
@@ -156,7 +220,7 @@ fn permit_for(decisions: Vec<Decided>, step: u32, attempt: u32) -> Option<ModelP
     let ours = decisions.into_iter().find(|decided| decided.subject == subject && decided.attempt == attempt)?;
     match ours.verdict {
         Verdict::Model(permit) => Some(permit),
-        Verdict::Call(_) => None,
+        Verdict::Call(_) | Verdict::Asked | Verdict::Later => None,
         Verdict::Denied(why) => {
             tracing::info!(step, why, "the operator denies the model request");
             None
@@ -168,4 +232,45 @@ fn permit_for(decisions: Vec<Decided>, step: u32, attempt: u32) -> Option<ModelP
 fn backoff(attempt: u32) -> Duration {
     let most = BACKOFF_FIRST_MILLISECONDS << attempt.min(6);
     Duration::from_millis(rand::rng().random_range(most / 2..=most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    fn error(reason: FailureReason, retry_after: Option<u64>) -> ModelError {
+        ModelError { retry_after: retry_after.map(Duration::from_secs), ..ModelError::new(reason, String::new()) }
+    }
+
+    fn again(seconds: u64) -> Then {
+        Then::Again { pause: Duration::from_secs(seconds) }
+    }
+
+    #[rstest]
+    #[case::patience(error(FailureReason::RateLimited, Some(20)), 1, Spare::Left, again(20))]
+    #[case::too_long_with_another_there(error(FailureReason::RateLimited, Some(31)), 1, Spare::Left, Then::Replace)]
+    #[case::not_too_long_alone(error(FailureReason::RateLimited, Some(31)), 1, Spare::None, again(31))]
+    #[case::too_long_alone(error(FailureReason::RateLimited, Some(301)), 1, Spare::None, Then::End)]
+    #[case::used_up(error(FailureReason::ServerError, Some(0)), 5, Spare::Left, Then::Replace)]
+    #[case::used_up_alone(error(FailureReason::ServerError, Some(0)), 5, Spare::None, Then::End)]
+    #[case::for_good(error(FailureReason::Unauthorized, None), 1, Spare::Left, Then::Replace)]
+    #[case::for_good_alone(error(FailureReason::Unauthorized, None), 1, Spare::None, Then::End)]
+    #[case::a_larger_window(error(FailureReason::ContextExceeded, None), 1, Spare::Left, Then::Replace)]
+    #[case::told_no(error(FailureReason::Withheld, None), 5, Spare::Left, Then::End)]
+    fn a_model_is_asked_again_then_replaced_then_the_run_ends(
+        #[case] error: ModelError,
+        #[case] tried: u32,
+        #[case] spare: Spare,
+        #[case] then: Then,
+    ) {
+        assert_eq!(after(&error, tried, spare), then);
+    }
+
+    #[test]
+    fn a_stream_that_went_wrong_is_asked_for_again_and_a_wrong_server_is_not() {
+        let wrong = error(FailureReason::Malformed, Some(0));
+        assert_eq!(after(&wrong, 1, Spare::None), Then::End);
+        assert_eq!(after(&ModelError { in_stream: true, ..wrong }, 1, Spare::None), again(0));
+    }
 }

@@ -1,7 +1,9 @@
-//! What is to be done next, read from the run's state alone. Pure.
+//! What is to be done next, read from the run's state and from what this process was told to wait with. Pure.
+
+use std::collections::BTreeSet;
 
 use belay_protocol::RunState;
-use belay_protocol::fold::{CallState, ModelState};
+use belay_protocol::fold::{CallState, ModelState, call_number};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -11,43 +13,73 @@ pub enum Next {
         step: u32,
         attempt: u32,
     },
-    /// Propose this call, and send it if that is permitted.
-    Call {
-        call_id: String,
-        attempt: u32,
-    },
+    /// Propose these calls, in this order, and send what is permitted.
+    Propose(Vec<Due>),
+    /// Calls are under way: one of them ends first.
+    Busy,
     /// Nothing is left to do here: the operator has the next word.
     Wait,
 }
 
-/// The next step of a run; `listed`: this process has asked the tools' servers.
-pub fn next(state: &RunState, listed: bool) -> Next {
+/// One attempt of a call that is to be proposed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    pub call_id: String,
+    pub attempt: u32,
+}
+
+/// The next step of a run; `listed`: this process has asked the tools' servers; `parked`: calls that it was told to
+/// wait with.
+pub fn next(state: &RunState, listed: bool, parked: &BTreeSet<String>) -> Next {
     let failed = state.failure.as_ref().is_some_and(|failure| !failure.retrying);
     if state.end.is_some() || failed {
         return Next::Wait;
     }
-    match state.model {
+    let ask = match state.model {
         // The operator closed what an earlier epoch left in flight before this one began.
-        ModelState::InFlight { .. } | ModelState::Done => Next::Wait,
-        ModelState::Idle | ModelState::Failed { .. } if !listed => Next::List,
-        ModelState::Idle => next_call(state).unwrap_or(Next::Ask { step: state.steps + 1, attempt: 1 }),
-        ModelState::Failed { step, attempt } => next_call(state).unwrap_or(Next::Ask { step, attempt: attempt + 1 }),
+        ModelState::InFlight { .. } | ModelState::Done => return Next::Wait,
+        ModelState::Idle | ModelState::Failed { .. } if !listed => return Next::List,
+        ModelState::Idle => Next::Ask { step: state.steps + 1, attempt: 1 },
+        ModelState::Failed { step, attempt } => Next::Ask { step, attempt: attempt + 1 },
+    };
+    let due = due(state, parked);
+    if !due.is_empty() {
+        Next::Propose(due)
+    } else if state.calls_in_flight().next().is_some() {
+        Next::Busy
+    } else if state.is_settled() {
+        ask
+    } else {
+        Next::Wait
     }
 }
 
-/// The first call, in the order of the response, that has not come to its end.
-fn next_call(state: &RunState) -> Option<Next> {
-    let number = |call_id: &str| call_id.get(1..).and_then(|digits| digits.parse::<u32>().ok());
-    let open = state.calls.iter().filter(|(_, call)| !matches!(call, CallState::Settled(_)));
-    let (call_id, call) = open.min_by_key(|(call_id, _)| number(call_id))?;
-    let call_id = call_id.clone();
-    Some(match call {
-        CallState::Due { attempt } => Next::Call { call_id, attempt: *attempt },
-        // A person has the next word, or the operator has: whatever this process proposes is decided before it
-        // looks again.
-        CallState::Unknown { .. } | CallState::Proposed { .. } | CallState::Permitted { .. } => Next::Wait,
-        CallState::Settled(_) => return None,
-    })
+/// Calls worth proposing now, in the order of the response. Nothing while people are asked what became of one.
+fn due(state: &RunState, parked: &BTreeSet<String>) -> Vec<Due> {
+    if state.calls.values().any(|call| matches!(call, CallState::Unknown { .. })) {
+        return Vec::new();
+    }
+    let mut due: Vec<Due> = (state.calls.iter())
+        .filter(|(call_id, _)| !parked.contains(*call_id))
+        .filter_map(|(call_id, call)| {
+            let attempt = match call {
+                CallState::Due { attempt } | CallState::Asked { attempt, .. } => *attempt,
+                CallState::Later { attempt, call } => {
+                    let effects = state.plan.as_ref().map(|plan| plan.effects(&call.tool, &call.operation));
+                    let room = state.has_room(call_id, &call.tool, effects.unwrap_or_default());
+                    room.then_some(*attempt)?
+                }
+                // Whatever this process proposes is decided before it looks again.
+                CallState::Proposed { .. }
+                | CallState::Permitted { .. }
+                | CallState::Unknown { .. }
+                | CallState::Settled(_) => return None,
+            };
+            Some(Due { call_id: call_id.clone(), attempt })
+        })
+        .collect();
+    due.sort_by_key(|due| call_number(&due.call_id));
+    due
 }
 
 #[cfg(test)]
@@ -64,21 +96,66 @@ mod tests {
         RunState { steps: 1, calls, ..RunState::default() }
     }
 
+    fn call() -> Arc<ProposedCall> {
+        Arc::new(ProposedCall {
+            tool: "t".to_owned(),
+            operation: "o".to_owned(),
+            args: serde_json::json!({}),
+            definition: Digest::zero(),
+            digest: Digest::zero(),
+        })
+    }
+
+    fn asked() -> CallState {
+        CallState::Asked { attempt: 1, call: call(), at: 0, requirements: Vec::new() }
+    }
+
+    fn looked(state: &RunState, listed: bool) -> Next {
+        next(state, listed, &BTreeSet::new())
+    }
+
+    fn propose(calls: &[(&str, u32)]) -> Next {
+        Next::Propose(calls.iter().map(|(id, attempt)| Due { call_id: (*id).to_owned(), attempt: *attempt }).collect())
+    }
+
     #[test]
-    fn calls_are_taken_in_the_order_of_the_response() {
+    fn calls_are_proposed_together_in_the_order_of_the_response() {
         let state = with_calls(&[
             ("c2", CallState::Settled(Settlement::Observed)),
             ("c9", CallState::Due { attempt: 2 }),
             ("c10", CallState::Due { attempt: 1 }),
         ]);
-        assert_eq!(next(&state, true), Next::Call { call_id: "c9".to_owned(), attempt: 2 });
+        assert_eq!(looked(&state, true), propose(&[("c9", 2), ("c10", 1)]));
+    }
+
+    #[test]
+    fn a_call_that_was_told_to_wait_is_proposed_again_when_it_is_woken_and_has_room() {
+        let later = CallState::Later { attempt: 1, call: call() };
+        let permitted = CallState::Permitted { attempt: 1, call: call(), at: 0 };
+        let parked = BTreeSet::from(["c2".to_owned()]);
+        let state = with_calls(&[("c1", permitted), ("c2", later.clone())]);
+        assert_eq!(next(&state, true, &parked), Next::Busy);
+        assert_eq!(looked(&state, true), Next::Busy, "the one before it is under way");
+        let state = with_calls(&[("c1", CallState::Settled(Settlement::Observed)), ("c2", later)]);
+        assert_eq!(next(&state, true, &parked), Next::Wait);
+        assert_eq!(looked(&state, true), propose(&[("c2", 1)]));
+    }
+
+    #[test]
+    fn a_call_that_people_are_asked_about_waits_and_holds_up_no_other() {
+        let parked = BTreeSet::from(["c1".to_owned()]);
+        let state = with_calls(&[("c1", asked()), ("c2", CallState::Due { attempt: 1 })]);
+        assert_eq!(next(&state, true, &parked), propose(&[("c2", 1)]));
+        let state = with_calls(&[("c1", asked()), ("c2", CallState::Settled(Settlement::Observed))]);
+        assert_eq!(next(&state, true, &parked), Next::Wait);
+        assert_eq!(looked(&state, true), propose(&[("c1", 1)]));
     }
 
     #[test]
     fn the_model_is_asked_once_every_call_is_settled() {
         let state = with_calls(&[("c1", CallState::Settled(Settlement::Denied))]);
-        assert_eq!(next(&state, true), Next::Ask { step: 2, attempt: 1 });
-        assert_eq!(next(&state, false), Next::List);
+        assert_eq!(looked(&state, true), Next::Ask { step: 2, attempt: 1 });
+        assert_eq!(looked(&state, false), Next::List);
     }
 
     #[test]
@@ -86,22 +163,15 @@ mod tests {
         let failure = |retrying| Some(Failure { reason: FailureReason::RateLimited, message: String::new(), retrying });
         let model = ModelState::Failed { step: 3, attempt: 1 };
         let state = RunState { model, failure: failure(true), ..RunState::default() };
-        assert_eq!(next(&state, true), Next::Ask { step: 3, attempt: 2 });
+        assert_eq!(looked(&state, true), Next::Ask { step: 3, attempt: 2 });
         let state = RunState { failure: failure(false), ..state };
-        assert_eq!(next(&state, true), Next::Wait);
+        assert_eq!(looked(&state, true), Next::Wait);
     }
 
     #[test]
-    fn nothing_is_done_while_a_person_is_asked() {
-        let call = ProposedCall {
-            tool: "t".to_owned(),
-            operation: "o".to_owned(),
-            args: serde_json::json!({}),
-            definition: Digest::zero(),
-            digest: Digest::zero(),
-        };
-        let unknown = CallState::Unknown { attempt: 1, call: Arc::new(call), at: 0, message: String::new() };
+    fn nothing_is_done_while_a_person_is_asked_what_became_of_a_call() {
+        let unknown = CallState::Unknown { attempt: 1, call: call(), at: 0, message: String::new() };
         let state = with_calls(&[("c1", unknown), ("c2", CallState::Due { attempt: 1 })]);
-        assert_eq!(next(&state, true), Next::Wait);
+        assert_eq!(looked(&state, true), Next::Wait);
     }
 }

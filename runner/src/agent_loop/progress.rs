@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use belay_protocol::chain::{ChainError, Head};
-use belay_protocol::event::{DeathProof, DenyReason, Finish, Item, Record, Verdict};
+use belay_protocol::event::{DeathProof, DenyReason, Finish, Item, LaterReason, Record, Verdict};
 use belay_protocol::fold::IllegalEvent;
 use belay_protocol::plan::PLAN_VERSION;
 use belay_protocol::transcript::Transcript;
@@ -72,13 +72,25 @@ impl Progress {
             self.take(&Event::EpochDead { epoch, proof: DeathProof::Quarantine })?;
         }
         let verdict = Verdict::Allowed { digest };
-        self.take(&Event::CallDecided { call_id: call_id.to_owned(), attempt, verdict })
+        self.take(&Event::CallDecided { call_id: call_id.to_owned(), attempt, verdict, judged: None })
     }
 
     /// Takes in the operator's no to a call. The ack carries its words; the reason stays in the journal.
     pub fn deny(&mut self, call_id: &str, attempt: u32, message: String) -> Result<(), IllegalEvent> {
         let verdict = Verdict::Denied { reason: DenyReason::NotListed, message };
-        self.take(&Event::CallDecided { call_id: call_id.to_owned(), attempt, verdict })
+        self.take(&Event::CallDecided { call_id: call_id.to_owned(), attempt, verdict, judged: None })
+    }
+
+    /// People are asked about the call: whose yes it needs is the operator's business.
+    pub fn wait_for_people(&mut self, call_id: &str, attempt: u32) -> Result<(), IllegalEvent> {
+        let verdict = Verdict::Asked { requirements: Vec::new() };
+        self.take(&Event::CallDecided { call_id: call_id.to_owned(), attempt, verdict, judged: None })
+    }
+
+    /// The call may not go just now; what holds it up stays in the journal.
+    pub fn wait(&mut self, call_id: &str, attempt: u32) -> Result<(), IllegalEvent> {
+        let verdict = Verdict::Later { reason: LaterReason::CallsUnderWay };
+        self.take(&Event::CallDecided { call_id: call_id.to_owned(), attempt, verdict, judged: None })
     }
 
     /// Takes over the operator's count: it may have appended events of its own.
@@ -96,7 +108,7 @@ impl Progress {
                 arguments: arguments.clone(),
                 was_cut: self.cut_call.as_deref() == Some(call_id),
             }),
-            Item::ToolCall { .. } | Item::Text { .. } => None,
+            Item::ToolCall { .. } | Item::Text { .. } | Item::Reasoning { .. } | Item::Block { .. } => None,
         })
     }
 
@@ -106,7 +118,7 @@ impl Progress {
         if let Event::ModelResponded { response, .. } = &record.event {
             let last = response.items.iter().rev().find_map(|item| match item {
                 Item::ToolCall { call_id, .. } => Some(call_id.clone()),
-                Item::Text { .. } => None,
+                Item::Text { .. } | Item::Reasoning { .. } | Item::Block { .. } => None,
             });
             self.cut_call = last.filter(|_| response.finish == Finish::Length);
         }

@@ -11,8 +11,9 @@ use rand::Rng as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
+use zeroize::Zeroizing;
 
-use super::{Append, Link, LinkError, Operator, Order, raise, stop_within};
+use super::{Append, Link, LinkError, Operator, Order, Wakes, raise, stop_within};
 
 const WELCOME_SECONDS: u64 = 30;
 const BACKOFF_FIRST_MILLISECONDS: u64 = 100;
@@ -24,8 +25,10 @@ pub fn start(link: Link, instance: String) -> Started {
     let (appends, queue) = mpsc::channel(1);
     let (orders, seen) = watch::channel(Order::Go);
     let (welcome, welcomed) = oneshot::channel();
-    let conversation = tokio::spawn(link.converse(instance, queue, orders.clone(), welcome));
-    Started { operator: Operator::new(appends, seen), orders, welcomed, conversation }
+    let wakes = Wakes::default();
+    let conversation = Conversation::new(instance, welcome, wakes.clone());
+    let conversation = tokio::spawn(link.converse(conversation, queue, orders.clone()));
+    Started { operator: Operator::new(appends, seen, wakes), orders, welcomed, conversation }
 }
 
 /// A conversation under way.
@@ -43,8 +46,11 @@ struct Conversation {
     last_hash: Vec<u8>,
     next_batch: u64,
     unanswered: Option<Unanswered>,
+    /// By which the operator knows this instance again while nobody can check its token.
+    ticket: Zeroizing<Vec<u8>>,
     /// Whoever waits for the first Welcome.
     welcome: Option<oneshot::Sender<Welcome>>,
+    wakes: Wakes,
 }
 
 struct Unanswered {
@@ -67,23 +73,13 @@ enum StreamEnd {
 }
 
 impl Link {
-    /// Speaks for `instance` until the operator says Bye or the loop lets go of its [`Operator`].
-    /// The first Welcome goes to `welcome`.
+    /// Speaks for one instance until the operator says Bye or the loop lets go of its [`Operator`].
     async fn converse(
         self,
-        instance: String,
+        mut conversation: Conversation,
         mut appends: mpsc::Receiver<Append>,
         orders: watch::Sender<Order>,
-        welcome: oneshot::Sender<Welcome>,
     ) -> Result<(), LinkError> {
-        let mut conversation = Conversation {
-            instance,
-            last_seq: 0,
-            last_hash: Vec::new(),
-            next_batch: 1,
-            unanswered: None,
-            welcome: Some(welcome),
-        };
         let mut failures = 0;
         loop {
             match self.stream(&mut conversation, &mut appends, &orders, &mut failures).await {
@@ -163,7 +159,7 @@ impl Link {
         // The queue is new and empty: this cannot wait.
         let _ = outgoing.send(RunnerMessage { body: Some(ToOperator::Hello(hello)) }).await;
         let opening = async {
-            let (mut client, request) = self.call(ReceiverStream::new(queue)).await?;
+            let (mut client, request) = self.call_again(ReceiverStream::new(queue), &conversation.ticket).await?;
             Ok::<_, LinkError>(client.session(request).await?.into_inner())
         };
         let incoming = tokio::time::timeout(Duration::from_secs(WELCOME_SECONDS), opening)
@@ -174,6 +170,19 @@ impl Link {
 }
 
 impl Conversation {
+    fn new(instance: String, welcome: oneshot::Sender<Welcome>, wakes: Wakes) -> Self {
+        Self {
+            instance,
+            last_seq: 0,
+            last_hash: Vec::new(),
+            next_batch: 1,
+            unanswered: None,
+            ticket: Zeroizing::default(),
+            welcome: Some(welcome),
+            wakes,
+        }
+    }
+
     /// Takes in one message of the newest stream.
     async fn take(
         &mut self,
@@ -182,7 +191,11 @@ impl Conversation {
         orders: &watch::Sender<Order>,
     ) -> Result<Heard, LinkError> {
         match message.body.ok_or(LinkError::Protocol("an empty message"))? {
-            FromOperator::Welcome(welcome) => {
+            FromOperator::Welcome(mut welcome) => {
+                let ticket = Zeroizing::new(std::mem::take(&mut welcome.ticket));
+                if !ticket.is_empty() {
+                    self.ticket = ticket;
+                }
                 if let Some(first) = self.welcome.take() {
                     self.next_batch = welcome.last_batch + 1;
                     let _ = first.send(welcome);
@@ -207,6 +220,7 @@ impl Conversation {
             FromOperator::Cancel(cancel) => {
                 raise(orders, stop_within(Duration::from_secs(u64::from(cancel.grace_seconds))));
             }
+            FromOperator::Wake(wake) => self.wakes.hear(wake.decisions),
             // The stream ends when the operator does; the loop goes on with what is in flight until then.
             FromOperator::Drain(_) => tracing::info!("the operator drains"),
             FromOperator::Bye(bye) => {
@@ -261,7 +275,9 @@ mod tests {
             last_hash: Vec::new(),
             next_batch: 2,
             unanswered: Some(Unanswered { batch, append }),
+            ticket: Zeroizing::default(),
             welcome: None,
+            wakes: Wakes::default(),
         };
         let (outgoing, mut sent) = mpsc::channel(2);
         let (orders, _seen) = watch::channel(Order::Go);

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use belay_protocol::MESSAGE_BYTES_MAX;
 use belay_protocol::wire::run_service_client::RunServiceClient;
+use belay_protocol::{MESSAGE_BYTES_MAX, TICKET_METADATA, WELCOME_BYTES_MAX};
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
@@ -14,8 +14,6 @@ use crate::config::OperatorAddress;
 
 const CONNECT_SECONDS: u64 = 5;
 const KEEPALIVE_SECONDS: u64 = 10;
-/// A Welcome carries the whole journal of a run, which may be larger than any other message.
-const WELCOME_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
@@ -84,6 +82,21 @@ impl Link {
             .keep_alive_timeout(Duration::from_secs(KEEPALIVE_SECONDS))
             .keep_alive_while_idle(true);
         Ok(Self { endpoint, token_file })
+    }
+
+    /// As [`Link::call`], with the ticket of an earlier Welcome, if there was one.
+    pub async fn call_again<T>(
+        &self,
+        message: T,
+        ticket: &[u8],
+    ) -> Result<(RunServiceClient<Channel>, Request<T>), LinkError> {
+        let (client, mut request) = self.call(message).await?;
+        if !ticket.is_empty() {
+            let mut value = MetadataValue::from_bytes(ticket);
+            value.set_sensitive(true);
+            request.metadata_mut().insert_bin(TICKET_METADATA, value);
+        }
+        Ok((client, request))
     }
 
     /// A client with a fresh connection, and `message` carrying the token as it is now.

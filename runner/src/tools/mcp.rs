@@ -76,7 +76,7 @@ impl McpServer {
         credentials: Credentials,
         redactor: Redactor,
     ) -> Result<Self, EgressError> {
-        let wire = Wire::new(egress::client(CONNECT_TIMEOUT)?, endpoint, credentials);
+        let wire = Wire::new(egress::client(&endpoint.url, CONNECT_TIMEOUT)?, endpoint, credentials);
         Ok(Self { wire, redactor, listing_timeout, service: None })
     }
 

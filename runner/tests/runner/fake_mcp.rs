@@ -33,6 +33,8 @@ pub struct FakeMcp {
     keys: Arc<Mutex<Vec<Option<String>>>>,
     /// How many calls have arrived, for tests that wait for one.
     arrivals: Arc<watch::Sender<usize>>,
+    /// Listings that are refused with 502 before one goes well.
+    pub refused_listings: Arc<Mutex<u32>>,
     /// Lets a call to `held` end.
     release: Arc<tokio::sync::Notify>,
     pub authorizations: Arc<Mutex<Vec<Option<String>>>>,
@@ -48,6 +50,7 @@ impl FakeMcp {
             called: Arc::default(),
             keys: Arc::default(),
             arrivals: Arc::new(watch::channel(0).0),
+            refused_listings: Arc::default(),
             release: Arc::default(),
             authorizations: Arc::default(),
         };
@@ -70,6 +73,13 @@ impl FakeMcp {
 
     pub fn keys(&self) -> Vec<Option<String>> {
         self.keys.lock().unwrap().clone()
+    }
+
+    fn refuses_listing(&self) -> bool {
+        let mut left = self.refused_listings.lock().unwrap();
+        let refused = *left > 0;
+        *left = left.saturating_sub(1);
+        refused
     }
 
     pub fn release(&self) {
@@ -112,6 +122,7 @@ async fn serve(
             response
         }
         ("notifications/initialized" | "notifications/cancelled", _) => status(202, ""),
+        ("tools/list", _) if server.refuses_listing() => status(502, "not now"),
         ("tools/list", _) => answer(&id, &page(&server, &request["params"]["cursor"])),
         ("tools/call", _) => call(&server, &id, &request["params"], authorization).await,
         (other, _) => rpc_error(&id, -32601, &format!("no method {other}")),

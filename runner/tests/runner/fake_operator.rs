@@ -1,18 +1,18 @@
 //! An operator without network or disk: keeps the journal's rules by the protocol's own fold, decides by a
 //! script, and remembers every batch.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use belay_protocol::chain::Head;
-use belay_protocol::event::{DenyReason, EndReason, Finish, Outcome, RunEnd, Verdict};
-use belay_protocol::fold::ModelState;
+use belay_protocol::event::{DenyReason, EndReason, Finish, LaterReason, Outcome, ProposedCall, RunEnd, Verdict};
+use belay_protocol::fold::{CallState, ModelState};
 use belay_protocol::{Event, PERMIT_VALID_MILLISECONDS, Plan, Record, RunState, wire};
 use belay_runner::agent_loop::{Agent, Parting, Parts, Progress};
 use belay_runner::credential::Credentials;
 use belay_runner::models::Model;
 use belay_runner::redact::Redactor;
-use belay_runner::session::{Append, Operator, Order, raise, stop_within};
+use belay_runner::session::{Append, Operator, Order, Wakes, raise, stop_within};
 use belay_runner::tools::ToolServer;
 use tokio::sync::{mpsc, watch};
 
@@ -22,6 +22,8 @@ use crate::fake_mcp::FakeMcp;
 #[derive(Clone, Default)]
 pub struct Script {
     pub denied_operations: BTreeSet<String>,
+    /// Asks people about these, who then say yes or no.
+    pub asked_operations: BTreeMap<String, People>,
     /// Validity of the first permits; later ones are valid as usual.
     pub permit_milliseconds: VecDeque<u32>,
     /// Gives permits for these bytes instead of the proposed ones.
@@ -33,6 +35,13 @@ pub struct Script {
     pub stop_when_called: Option<FakeMcp>,
     /// Deny model requests from this step on.
     pub deny_model_from: Option<u32>,
+}
+
+/// What people say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum People {
+    Allow,
+    Deny,
 }
 
 /// Everything that a run left behind.
@@ -62,6 +71,7 @@ struct Fake {
     state: RunState,
     script: Script,
     orders: watch::Sender<Order>,
+    wakes: Wakes,
     batches: Vec<Vec<Event>>,
 }
 
@@ -69,7 +79,7 @@ struct Fake {
 pub async fn run(
     plan: Plan,
     script: Script,
-    model: Box<dyn Model>,
+    models: Vec<Box<dyn Model>>,
     servers: Vec<(String, Box<dyn ToolServer>)>,
     credentials: Credentials,
 ) -> Journal {
@@ -86,10 +96,11 @@ pub async fn run(
             server.release();
         });
     }
-    let fake = Fake { state: progress.state().clone(), script, orders, batches: Vec::new() };
+    let wakes = Wakes::default();
+    let fake = Fake { state: progress.state().clone(), script, orders, wakes: wakes.clone(), batches: Vec::new() };
     let served = tokio::spawn(fake.serve(queue));
-    let parts = Parts { model, servers: servers.into_iter().collect(), redactor };
-    let agent = Agent::new(plan, progress, Operator::new(appends, seen), parts);
+    let parts = Parts { models, servers: servers.into_iter().collect(), redactor };
+    let agent = Agent::new(plan, progress, Operator::new(appends, seen, wakes), parts);
     let parting = agent.run().await.unwrap();
     let fake = served.await.unwrap();
     Journal { state: fake.state, batches: fake.batches, parting }
@@ -109,7 +120,14 @@ pub fn welcome(plan: &Plan) -> wire::Welcome {
         head = sealed.head();
         records.push(sealed.bytes);
     }
-    wire::Welcome { plan: serde_json::to_vec(plan).unwrap(), epoch: 1, session: 1, last_batch: 0, records }
+    wire::Welcome {
+        plan: serde_json::to_vec(plan).unwrap(),
+        epoch: 1,
+        session: 1,
+        last_batch: 0,
+        records,
+        ticket: Vec::new(),
+    }
 }
 
 impl Fake {
@@ -125,6 +143,7 @@ impl Fake {
             self.batches.push(events);
             let ack = wire::Ack { n, seq: self.state.seq, hash: vec![0; 32], decisions };
             append.answer.send(ack).unwrap();
+            self.let_people_speak();
             if let Some(end) = &self.state.end {
                 raise(&self.orders, Order::Leave { reason: format!("{:?}", end.outcome) });
             }
@@ -147,16 +166,11 @@ impl Fake {
                     ));
                 }
                 Event::CallProposed { call_id, attempt, call } => {
-                    let denied = self.script.denied_operations.contains(&call.operation);
-                    let verdict = if denied {
-                        Verdict::Denied { reason: DenyReason::NotListed, message: "policy says no".into() }
-                    } else {
-                        Verdict::Allowed { digest: call.digest }
-                    };
-                    self.apply(Event::CallDecided { call_id: call_id.clone(), attempt: *attempt, verdict });
-                    let valid = self.script.permit_milliseconds.pop_front().unwrap_or(PERMIT_VALID_MILLISECONDS);
-                    let digest = if self.script.wrong_digest { vec![7; 32] } else { call.digest.as_bytes().to_vec() };
-                    decisions.push(decision(call_id.clone(), *attempt, (!denied).then_some((digest, valid))));
+                    let verdict = self.judge(call_id, call);
+                    let said = self.said(call_id, *attempt, call, &verdict);
+                    decisions.push(said);
+                    let (call_id, attempt) = (call_id.clone(), *attempt);
+                    self.apply(Event::CallDecided { call_id, attempt, verdict, judged: None });
                 }
                 _ => {}
             }
@@ -165,6 +179,65 @@ impl Fake {
             self.apply(Event::RunEnded { end });
         }
         decisions
+    }
+
+    fn judge(&self, call_id: &str, call: &ProposedCall) -> Verdict {
+        let asked_before = self.batches.iter().flatten().any(|event| match event {
+            Event::CallProposed { call_id: id, .. } => id == call_id,
+            _ => false,
+        });
+        let effects = self.state.plan.as_ref().unwrap().effects(&call.tool, &call.operation);
+        if self.script.denied_operations.contains(&call.operation) {
+            Verdict::Denied { reason: DenyReason::NotListed, message: "policy says no".into() }
+        } else if self.script.asked_operations.contains_key(&call.operation) && !asked_before {
+            Verdict::Asked { requirements: vec![] }
+        } else if !self.state.has_room(call_id, &call.tool, effects) {
+            Verdict::Later { reason: LaterReason::CallsUnderWay }
+        } else {
+            Verdict::Allowed { digest: call.digest }
+        }
+    }
+
+    fn said(&mut self, call_id: &str, attempt: u32, call: &ProposedCall, verdict: &Verdict) -> wire::Decision {
+        use wire::decision::Verdict as Said;
+        let said = match verdict {
+            Verdict::Denied { message, .. } => Said::Denied(message.clone()),
+            Verdict::Asked { .. } => Said::Asked(wire::Asked {}),
+            Verdict::Later { .. } => Said::Later(wire::Later {}),
+            Verdict::Allowed { .. } => {
+                let valid_milliseconds =
+                    self.script.permit_milliseconds.pop_front().unwrap_or(PERMIT_VALID_MILLISECONDS);
+                let digest = if self.script.wrong_digest { vec![7; 32] } else { call.digest.as_bytes().to_vec() };
+                Said::Permit(wire::Permit { digest, valid_milliseconds })
+            }
+        };
+        wire::Decision { subject: call_id.into(), attempt, verdict: Some(said) }
+    }
+
+    /// Everyone who is asked answers at once.
+    fn let_people_speak(&mut self) {
+        use wire::decision::Verdict as Said;
+        let asked = self.state.calls.clone().into_iter().filter_map(|(call_id, call)| match call {
+            CallState::Asked { attempt, call, .. } => {
+                Some((call_id, attempt, self.script.asked_operations[&call.operation]))
+            }
+            _ => None,
+        });
+        let asked: Vec<_> = asked.collect();
+        let decisions = asked.into_iter().map(|(subject, attempt, people)| {
+            let verdict = Some(match people {
+                People::Allow => Said::Again(wire::Again {}),
+                People::Deny => {
+                    let message = "a person said no".to_owned();
+                    let verdict = Verdict::Denied { reason: DenyReason::Refused, message: message.clone() };
+                    self.apply(Event::CallDecided { call_id: subject.clone(), attempt, verdict, judged: None });
+                    Said::Denied(message)
+                }
+            });
+            wire::Decision { subject, attempt, verdict }
+        });
+        let decisions: Vec<_> = decisions.collect();
+        self.wakes.hear(decisions);
     }
 
     fn apply(&mut self, event: Event) {

@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use belay_protocol::Event;
 use belay_protocol::probe::{Presence, ProbeReport, ProbeTask};
 use belay_protocol::wire::operator_message::Body as FromOperator;
 use belay_protocol::wire::probe_message::Body as FromProbe;
@@ -13,6 +12,7 @@ use belay_protocol::wire::{
     Ack, Batch, Bye, Decision, Hello, OperatorMessage, Permit, ProbeDone, ProbeMessage, ProbeOrder, RunnerMessage,
     Welcome, decision, probe_order,
 };
+use belay_protocol::{Event, TICKET_METADATA};
 use belay_runner::agent_loop::Parting;
 use belay_runner::config::{Config, Mode, OperatorAddress};
 use belay_runner::run::RunError;
@@ -31,6 +31,7 @@ use crate::plans::{plan, says, scripted};
 /// One stream of a runner, in the test's hands.
 struct Session {
     token: String,
+    ticket: Option<Vec<u8>>,
     incoming: Streaming<RunnerMessage>,
     outgoing: mpsc::Sender<Result<OperatorMessage, Status>>,
 }
@@ -57,8 +58,9 @@ impl RunService for Service {
         request: Request<Streaming<RunnerMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let token = request.metadata().get("authorization").unwrap().to_str().unwrap().to_owned();
+        let ticket = request.metadata().get_bin(TICKET_METADATA).map(|value| value.to_bytes().unwrap().to_vec());
         let (outgoing, replies) = mpsc::channel(4);
-        let session = Session { token, incoming: request.into_inner(), outgoing };
+        let session = Session { token, ticket, incoming: request.into_inner(), outgoing };
         self.sessions.send(session).await.unwrap();
         Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
     }
@@ -191,6 +193,25 @@ async fn a_broken_stream_is_taken_up_again_and_the_unanswered_batch_resent() {
     session.say(FromOperator::Ack(Ack { n: 2, seq: 6, hash: vec![6; 32], decisions: Vec::new() })).await;
     session.say(FromOperator::Bye(Bye { reason: "Succeeded".into() })).await;
     assert_eq!(running.await.unwrap().unwrap(), Parting::Dismissed { reason: "Succeeded".into() });
+}
+
+#[tokio::test]
+async fn a_runner_comes_back_with_its_token_and_the_newest_ticket_that_it_was_given() {
+    let mut operator = Operator::start().await;
+    let running = run(&operator.config);
+    let given = [&b"first"[..], b"", b"second"];
+    let brought = [None, Some(&b"first"[..]), Some(b"first"), Some(b"second")];
+    for (at, expected) in brought.iter().enumerate() {
+        let (session, _) = operator.greeted().await;
+        assert_eq!((session.token.as_str(), session.ticket.as_deref()), ("Bearer first-token", *expected));
+        match given.get(at) {
+            Some(ticket) => {
+                session.say(FromOperator::Welcome(Welcome { ticket: ticket.to_vec(), ..first_welcome() })).await;
+            }
+            None => session.say(FromOperator::Bye(Bye { reason: "enough".into() })).await,
+        }
+    }
+    assert!(running.await.unwrap().is_ok());
 }
 
 #[tokio::test]

@@ -1,11 +1,18 @@
 //! The runner against scripted fakes of everything around it: operator, model servers, MCP servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::missing_panics_doc)]
 
+mod asking;
 mod chat_completions;
+mod codecs;
 mod fake_mcp;
 mod fake_operator;
+mod fallbacks;
+mod fuzz;
+mod graders;
 mod grpc;
 mod http;
 mod mcp;
+mod messages;
 mod plans;
+mod responses;
 mod runs;

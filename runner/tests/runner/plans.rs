@@ -24,8 +24,11 @@ pub fn plan(model: PlanModel, tools: Vec<PlanTool>) -> Plan {
         instructions: "Be brief.".into(),
         input: "Do it.".into(),
         model,
+        fallbacks: Vec::new(),
         tools,
         credentials: Vec::new(),
+        policies: Vec::new(),
+        agent_policies: Vec::new(),
         limits: Limits { steps: 50, tokens: None, cost_micro_usd: None, active_seconds: 1800, wait_seconds: 60 },
     }
 }
@@ -49,6 +52,14 @@ pub fn chat(base_url: &str) -> PlanModel {
         timeouts: Timeouts { connect_seconds: 2, first_byte_seconds: 2, idle_seconds: 2, total_seconds: 10 },
         script: Vec::new(),
     }
+}
+
+pub fn responses(base_url: &str) -> PlanModel {
+    PlanModel { api: ModelApi::Responses, ..chat(base_url) }
+}
+
+pub fn messages(base_url: &str) -> PlanModel {
+    PlanModel { api: ModelApi::Messages, max_output_tokens: Some(512), ..chat(base_url) }
 }
 
 pub fn says(text: &str) -> ScriptedTurn {
@@ -95,6 +106,7 @@ pub fn tool(url: &str, operations: &[&str]) -> PlanTool {
         url: url.into(),
         credential: None,
         call_timeout_seconds: 5,
+        policies: Vec::new(),
         operations: operations.iter().map(operation).collect(),
     }
 }
@@ -107,6 +119,7 @@ pub fn credential(hosts: &[&str]) -> PlanCredential {
         secret_key: "token".into(),
         inject: Inject::Bearer {},
         hosts: hosts.iter().map(|host| (*host).into()).collect(),
+        policies: Vec::new(),
     }
 }
 

@@ -1,12 +1,12 @@
 //! Whole runs: the loop against a fake operator, with the scripted model and a fake MCP server.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use belay_protocol::Event;
 use belay_protocol::event::{EndReason, NotSentReason, Outcome, ToolResult};
 use belay_protocol::fold::CallState;
-use belay_protocol::plan::{Effects, ScriptedTurn};
+use belay_protocol::plan::{Effects, PlanTool, ScriptedTurn};
 use belay_runner::agent_loop::Parting;
 use belay_runner::models::scripted::Scripted;
 use belay_runner::redact::Redactor;
@@ -15,7 +15,7 @@ use rstest::rstest;
 use serde_json::json;
 
 use crate::fake_mcp::{Era, FakeMcp};
-use crate::fake_operator::{Journal, Script, run};
+use crate::fake_operator::{Journal, People, Script, run};
 use crate::plans::{TOOL, calls, credential, mounted, plan, says, scripted, tool};
 
 /// A run of this script against this server, whose listed operations are all in the plan.
@@ -32,8 +32,8 @@ async fn run_plan(plan: belay_protocol::Plan, script: Script, secrets: &[(&str, 
         (tool.name.clone(), Box::new(server) as _)
     });
     let servers = servers.collect();
-    let model = Box::new(Scripted::new(&plan));
-    run(plan, script, model, servers, credentials).await
+    let model = Box::new(Scripted::new(&plan, &plan.model));
+    run(plan, script, vec![model], servers, credentials).await
 }
 
 fn results(journal: &Journal) -> Vec<(&str, &ToolResult)> {
@@ -70,7 +70,7 @@ async fn a_run_lists_asks_calls_and_ends_in_two_round_trips_a_step(#[case] era: 
         journal.names(),
         [
             vec!["ToolsListed", "ModelRequested"],
-            vec!["ModelResponded", "CallProposed"],
+            vec!["ModelResponded", "CallProposed", "CallProposed", "CallProposed"],
             vec!["CallObserved", "CallProposed"],
             vec!["CallObserved", "CallProposed"],
             vec!["CallObserved", "ModelRequested"],
@@ -152,6 +152,16 @@ async fn a_permit_that_ran_out_is_returned_and_the_call_proposed_again() {
             vec!["CallObserved", "ModelRequested"],
         ]
     );
+    assert_eq!(server.called_operations(), ["echo"]);
+}
+
+#[tokio::test]
+async fn one_listing_that_fails_in_passing_ends_no_run() {
+    let server = FakeMcp::start(Era::Stateless, &["echo"]).await;
+    *server.refused_listings.lock().unwrap() = 1;
+    let turns = vec![calls(&[("echo", json!({}))]), says("done")];
+    let journal = run_script(&server, &["echo"], turns, Script::default()).await;
+    assert_eq!(journal.names()[0], ["ToolsListed", "ModelRequested"]);
     assert_eq!(server.called_operations(), ["echo"]);
 }
 
@@ -366,4 +376,53 @@ async fn definitions_that_differ_from_the_accepted_ones_are_not_offered_and_left
     });
     assert_ne!(proposed.unwrap().definition, accepted, "the gate sees what the server lists now");
     assert_eq!(journal.state.listings[TOOL].len(), 1);
+}
+
+fn people(operation: &str, say: People) -> Script {
+    Script { asked_operations: BTreeMap::from([(operation.to_owned(), say)]), ..Script::default() }
+}
+
+#[tokio::test]
+async fn a_call_that_people_are_asked_about_is_sent_once_they_said_yes_and_holds_up_no_other() {
+    let server = FakeMcp::start(Era::Sessions, &["echo", "stream"]).await;
+    let turns = vec![calls(&[("echo", json!({"text": "x"})), ("stream", json!({}))]), says("done")];
+    let journal = run_script(&server, &["echo", "stream"], turns, people("echo", People::Allow)).await;
+    assert_eq!(server.called_operations(), ["stream", "echo"]);
+    assert_eq!(journal.end().outcome, Outcome::Succeeded);
+    assert_eq!(results(&journal).iter().map(|(id, _)| *id).collect::<Vec<_>>(), ["c2", "c1"]);
+}
+
+#[tokio::test]
+async fn what_people_do_not_allow_is_never_sent_and_the_run_goes_on() {
+    let server = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let turns = vec![calls(&[("echo", json!({"text": "x"}))]), says("done")];
+    let journal = run_script(&server, &["echo"], turns, people("echo", People::Deny)).await;
+    assert_eq!(server.called_operations(), Vec::<String>::new());
+    assert!(results(&journal).is_empty());
+    assert_eq!((journal.state.steps, journal.end().outcome), (2, Outcome::Succeeded));
+}
+
+#[tokio::test]
+async fn calls_that_only_read_from_two_servers_are_under_way_together() {
+    let (one, other) =
+        (FakeMcp::start(Era::Sessions, &["held"]).await, FakeMcp::start(Era::Stateless, &["held"]).await);
+    let mut turn = calls(&[("held", json!({})), ("held", json!({}))]);
+    turn.tool_calls[1].tool = "other".into();
+    let other_tool = PlanTool { name: "other".into(), ..tool(&other.url(), &["held"]) };
+    let mut plan = plan(scripted(vec![turn, says("done")]), vec![tool(&one.url(), &["held"]), other_tool]);
+    for tool in &mut plan.tools {
+        let name = tool.name.clone();
+        tool.operations.iter_mut().for_each(|operation| {
+            operation.effects = Effects::None;
+            operation.model_name = format!("{name}__held");
+        });
+    }
+    let running = tokio::spawn(async move { run_plan(plan, Script::default(), &[]).await });
+    one.until_called(1).await;
+    other.until_called(1).await;
+    other.release();
+    one.release();
+    let journal = running.await.unwrap();
+    assert_eq!(results(&journal).len(), 2);
+    assert_eq!(journal.end().outcome, Outcome::Succeeded);
 }
