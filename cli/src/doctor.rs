@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use belay_crds::ENABLED_LABEL;
+use belay_crds::admission::{APPROVALS, Difference, RESTORE, Rules};
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Namespace;
@@ -16,20 +17,8 @@ use crate::exit::{CliError, FAILED};
 const OPERATOR_NAMESPACE: &str = "belay-system";
 /// What the operator is bound to in each namespace that opted in.
 const NAMESPACE_BINDING: &str = "belay-operator";
-const KINDS: [&str; 6] = ["models", "credentials", "tools", "agents", "agentruns", "approvals"];
-/// The admission rules that `manifests/admission` ships.
-const POLICIES: [&str; 10] = [
-    "belay-approvals",
-    "belay-status",
-    "belay-runner-pods",
-    "belay-runner-identity",
-    "belay-credential-secrets",
-    "belay-use-credentials",
-    "belay-use-models",
-    "belay-use-tools",
-    "belay-use-more-tools",
-    "belay-use-agents",
-];
+const KINDS: [&str; 8] =
+    ["models", "credentials", "tools", "approvalpolicies", "agents", "agentruns", "approvals", "readgrants"];
 
 enum Finding {
     Good(String),
@@ -74,16 +63,25 @@ async fn kinds(target: &Target, findings: &mut Vec<Finding>) -> Result<(), CliEr
 async fn admission(target: &Target, findings: &mut Vec<Finding>) -> Result<(), CliError> {
     let policies: Api<ValidatingAdmissionPolicy> = Api::all(target.client.clone());
     let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(target.client.clone());
-    for name in POLICIES {
+    let rules = Rules::shipped(OPERATOR_NAMESPACE).map_err(|e| CliError::Failed(e.to_string()))?;
+    for name in rules.names() {
         let policy = policies.get_opt(name).await.map_err(|e| CliError::api(format!("reading policy {name}"), e))?;
         let binding = bindings.get_opt(name).await.map_err(|e| CliError::api(format!("reading binding {name}"), e))?;
-        findings.push(match (policy, binding) {
-            (Some(_), Some(_)) => Finding::Good(format!("admission policy {name} is bound")),
-            (None, _) => bad(format!("admission policy {name} is missing"), "apply manifests/admission"),
-            (Some(_), None) => bad(format!("admission policy {name} is not bound"), "apply manifests/admission"),
-        });
+        let wrong = [rules.policy(name, policy.as_ref()), rules.binding(name, binding.as_ref())];
+        findings.push(rule(name, &wrong.into_iter().flatten().collect::<Vec<_>>()));
     }
     Ok(())
+}
+
+/// One rule, by what is wrong with its policy and its binding.
+fn rule(name: &str, wrong: &[Difference]) -> Finding {
+    if wrong.is_empty() {
+        return Finding::Good(format!("admission policy {name} is bound, as it was shipped"));
+    }
+    let what = wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let since = if name == APPROVALS { "; decisions that people made without it are asked for anew" } else { "" };
+    let remedy = format!("no approval is honoured until: {RESTORE}, or helm upgrade{since}");
+    bad(what, &remedy)
 }
 
 async fn operator(target: &Target, findings: &mut Vec<Finding>) -> Result<(), CliError> {

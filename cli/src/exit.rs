@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use belay_crds::Phase;
 
+use crate::approvals::Refused;
+
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     #[error("no usable kubeconfig: {0}. Set KUBECONFIG or --context")]
@@ -18,6 +20,10 @@ pub enum CliError {
     NotFound { kind: &'static str, name: String, namespace: String },
     #[error("{0}")]
     Failed(String),
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error("nothing was decided")]
+    Declined,
     #[error("{0}")]
     Usage(String),
 }
@@ -41,7 +47,10 @@ impl CliError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::from(USAGE),
-            Self::Kubeconfig(_) | Self::Api { .. } | Self::NotFound { .. } | Self::Failed(_) => ExitCode::from(FAILED),
+            Self::Declined => ExitCode::from(CANCELLED),
+            Self::Kubeconfig(_) | Self::Api { .. } | Self::NotFound { .. } | Self::Failed(_) | Self::Refused(_) => {
+                ExitCode::from(FAILED)
+            }
         }
     }
 }

@@ -1,57 +1,26 @@
 //! `belay journal`: what the operator recorded of a run, as a file, and whether such a file holds together.
-//! Exporting needs an admin's right to exec in the operator's pod; verifying needs nothing but the file.
+//! Exporting needs the right to see the run and to reach the operator; verifying needs nothing but the file.
 
-use std::io::ErrorKind;
+mod export;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use belay_protocol::event::RunEnd;
 use belay_protocol::export::{Effect, EffectOutcome, PermittedBy, Verified, verify};
 use clap::Subcommand;
 use jiff::Timestamp;
 
-use crate::Target;
+pub use self::export::{ExportArguments, export};
 use crate::exit::{CliError, FAILED};
 use crate::table;
 
 #[derive(Subcommand)]
 pub enum JournalCommand {
-    /// Print all that the journal holds of a run, as a file to keep and to verify (needs kubectl)
+    /// Print all that the journal holds of a run, as a file to keep and to verify
     Export(ExportArguments),
     /// Check such a file, without a cluster: nothing changed, nothing left out, every permit as the plan allows
     Verify { file: PathBuf },
-}
-
-#[derive(clap::Args)]
-pub struct ExportArguments {
-    run: String,
-    /// RUN is the uid of an AgentRun that may be gone
-    #[arg(long)]
-    uid: bool,
-    /// Where the operator is installed
-    #[arg(long, default_value = "belay-system")]
-    operator_namespace: String,
-}
-
-/// Runs kubectl, which speaks the protocols of exec already: in here they would take a dozen more libraries.
-pub fn export(target: &Target, context: Option<&str>, arguments: &ExportArguments) -> Result<ExitCode, CliError> {
-    let run = if arguments.uid { arguments.run.clone() } else { format!("{}/{}", target.namespace, arguments.run) };
-    let words = kubectl(context, &arguments.operator_namespace, &run);
-    match Command::new("kubectl").args(&words).status() {
-        Ok(status) if status.success() => Ok(ExitCode::SUCCESS),
-        Ok(_) => Ok(ExitCode::from(FAILED)), // kubectl and the operator have said why
-        Err(error) if error.kind() == ErrorKind::NotFound => Err(CliError::Usage(format!(
-            "kubectl is not installed here; where it is, run: kubectl {} > FILE",
-            words.join(" ")
-        ))),
-        Err(error) => Err(CliError::Usage(format!("kubectl cannot be started: {error}"))),
-    }
-}
-
-fn kubectl(context: Option<&str>, namespace: &str, run: &str) -> Vec<String> {
-    let context = context.map(|context| format!("--context={context}"));
-    let words = ["-n", namespace, "exec", "deploy/belay-operator", "--", "/belay-operator", "journal", "export", run];
-    context.into_iter().chain(words.map(str::to_owned)).collect()
 }
 
 /// Prints the verdict and what the run did.
@@ -103,7 +72,7 @@ fn row(effect: &Effect) -> Vec<String> {
         effect.call_id.clone(),
         effect.attempt.to_string(),
         format!("{}/{}", effect.tool, effect.operation),
-        permitted_by(effect.permitted_by),
+        permitted_by(&effect.permitted_by),
         time(effect.decided_at),
         outcome(effect.outcome),
         by.to_owned(),
@@ -111,9 +80,14 @@ fn row(effect: &Effect) -> Vec<String> {
     ]
 }
 
-fn permitted_by(permit: PermittedBy) -> String {
+fn permitted_by(permit: &PermittedBy) -> String {
     match permit {
         PermittedBy::AllowList => "allow list".into(),
+        PermittedBy::Policies(policies) => format!("policy {}", policies.join(", ")),
+        PermittedBy::People(people) => {
+            let people: Vec<String> = people.iter().map(|one| format!("{} ({})", one.by, one.policy)).collect();
+            people.join(", ")
+        }
         PermittedBy::Nobody(reason) => format!("denied: {reason:?}"),
     }
 }
@@ -142,14 +116,6 @@ mod tests {
     use belay_protocol::export::Settled;
 
     use super::*;
-
-    #[test]
-    fn an_export_is_an_exec_in_the_operators_pod() {
-        assert_eq!(
-            kubectl(Some("prod"), "belay-system", "team/triage-1").join(" "),
-            "--context=prod -n belay-system exec deploy/belay-operator -- /belay-operator journal export team/triage-1"
-        );
-    }
 
     #[test]
     fn a_row_says_who_let_a_call_through_and_what_became_of_it() {

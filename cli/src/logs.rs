@@ -1,4 +1,5 @@
-//! `belay logs RUN`: the runner's line for each step, never arguments or results.
+//! `belay logs RUN`: the runner's line for each step, never arguments or results. With `-f` from pod to pod, until the
+//! run ends.
 
 use std::process::ExitCode;
 
@@ -7,18 +8,27 @@ use futures::{AsyncBufReadExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, LogParams};
 
-use crate::Target;
 use crate::exit::CliError;
-use crate::get;
+use crate::follow::{self, Sight};
+use crate::{Target, get};
 
 pub async fn logs(target: &Target, name: &str, follow: bool) -> Result<ExitCode, CliError> {
     let run = get::fetch(target, name).await?;
+    if follow && !get::is_ended(&run) {
+        // How it stands goes beside the lines of its runner, not among them.
+        follow::follow(target, name, |sight| match sight {
+            Sight::Standing(standing) => eprintln!("{standing}"),
+            Sight::Step(line) => println!("{line}"),
+        })
+        .await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let Some(pod) = get::pod_name(&run) else {
         println!("{}", get::standing(&run));
         return Ok(ExitCode::SUCCESS);
     };
     let pods: Api<Pod> = Api::namespaced(target.client.clone(), &target.namespace);
-    let parameters = LogParams { follow, container: Some("runner".into()), ..LogParams::default() };
+    let parameters = LogParams { container: Some("runner".into()), ..LogParams::default() };
     match pods.log_stream(&pod, &parameters).await {
         Ok(log) => {
             let mut lines = log.lines();

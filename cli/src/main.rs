@@ -11,19 +11,23 @@ mod get;
 mod journal;
 mod logs;
 mod namespace;
+mod policy;
 mod run;
 mod table;
 
+use std::ffi::OsStr;
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
 
 use crate::exit::CliError;
 use crate::journal::JournalCommand;
 
-/// Runs AI agents on Kubernetes, governed. Exit codes: 0 succeeded, 1 failed, 2 usage, 3 cancelled, 4 timed out.
+/// Runs AI agents on Kubernetes, governed. Exit codes: 0 succeeded, 1 failed, 2 usage, 3 cancelled or
+/// not confirmed, 4 timed out.
 #[derive(Parser)]
 #[command(name = "belay", version)]
 struct Arguments {
@@ -55,7 +59,11 @@ enum Command {
     /// Show what waits for a person's decision
     Approvals,
     /// Show one question whole, as it would be decided
-    Show { name: String },
+    Show(approvals::ShowArguments),
+    /// Say yes to a call that waits
+    Approve(approvals::ApproveArguments),
+    /// Say no to a call that waits; also after a yes, until the Approval is sealed
+    Deny(approvals::DenyArguments),
     /// Say what became of a call whose end nobody knows
     Resolve(approvals::ResolveArguments),
     /// Ask whether you may decide for a policy; kubectl cannot ask that
@@ -70,6 +78,9 @@ enum Command {
     /// Export what was recorded of a run, or verify such a file
     #[command(subcommand)]
     Journal(journal::JournalCommand),
+    /// Check an ApprovalPolicy and run its tests, or judge by it what runs proposed; needs no cluster
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Check the installation and say what to do about what is wrong
     Doctor,
     /// Print the versions of this program and of the cluster
@@ -84,7 +95,7 @@ pub struct Target {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = arguments();
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         eprintln!("belay: another TLS provider was installed first");
         return ExitCode::FAILURE;
@@ -98,9 +109,23 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Parsed under the name that was typed: `kubectl belay` runs a file named `kubectl-belay`.
+fn arguments() -> Arguments {
+    let command = Arguments::command().bin_name(typed_name(std::env::args_os().next().as_deref()));
+    Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+}
+
+fn typed_name(file: Option<&OsStr>) -> &'static str {
+    let stem = file.map(Path::new).and_then(Path::file_stem);
+    if stem == Some(OsStr::new("kubectl-belay")) { "kubectl belay" } else { "belay" }
+}
+
 async fn dispatch(arguments: Arguments) -> Result<ExitCode, CliError> {
     if let Command::Journal(JournalCommand::Verify { file }) = &arguments.command {
         return journal::print_verdict(file); // works where no cluster is
+    }
+    if let Command::Policy(command) = &arguments.command {
+        return policy::policy(command);
     }
     let target = connect(arguments.namespace, arguments.context.clone()).await?;
     match arguments.command {
@@ -110,14 +135,17 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Logs { name, follow } => logs::logs(&target, &name, follow).await,
         Command::Cancel { name } => cancel::cancel(&target, &name).await,
         Command::Approvals => approvals::list(&target).await,
-        Command::Show { name } => approvals::show(&target, &name).await,
+        Command::Show(arguments) => approvals::show(&target, &arguments).await,
+        Command::Approve(arguments) => approvals::approve(&target, arguments).await,
+        Command::Deny(arguments) => approvals::deny(&target, arguments).await,
         Command::Resolve(arguments) => approvals::resolve(&target, arguments).await,
         Command::CanI { verb, policy } => can_i::can_i(&target, &verb, &policy).await,
         Command::Namespace(command) => namespace::namespace(&target, command).await,
         Command::Journal(JournalCommand::Export(export)) => {
-            journal::export(&target, arguments.context.as_deref(), &export)
+            journal::export(&target, arguments.context.as_deref(), &export).await
         }
         Command::Journal(JournalCommand::Verify { file }) => journal::print_verdict(&file),
+        Command::Policy(command) => policy::policy(&command),
         Command::Doctor => doctor::doctor(&target).await,
         Command::Version => version(&target).await,
     }
@@ -140,4 +168,63 @@ async fn version(target: &Target) -> Result<ExitCode, CliError> {
         target.client.apiserver_version().await.map_err(|e| CliError::api("asking the server's version", e))?;
     println!("Kubernetes {}", server.git_version);
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::ffi::OsString;
+
+    use belay_crds::Decision;
+
+    use super::*;
+
+    const DOCS: &str = include_str!("../../docs/approvals.md");
+
+    /// Words of a line of the docs: quotes keep words together, and a comment ends it.
+    fn words(line: &str) -> Vec<String> {
+        let line = line.split(" #").next().unwrap_or_default().split(" > ").next().unwrap_or_default();
+        let mut words = Vec::new();
+        for (index, part) in line.split('"').enumerate() {
+            match index % 2 {
+                0 => words.extend(part.split_whitespace().map(str::to_owned)),
+                _ => words.push(part.to_owned()),
+            }
+        }
+        words
+    }
+
+    #[test]
+    fn every_command_in_the_docs_for_approvers_is_one() {
+        let commands: Vec<&str> = (DOCS.lines())
+            .map(|line| line.strip_prefix("$ ").unwrap_or(line))
+            .filter(|line| line.starts_with("belay "))
+            .collect();
+        assert!(commands.len() >= 9, "{commands:?}");
+        for command in commands {
+            assert!(Arguments::try_parse_from(words(command)).is_ok(), "{command}");
+        }
+    }
+
+    #[test]
+    fn the_decision_in_the_docs_for_approvers_is_one() {
+        let yaml = DOCS.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let object: serde_json::Value = serde_saphyr::from_str(yaml).unwrap();
+        let decisions: Vec<Decision> =
+            serde_json::from_value(object.pointer("/spec/decisions").unwrap().clone()).unwrap();
+        assert_eq!(decisions.len(), 1);
+    }
+
+    #[test]
+    fn the_name_is_what_kubectl_was_told() {
+        for (file, name) in [
+            ("/usr/bin/kubectl-belay", "kubectl belay"),
+            ("kubectl-belay.exe", "kubectl belay"),
+            ("belay", "belay"),
+            ("/opt/belay-0.1", "belay"),
+        ] {
+            assert_eq!(typed_name(Some(&OsString::from(file))), name);
+        }
+        assert_eq!(typed_name(None), "belay");
+    }
 }

@@ -1,0 +1,435 @@
+//! How a person decides, whatever is asked: for which policies a decision of theirs is wanted, what it says, and how it is
+//! written. What was shown is what is signed.
+
+use std::collections::BTreeSet;
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use belay_crds::{Approval, ApprovalPurpose, ApprovalRequest, Decision, DecisionAnswer, DecisionVerdict, is_person};
+use belay_protocol::Digest;
+use clap::Args;
+use jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+
+use super::arguments::Detail;
+use super::difference::difference;
+use super::question::{question, standing};
+use super::visible::visible;
+use super::{api, checked_digest, fetch, is_sealed, policies};
+use crate::Target;
+use crate::can_i::may;
+use crate::exit::CliError;
+use crate::run::whoami;
+
+/// How a decision is made, whatever it says.
+#[derive(Args)]
+pub struct Manner {
+    /// Decide for this policy alone; for all that you may decide for otherwise
+    #[arg(long)]
+    policy: Option<String>,
+    /// Do not ask back
+    #[arg(short, long)]
+    yes: bool,
+    /// Fold nothing away
+    #[arg(long)]
+    full: bool,
+}
+
+/// What is to be decided.
+pub struct Wish {
+    /// What the Approval has to ask for this to be an answer.
+    pub purpose: ApprovalPurpose,
+    pub verdict: DecisionVerdict,
+    pub answer: Option<DecisionAnswer>,
+    pub reason: Option<String>,
+    /// In a few words, for the question back.
+    pub words: &'static str,
+}
+
+/// Who decides.
+#[derive(Clone, Debug)]
+pub struct Decider {
+    pub name: String,
+    /// The policies that ask on which they hold the verb.
+    pub may: BTreeSet<String>,
+}
+
+/// Why nothing can be decided.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("Approval {name} asks something else: use {instead}")]
+    AsksSomethingElse { name: String, instead: String },
+    #[error("Approval {name} is sealed: it was decided, or is asked no more; see belay show {name}")]
+    Sealed { name: String },
+    #[error("Approval {name} expired at {at}: no decision counts any more. The agent is told so")]
+    Expired { name: String, at: Timestamp },
+    #[error("ApprovalPolicy {policy} did not ask; those that did: {asked}")]
+    DidNotAsk { policy: String, asked: String },
+    #[error("only people decide, and you are {0}")]
+    NoPerson(String),
+    #[error(
+        "you may not decide this: it needs the verb approve on approvalpolicies.decide.belay.dev {policies}. \
+         See belay can-i approve POLICY, and docs/approvals.md"
+    )]
+    MayNot { policies: String },
+    #[error(
+        "you created the run, and {policies} wants others to say yes: ask one of them. You may say no: belay deny {name}"
+    )]
+    OwnRun { name: String, policies: String },
+    #[error("you said no already: a Deny beats every Allow and cannot be taken back")]
+    SaidNo,
+    #[error("a reason has at most {REASON_CHARACTERS_MAX} characters, not {0}")]
+    LongReason(usize),
+}
+
+/// What is to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// All decisions of this person with this verdict: those that were there, which their field manager has to repeat,
+    /// and the new ones.
+    Write { decisions: Vec<Decision>, added: Vec<String> },
+    /// They said it for all of these.
+    Said { policies: Vec<String> },
+}
+
+const REASON_CHARACTERS_MAX: usize = 1024;
+/// The schema's bound on the whole list.
+const DECISIONS_MAX: usize = 32;
+const MANAGER_BYTES_MAX: usize = 128;
+const DIGEST_CHARACTERS: usize = 16;
+
+/// 1. What is there, and may it still be decided. 2. Who decides, and for which policies. 3. Show it. 4. Ask back.
+/// 5. Write, signed with the digest over what was shown.
+pub async fn decide(target: &Target, name: &str, wish: &Wish, manner: &Manner) -> Result<ExitCode, CliError> {
+    let approval = fetch(target, name).await?;
+    can_be_decided(name, &approval, wish, Timestamp::now())?;
+    let digest = checked_digest(name, &approval.spec.request)?;
+    let who = decider(target, &approval.spec.request).await?;
+    let (decisions, added) = match choose(name, &approval, &who, wish, manner.policy.as_deref())? {
+        Choice::Write { decisions, added } => (decisions, added),
+        Choice::Said { policies } => {
+            println!("you said so already for {}; nothing was added", visible(&policies.join(", ")));
+            print!("{}", standing(&approval, &digest.to_string()));
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    if !confirmed(target, name, &approval, &Asking { wish, manner, digest, added: &added }).await? {
+        return Err(CliError::Declined);
+    }
+    let decided = write(target, &approval, &who.name, wish.verdict, decisions).await;
+    let decided = decided.map_err(|e| CliError::api(format!("deciding Approval {name}"), e))?;
+    println!("approval.belay.dev/{name} decided by {} for {}", visible(&who.name), visible(&added.join(", ")));
+    print!("{}", standing(&decided, &digest.to_string()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the Approval asks what `wish` answers, and still takes answers.
+pub fn can_be_decided(name: &str, approval: &Approval, wish: &Wish, now: Timestamp) -> Result<(), Refused> {
+    let (name, request) = (name.to_owned(), &approval.spec.request);
+    if request.purpose != wish.purpose {
+        let instead = how(&name, request.purpose);
+        return Err(Refused::AsksSomethingElse { name, instead });
+    }
+    if is_sealed(approval) {
+        return Err(Refused::Sealed { name });
+    }
+    if now >= request.expires_at.0 {
+        return Err(Refused::Expired { name, at: request.expires_at.0 });
+    }
+    Ok(())
+}
+
+/// What to type to decide a question of that kind.
+pub fn how(name: &str, purpose: ApprovalPurpose) -> String {
+    match purpose {
+        ApprovalPurpose::Call => format!("belay approve {name}, or belay deny {name} --reason WHY"),
+        ApprovalPurpose::Unknown => format!("belay resolve {name} with --happened RESULT, --retry or --end"),
+    }
+}
+
+pub async fn decider(target: &Target, request: &ApprovalRequest) -> Result<Decider, CliError> {
+    let name = whoami(target).await?.unwrap_or_default();
+    let mut may_for = BTreeSet::new();
+    for policy in policies(request) {
+        if may(target, "approve", &policy).await? {
+            may_for.insert(policy);
+        }
+    }
+    Ok(Decider { name, may: may_for })
+}
+
+/// For which policies `who` has something to add, and the whole list to write.
+pub fn choose(
+    name: &str,
+    approval: &Approval,
+    who: &Decider,
+    wish: &Wish,
+    only: Option<&str>,
+) -> Result<Choice, Refused> {
+    let request = &approval.spec.request;
+    if let Some(long) =
+        wish.reason.as_ref().map(|reason| reason.chars().count()).filter(|it| *it > REASON_CHARACTERS_MAX)
+    {
+        return Err(Refused::LongReason(long));
+    }
+    if !is_person(&who.name) {
+        return Err(Refused::NoPerson(who.name.clone()));
+    }
+    let own = |verdict: DecisionVerdict| {
+        let ours = move |one: &&Decision| one.by == who.name && one.verdict == verdict;
+        approval.spec.decisions.iter().filter(ours)
+    };
+    if wish.verdict == DecisionVerdict::Allow && own(DecisionVerdict::Deny).next().is_some() {
+        return Err(Refused::SaidNo);
+    }
+    let allowed = for_whom(name, request, who, wish.verdict, only)?;
+    let said = |policy: &String| own(wish.verdict).any(|one| one.policy == *policy);
+    let room = DECISIONS_MAX.saturating_sub(approval.spec.decisions.len());
+    let added: Vec<String> = allowed.iter().filter(|policy| !said(policy)).take(room).cloned().collect();
+    if added.is_empty() {
+        return Ok(Choice::Said { policies: allowed });
+    }
+    let decision = |policy: &String| Decision {
+        policy: policy.clone(),
+        by: who.name.clone(),
+        digest: request.digest.clone(),
+        verdict: wish.verdict,
+        answer: wish.answer.clone(),
+        reason: wish.reason.clone(),
+    };
+    Ok(Choice::Write { decisions: own(wish.verdict).cloned().chain(added.iter().map(decision)).collect(), added })
+}
+
+/// The policies that ask on which `who` may give that verdict.
+fn for_whom(
+    name: &str,
+    request: &ApprovalRequest,
+    who: &Decider,
+    verdict: DecisionVerdict,
+    only: Option<&str>,
+) -> Result<Vec<String>, Refused> {
+    let asked: Vec<_> = request.requirements.iter().filter(|one| only.is_none_or(|only| one.policy == only)).collect();
+    if asked.is_empty() {
+        let policy = only.unwrap_or_default().to_owned();
+        return Err(Refused::DidNotAsk { policy, asked: policies(request).join(", ") });
+    }
+    let names = |of: &[&belay_crds::Requirement]| of.iter().map(|one| one.policy.clone()).collect::<Vec<_>>();
+    let (may, may_not): (Vec<_>, Vec<_>) = asked.into_iter().partition(|one| who.may.contains(&one.policy));
+    if may.is_empty() {
+        return Err(Refused::MayNot { policies: names(&may_not).join(", ") });
+    }
+    let excluded = |one: &belay_crds::Requirement| match verdict {
+        DecisionVerdict::Allow => request.excludes(one, &who.name),
+        DecisionVerdict::Deny => false,
+    };
+    let (own, free): (Vec<_>, Vec<_>) = may.into_iter().partition(|one| excluded(one));
+    if free.is_empty() {
+        return Err(Refused::OwnRun { name: name.to_owned(), policies: names(&own).join(", ") });
+    }
+    Ok(names(&free))
+}
+
+/// Applied to that very object: one that was deleted and made again has another uid.
+async fn write(
+    target: &Target,
+    approval: &Approval,
+    user: &str,
+    verdict: DecisionVerdict,
+    decisions: Vec<Decision>,
+) -> Result<Approval, kube::Error> {
+    let name = approval.metadata.name.as_deref().unwrap_or_default();
+    let body = json!({
+        "apiVersion": "belay.dev/v1alpha1", "kind": "Approval",
+        "metadata": {"name": name, "uid": approval.metadata.uid}, "spec": {"decisions": decisions},
+    });
+    api(target).patch(name, &PatchParams::apply(&manager(user, verdict)), &Patch::Apply(body)).await
+}
+
+/// A field manager for each person and verdict: with one for both, a Deny would take back the Allow before it.
+fn manager(user: &str, verdict: DecisionVerdict) -> String {
+    let whole = format!("belay-{user}-{verdict:?}");
+    let printable = !user.chars().any(char::is_control);
+    if whole.len() <= MANAGER_BYTES_MAX && printable {
+        return whole;
+    }
+    format!("belay-{}-{verdict:?}", Digest::of(user.as_bytes()).short(DIGEST_CHARACTERS))
+}
+
+/// What is asked back.
+struct Asking<'a> {
+    wish: &'a Wish,
+    manner: &'a Manner,
+    digest: Digest,
+    added: &'a [String],
+}
+
+/// Shows everything, and asks. Only a person at a terminal can be asked back.
+async fn confirmed(target: &Target, name: &str, approval: &Approval, asking: &Asking<'_>) -> Result<bool, CliError> {
+    let mut detail = if asking.manner.full { Detail::Full } else { Detail::Folded };
+    loop {
+        let shown = question(name, &approval.spec.request, detail);
+        print!("{}{}", shown.text, standing(approval, &asking.digest.to_string()));
+        print!("{}", difference(target, approval, detail).await);
+        if asking.manner.yes {
+            return Ok(true);
+        }
+        if !std::io::stdin().is_terminal() {
+            let words = "there is no terminal to ask back on: add --yes once you have read it";
+            return Err(CliError::Usage(words.to_owned()));
+        }
+        let (fold, more) = match shown.folded_bytes {
+            0 => (String::new(), ""),
+            bytes => (format!("{bytes} bytes are folded. "), "/f to unfold"),
+        };
+        match ask_back(&format!("{fold}{}, for {}? [y/N{more}] ", asking.wish.words, asking.added.join(", ")))?.as_str()
+        {
+            "y" | "Y" | "yes" => return Ok(true),
+            "f" => detail = Detail::Full,
+            _ => return Ok(false),
+        }
+    }
+}
+
+fn ask_back(words: &str) -> Result<String, CliError> {
+    print!("{words}");
+    let mut line = String::new();
+    let read = std::io::stdout().flush().and_then(|()| std::io::stdin().read_line(&mut line));
+    read.map_err(|e| CliError::Usage(format!("reading the answer: {e}")))?;
+    Ok(line.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use belay_crds::{ApprovalStatus, Retry};
+    use rstest::rstest;
+
+    use super::super::question::tests::approval;
+    use super::*;
+
+    fn decider(name: &str, may: &[&str]) -> Decider {
+        Decider { name: name.to_owned(), may: may.iter().map(|policy| (*policy).to_owned()).collect() }
+    }
+
+    fn wish(verdict: DecisionVerdict) -> Wish {
+        Wish { purpose: ApprovalPurpose::Call, verdict, answer: None, reason: Some("why".to_owned()), words: "go on" }
+    }
+
+    const BOTH: [&str; 2] = ["careful", "owners"];
+    const ALLOW: DecisionVerdict = DecisionVerdict::Allow;
+    const DENY: DecisionVerdict = DecisionVerdict::Deny;
+
+    /// Policies of what is written, and which of them are new.
+    fn chosen(
+        decisions: &[(&str, &str, &str)],
+        who: &Decider,
+        verdict: DecisionVerdict,
+    ) -> Result<(String, String), Refused> {
+        let approval = approval(&json!({}), decisions);
+        match choose("a", &approval, who, &wish(verdict), None)? {
+            Choice::Said { policies } => Ok((String::new(), format!("said {}", policies.join(",")))),
+            Choice::Write { decisions, added } => {
+                for one in &decisions {
+                    assert_eq!((one.by.as_str(), one.verdict), (who.name.as_str(), verdict));
+                    assert_eq!(one.digest, approval.spec.request.digest);
+                }
+                let policies: Vec<String> = decisions.into_iter().map(|one| one.policy).collect();
+                Ok((policies.join(","), added.join(",")))
+            }
+        }
+    }
+
+    #[rstest]
+    #[case::for_all_that_one_may(&[], "ada", &BOTH, ALLOW, "careful,owners", "careful,owners")]
+    #[case::for_the_one_that_one_may(&[], "ada", &["owners"], ALLOW, "owners", "owners")]
+    #[case::the_first_yes_is_repeated(&[("owners", "ada", "Allow")], "ada", &BOTH, ALLOW, "owners,careful", "careful")]
+    #[case::others_are_not_repeated(&[("owners", "bob", "Allow")], "ada", &["owners"], ALLOW, "owners", "owners")]
+    #[case::no_after_yes(&[("owners", "ada", "Allow")], "ada", &["owners"], DENY, "owners", "owners")]
+    #[case::once_is_enough(&[("owners", "ada", "Allow")], "ada", &["owners"], ALLOW, "", "said owners")]
+    #[case::the_requester_for_what_does_not_mind(&[], "eve", &BOTH, ALLOW, "owners", "owners")]
+    #[case::the_requester_may_say_no(&[], "eve", &BOTH, DENY, "careful,owners", "careful,owners")]
+    fn a_decision_is_written_for_each_policy(
+        #[case] there: &[(&str, &str, &str)],
+        #[case] who: &str,
+        #[case] may: &[&str],
+        #[case] verdict: DecisionVerdict,
+        #[case] written: &str,
+        #[case] added: &str,
+    ) {
+        assert_eq!(chosen(there, &decider(who, may), verdict), Ok((written.to_owned(), added.to_owned())));
+    }
+
+    #[test]
+    fn who_cannot_decide_is_told_why() {
+        let refused = |decisions: &[(&str, &str, &str)], who: &str, may: &[&str], verdict| {
+            chosen(decisions, &decider(who, may), verdict).unwrap_err().to_string()
+        };
+        let none = refused(&[], "ada", &[], ALLOW);
+        assert!(none.contains("verb approve on approvalpolicies.decide.belay.dev careful, owners"), "{none}");
+        let own = refused(&[], "eve", &["careful"], ALLOW);
+        assert!(own.contains("you created the run, and careful wants others"), "{own}");
+        let no = refused(&[("owners", "ada", "Deny")], "ada", &BOTH, ALLOW);
+        assert!(no.contains("you said no already"), "{no}");
+        let robot = refused(&[], "system:serviceaccount:a:b", &BOTH, DENY);
+        assert!(robot.contains("only people decide"), "{robot}");
+    }
+
+    #[test]
+    fn one_policy_is_decided_alone_and_only_one_that_asked() {
+        let approval = approval(&json!({}), &[]);
+        let choose = |only| choose("a", &approval, &decider("ada", &BOTH), &wish(ALLOW), Some(only));
+        assert!(matches!(choose("owners"), Ok(Choice::Write { added, .. }) if added == ["owners"]));
+        let asked = "careful, owners".to_owned();
+        assert_eq!(choose("other"), Err(Refused::DidNotAsk { policy: "other".to_owned(), asked }));
+    }
+
+    #[test]
+    fn a_no_finds_room_in_a_list_that_is_nearly_full() {
+        let crowd: Vec<String> = (0..31).map(|n| format!("user{n}")).collect();
+        let decisions: Vec<(&str, &str, &str)> = crowd.iter().map(|user| ("owners", user.as_str(), "Allow")).collect();
+        assert_eq!(chosen(&decisions, &decider("ada", &BOTH), DENY).unwrap().1, "careful");
+    }
+
+    #[test]
+    fn what_asks_something_else_or_is_over_is_refused() {
+        let early: Timestamp = "2026-11-30T09:59:59Z".parse().unwrap();
+        let late: Timestamp = "2026-11-30T10:00:00Z".parse().unwrap();
+        let open = approval(&json!({}), &[]);
+        assert_eq!(can_be_decided("a", &open, &wish(ALLOW), early), Ok(()));
+        assert_eq!(
+            can_be_decided("a", &open, &wish(DENY), late),
+            Err(Refused::Expired { name: "a".to_owned(), at: late })
+        );
+        let mut sealed = open.clone();
+        sealed.status = Some(ApprovalStatus { sealed: Some(true), given: None });
+        assert_eq!(can_be_decided("a", &sealed, &wish(ALLOW), early), Err(Refused::Sealed { name: "a".to_owned() }));
+        let unknown = approval(&json!({"purpose": "Unknown"}), &[]);
+        let words = can_be_decided("a", &unknown, &wish(ALLOW), early).unwrap_err().to_string();
+        assert_eq!(
+            words,
+            "Approval a asks something else: use belay resolve a with --happened RESULT, --retry or --end"
+        );
+        let retry = DecisionAnswer { retry: Some(Retry {}), happened: None };
+        let resolve = Wish { purpose: ApprovalPurpose::Unknown, answer: Some(retry), ..wish(ALLOW) };
+        let words = can_be_decided("a", &open, &resolve, early).unwrap_err().to_string();
+        assert_eq!(words, "Approval a asks something else: use belay approve a, or belay deny a --reason WHY");
+    }
+
+    #[test]
+    fn a_reason_is_bounded_before_anything_is_asked() {
+        let long = Wish { reason: Some("é".repeat(1025)), ..wish(ALLOW) };
+        let refused = choose("a", &approval(&json!({}), &[]), &decider("ada", &BOTH), &long, None);
+        assert_eq!(refused, Err(Refused::LongReason(1025)));
+    }
+
+    #[test]
+    fn yes_and_no_of_a_person_have_field_managers_of_their_own_however_long_the_name() {
+        assert_eq!(manager("ada@example.com", ALLOW), "belay-ada@example.com-Allow");
+        for user in ["a".repeat(500), "é".repeat(80), "a\nb".to_owned()] {
+            let (yes, no) = (manager(&user, ALLOW), manager(&user, DENY));
+            assert!(yes != no && yes.len() <= MANAGER_BYTES_MAX && no.len() <= MANAGER_BYTES_MAX, "{yes} {no}");
+            assert_ne!(yes, manager(&format!("{user}b"), ALLOW));
+        }
+    }
+}

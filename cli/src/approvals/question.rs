@@ -1,0 +1,250 @@
+//! The whole question, as it is read before it is decided: what would be done, for whom, and who said what so far.
+
+use belay_crds::{Approval, ApprovalPurpose, ApprovalRequest, Decision, DecisionVerdict, Requirement, is_person};
+
+use super::arguments::{Detail, rows, shown};
+use super::look_alikes::look_alikes;
+use super::visible::visible;
+use super::{is_sealed, policies};
+
+/// The question in lines, and how many bytes of its arguments they leave out.
+pub struct Question {
+    pub text: String,
+    pub folded_bytes: usize,
+}
+
+pub fn question(name: &str, request: &ApprovalRequest, detail: Detail) -> Question {
+    let asked = match request.purpose {
+        ApprovalPurpose::Call => "May this call be made? It has not been.",
+        ApprovalPurpose::Unknown => "Did this call take effect? Nobody here can tell: look where it went.",
+    };
+    let mut lines = vec![format!("Approval {name}: {asked}")];
+    lines.extend(facts(request));
+    let bytes = request.arguments.len();
+    lines.push(if request.arguments_truncated == Some(true) {
+        let run = visible(&request.run.name);
+        format!(
+            "  arguments: ONLY THE FIRST {bytes} bytes: no more fits into an Approval. belay journal export {run} has all \
+             of them"
+        )
+    } else {
+        format!("  arguments: {bytes} bytes, those that would be sent")
+    });
+    let arguments = shown(&rows(&request.arguments), detail);
+    lines.extend(arguments.lines.iter().map(|row| format!("    {row}")));
+    if arguments.folded_bytes > 0 {
+        lines.push(format!("  FOLDED: {} bytes of the arguments; --full shows them", arguments.folded_bytes));
+    }
+    lines.extend(warnings(request).iter().map(|line| format!("  LOOK OUT: {}", visible(line))));
+    Question { text: joined(&lines), folded_bytes: arguments.folded_bytes }
+}
+
+fn joined(lines: &[String]) -> String {
+    lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect()
+}
+
+fn facts(request: &ApprovalRequest) -> Vec<String> {
+    let line = |label: &str, value: &str| format!("  {label:<12} {}", visible(value));
+    let requester = if request.requested_by.is_empty() { "nobody vouched for it" } else { &request.requested_by };
+    let credential = request.credential.as_ref().map(|name| format!("Credential {name}"));
+    let sent_at = request.sent_at.as_ref().map(|at| line("sent about", &at.0.to_string()));
+    let before = [
+        line("run", &request.run.name),
+        line("requested by", requester),
+        line("call", &format!("{}, attempt {}", request.call_id, request.attempt)),
+        line("operation", &format!("{}/{}", request.tool, request.operation)),
+        line("defined as", &request.definition),
+        line("sent to", &request.destination),
+        line("with", credential.as_deref().unwrap_or("no Credential")),
+    ];
+    let after = [
+        line("known", &request.message),
+        line("expires", &request.expires_at.0.to_string()),
+        line("needs", &format!("approve on policy {}", policies(request).join(", "))),
+        line("digest", &request.digest),
+    ];
+    before.into_iter().chain(sent_at).chain(after).collect()
+}
+
+fn warnings(request: &ApprovalRequest) -> Vec<String> {
+    let written = [
+        request.tool.as_str(),
+        &request.operation,
+        &request.destination,
+        request.credential.as_deref().unwrap_or_default(),
+        &request.requested_by,
+        &request.message,
+        &request.arguments,
+    ];
+    let hidden = written.iter().any(|text| visible(text) != **text);
+    let spelled = "characters that move, turn or hide text, or are odd spaces, are spelled out as \\u{..}".to_owned();
+    hidden.then_some(spelled).into_iter().chain(look_alikes(written)).collect()
+}
+
+/// A line for each policy and each decision. `digest`: the one over the request that was shown.
+pub fn standing(approval: &Approval, digest: &str) -> String {
+    let request = &approval.spec.request;
+    let counted = approval.spec.counted(digest);
+    let mut lines = vec![format!("Given so far: {}", request.given(&counted))];
+    for one in &request.requirements {
+        let yes: Vec<String> = one.approvers(&counted).into_iter().map(visible).collect();
+        let missing = request.people_needed(one).saturating_sub(yes.len());
+        let who = if yes.is_empty() { "nobody".to_owned() } else { yes.join(", ") };
+        let rest = if missing == 0 { "enough".to_owned() } else { format!("{missing} more needed") };
+        lines.push(format!("  policy {}: {} ({who} said yes; {rest})", visible(&one.policy), wanted(request, one)));
+    }
+    lines.extend(approval.spec.decisions.iter().map(|decision| said(decision, counted.contains(&decision))));
+    if counted.iter().any(|decision| decision.verdict == DecisionVerdict::Deny) {
+        lines.push("  a Deny beats every Allow".to_owned());
+    }
+    if is_sealed(approval) {
+        lines.push("  sealed: it takes no more decisions".to_owned());
+    }
+    joined(&lines)
+}
+
+fn said(decision: &Decision, counts: bool) -> String {
+    let verdict = match decision.verdict {
+        DecisionVerdict::Allow => "Allow",
+        DecisionVerdict::Deny => "Deny",
+    };
+    let reason = decision.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let void = if counts { "" } else { " (does not count)" };
+    format!("  {verdict} by {}", visible(&format!("{} for {}{void}{reason}", decision.by, decision.policy)))
+}
+
+/// Whom a policy wants.
+fn wanted(request: &ApprovalRequest, one: &Requirement) -> String {
+    let quorum = match one.quorum {
+        1 => "one person".to_owned(),
+        more => format!("{more} people"),
+    };
+    match one.separation_of_duty {
+        Some(true) if is_person(&request.requested_by) => {
+            format!("{quorum} other than {}, who created the run", visible(&request.requested_by))
+        }
+        Some(true) => format!("{quorum}, and one more since nobody knows who created the run"),
+        Some(false) | None => quorum,
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use belay_protocol::call::request_digest;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// What the operator would have made of `change`, which replaces fields of the request.
+    pub fn approval(change: &Value, decisions: &[(&str, &str, &str)]) -> Approval {
+        let mut request = json!({
+            "purpose": "Call", "run": {"name": "nightly", "uid": "u"}, "callId": "c1", "attempt": 1, "tool": "github",
+            "operation": "delete_repo", "definition": "sha256:d", "arguments": "{\"name\":\"a\"}",
+            "destination": "http://github/mcp", "credential": "github-token", "callDigest": "sha256:c",
+            "message": "github/delete_repo is not sent before careful, owners says yes",
+            "requirements": [
+                {"policy": "careful", "generation": 3, "quorum": 2, "separationOfDuty": true},
+                {"policy": "owners", "generation": 1, "quorum": 1}],
+            "requestedBy": "eve", "expiresAt": "2026-11-30T10:00:00Z", "nonce": "n",
+        });
+        for (field, value) in change.as_object().unwrap() {
+            request[field] = value.clone();
+        }
+        let digest = request_digest(&request).unwrap().to_string();
+        request["digest"] = json!(digest);
+        let decisions: Vec<Value> = (decisions.iter())
+            .map(|(policy, by, verdict)| json!({"policy": policy, "by": by, "verdict": verdict, "digest": digest}))
+            .collect();
+        let object = json!({
+            "apiVersion": "belay.dev/v1alpha1", "kind": "Approval", "metadata": {"name": "nightly-c1-x", "uid": "a1"},
+            "spec": {"request": request, "decisions": decisions},
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn text(change: &Value, detail: Detail) -> String {
+        question("nightly-c1-x", &approval(change, &[]).spec.request, detail).text
+    }
+
+    #[test]
+    fn the_whole_question_is_shown() {
+        let expected = r"Approval nightly-c1-x: May this call be made? It has not been.
+  run          nightly
+  requested by eve
+  call         c1, attempt 1
+  operation    github/delete_repo
+  defined as   sha256:d
+  sent to      http://github/mcp
+  with         Credential github-token
+  known        github/delete_repo is not sent before careful, owners says yes
+  expires      2026-11-30T10:00:00Z
+  needs        approve on policy careful, owners
+";
+        let text = text(&json!({}), Detail::Folded);
+        let (start, end) = text.split_once("  digest ").unwrap();
+        assert_eq!(start, expected);
+        assert!(
+            end.ends_with("arguments: 12 bytes, those that would be sent\n    {\n      \"name\":\"a\"\n    }\n"),
+            "{end}"
+        );
+        let unknown = json!({"purpose": "Unknown", "sentAt": "2026-11-23T10:00:00Z", "message": "its pod was lost"});
+        let unknown = self::text(&unknown, Detail::Folded);
+        for words in ["Did this call take effect?", "sent about   2026-11-23T10:00:00Z", "its pod was lost"] {
+            assert!(unknown.contains(words), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn nothing_in_it_reaches_the_terminal_raw() {
+        let nasty = "a\u{202e}b\u{1b}[2J\u{200b}";
+        let everywhere = json!({
+            "tool": nasty, "operation": nasty, "destination": nasty, "credential": nasty, "requestedBy": nasty,
+            "message": nasty, "arguments": nasty, "definition": nasty, "callId": nasty,
+            "run": {"name": nasty, "uid": "u"}, "requirements": [{"policy": nasty, "quorum": 1}],
+        });
+        let approval = approval(&everywhere, &[(nasty, nasty, "Allow")]);
+        let digest = approval.spec.request.digest.clone();
+        let text = question("a", &approval.spec.request, Detail::Full).text + &standing(&approval, &digest);
+        assert!(!text.contains(['\u{202e}', '\u{1b}', '\u{200b}']), "{text:?}");
+        assert!(text.contains("LOOK OUT: characters that move, turn or hide"), "{text}");
+    }
+
+    #[test]
+    fn look_alikes_and_what_is_folded_or_does_not_fit_are_pointed_at() {
+        let look = text(&json!({"arguments": "{\"to\":\"pаypal\"}"}), Detail::Folded);
+        assert!(look.contains("LOOK OUT: pаypal mixes scripts"), "{look}");
+        let long = json!({"arguments": format!("{{\"a\":\"{}\"}}", "x".repeat(1000))});
+        let folded = question("a", &approval(&long, &[]).spec.request, Detail::Folded);
+        assert!(folded.folded_bytes > 0 && folded.text.contains("FOLDED: "), "{}", folded.text);
+        assert!(!text(&long, Detail::Full).contains("FOLDED"));
+        let cut = text(&json!({"arguments": "{\"a\":\"b", "argumentsTruncated": true}), Detail::Full);
+        assert!(cut.contains("ONLY THE FIRST 7 bytes") && cut.contains("belay journal export nightly"), "{cut}");
+    }
+
+    #[test]
+    fn who_said_what_and_who_is_needed_is_told_by_policy() {
+        let yes = approval(
+            &json!({}),
+            &[("careful", "ada", "Allow"), ("careful", "eve", "Allow"), ("owners", "zoe", "Deny")],
+        );
+        let digest = yes.spec.request.digest.clone();
+        assert_eq!(
+            standing(&yes, &digest),
+            "Given so far: 1/3
+  policy careful: 2 people other than eve, who created the run (ada said yes; 1 more needed)
+  policy owners: one person (nobody said yes; 1 more needed)
+  Allow by ada for careful
+  Allow by eve for careful (does not count)
+  Deny by zoe for owners
+  a Deny beats every Allow
+"
+        );
+        let hidden = standing(&approval(&json!({"requestedBy": ""}), &[]), "sha256:d");
+        assert!(
+            hidden.contains("careful: 2 people, and one more since nobody knows who created the run (nobody"),
+            "{hidden}"
+        );
+        assert!(hidden.contains("3 more needed"), "{hidden}");
+    }
+}
