@@ -1,0 +1,182 @@
+//! The whole operator and the whole runner, as processes, in worlds that the test plays: at every point of a
+//! reference run something goes wrong, and what comes of it is compared with the undisturbed run.
+//!
+//! `BELAY_POINT='runner dies @ after commit RunAccepted #1'` plays one again (two are joined by ` & `), and shows
+//! what it prints; `BELAY_POINT=list` names all; `BELAY_PAIRS=1000` tries more pairs, `BELAY_SEED=7` others.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod api;
+mod api_server;
+mod faults;
+mod kubelet;
+mod operator;
+mod person;
+mod points;
+mod relay;
+mod rules;
+mod tool;
+mod verdict;
+mod world;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use self::faults::{every_point, is_slow};
+use self::person::When;
+use self::points::{Point, Seen};
+use self::verdict::{Account, Essence, judge};
+use self::world::{Setting, World};
+
+/// Worlds at one time, of all tests of this file: most of their time they wait.
+static WORLDS: Semaphore = Semaphore::const_new(8);
+const PAIRS: usize = 40;
+
+/// A reference run: its world, what it comes to if nothing goes wrong, and the places that it always comes by.
+struct Reference {
+    setting: Setting,
+    essence: Essence,
+    seen: Vec<Seen>,
+}
+
+impl Reference {
+    async fn new(script: Vec<Vec<Value>>, person: When) -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let setting = Setting::prepare(script, person).await.unwrap();
+        let outcome = World::play(&setting, &[]).await.unwrap();
+        let (essence, _) = judge(&outcome, None).unwrap();
+        let mut seen = outcome.seen;
+        // What one run comes by only because it was slow is no point of every run.
+        for _ in 0..2 {
+            let again = World::play(&setting, &[]).await.unwrap().seen;
+            seen.retain(|one| again.iter().any(|other| other.place == one.place));
+        }
+        Self { setting, essence, seen }
+    }
+
+    /// Plays every one of `scenarios`, slow ones first, and fails with all that came to another end.
+    async fn withstands(self, mut scenarios: Vec<Vec<Point>>) {
+        let start = Instant::now();
+        let chosen = std::env::var("BELAY_POINT").ok();
+        if chosen.as_deref() == Some("list") {
+            for points in &scenarios {
+                println!("{}", words(points));
+            }
+            return;
+        }
+        if let Some(chosen) = &chosen {
+            scenarios = vec![chosen.split(" & ").map(|point| point.parse().unwrap()).collect()];
+        }
+        scenarios.sort_by_key(|points| !points.iter().any(|point| is_slow(point.fault)));
+        let (all, reference) = (scenarios.len(), Arc::new(self));
+        let mut playing = JoinSet::new();
+        for points in scenarios {
+            let reference = reference.clone();
+            playing.spawn(async move {
+                let _place = WORLDS.acquire().await.unwrap();
+                let start = Instant::now();
+                let played = reference.play(&points).await;
+                (words(&points), start.elapsed(), played)
+            });
+        }
+        let (mut failures, mut missed, mut unknowns, mut longest) = (Vec::new(), Vec::new(), 0, Duration::ZERO);
+        while let Some(played) = playing.join_next().await {
+            let (words, took, played) = played.unwrap();
+            longest = longest.max(took);
+            match played {
+                Ok(None) => missed.push(words),
+                Ok(Some(account)) => unknowns += usize::from(account.unknowns > 0),
+                Err(error) => {
+                    let failure = format!("BELAY_POINT='{words}' after {took:?}: {error:?}");
+                    // At once, for whoever watches: the rest may take minutes.
+                    eprintln!("{failure}");
+                    failures.push(failure);
+                }
+            }
+        }
+        eprintln!(
+            "{all} scenarios in {:?}, the longest {longest:?}: {unknowns} with a question to people, {} not come to: {missed:?}",
+            start.elapsed(),
+            missed.len()
+        );
+        assert!(failures.is_empty(), "{} of {all}:\n\n{}", failures.len(), failures.join("\n\n"));
+        assert!(missed.len() * 20 <= all, "too many points are no longer come to: {missed:?}");
+    }
+
+    /// None: nothing struck, because this time the run came another way.
+    async fn play(&self, points: &[Point]) -> anyhow::Result<Option<Account>> {
+        let outcome = World::play(&self.setting, points).await?;
+        let (_, account) = judge(&outcome, Some(&self.essence))?;
+        Ok((!outcome.struck.is_empty()).then_some(account))
+    }
+}
+
+fn words(points: &[Point]) -> String {
+    points.iter().map(ToString::to_string).collect::<Vec<_>>().join(" & ")
+}
+
+fn call(index: u32, operation: &str, id: &str) -> Value {
+    json!({"index": index, "id": format!("call-{id}"), "type": "function", "function": {
+        "name": format!("counter__{operation}"), "arguments": json!({"id": id}).to_string(),
+    }})
+}
+
+/// What the model says in a turn with calls.
+fn calls(calls: &[Value]) -> Vec<Value> {
+    vec![
+        json!({"index": 0, "delta": {"content": "I will."}}),
+        json!({"index": 0, "delta": {"tool_calls": calls}}),
+        json!({"index": 0, "delta": {}, "finish_reason": "tool_calls"}),
+    ]
+}
+
+fn answer() -> Vec<Value> {
+    vec![json!({"index": 0, "delta": {"content": "Done."}}), json!({"index": 0, "delta": {}, "finish_reason": "stop"})]
+}
+
+/// An idempotent and a non-idempotent call in one response.
+fn two_calls() -> Vec<Vec<Value>> {
+    vec![calls(&[call(0, "put", "p"), call(1, "add", "a")]), answer()]
+}
+
+/// A call without an answer, about which people are asked.
+fn an_unknown() -> Vec<Vec<Value>> {
+    vec![calls(&[call(0, "drop", "d")]), answer()]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_goes_wrong_at_any_point_a_run_comes_to_the_same_end() {
+    let reference = Reference::new(two_calls(), When::InTurn).await;
+    let points = every_point(&reference.seen).into_iter().map(|point| vec![point]).collect();
+    reference.withstands(points).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_goes_wrong_while_people_are_asked_their_answer_counts_once() {
+    let reference = Reference::new(an_unknown(), When::Later).await;
+    // What comes before the call is no other than in the run with two calls.
+    let asked = reference.seen.iter().position(|seen| seen.place.name == "before call drop").unwrap();
+    let points = every_point(&reference.seen[asked..]).into_iter().map(|point| vec![point]).collect();
+    reference.withstands(points).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_faults_in_one_run_change_nothing_either() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let seed = number("BELAY_SEED").unwrap_or(1);
+    let pairs = number("BELAY_PAIRS").map_or(PAIRS, |pairs| usize::try_from(pairs).unwrap());
+    let reference = Reference::new(two_calls(), When::InTurn).await;
+    let all: Vec<Point> = every_point(&reference.seen).into_iter().filter(|point| !is_slow(point.fault)).collect();
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut pair = || {
+        let first = random.random_range(0..all.len() - 1);
+        vec![all[first].clone(), all[first + 1..].choose(&mut random).unwrap().clone()]
+    };
+    reference.withstands((0..pairs).map(|_| pair()).collect()).await;
+}
