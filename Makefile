@@ -8,7 +8,8 @@ CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/belay
 CLUSTER ?= embedded
 export CLUSTER
 
-.PHONY: help demo test test-unit test-cluster lint generate check-generated cluster-up cluster-down images bench
+.PHONY: help demo test test-unit graders fuzz test-cluster mutations lint generate check-generated cluster-up cluster-down \
+	images bench
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -16,14 +17,23 @@ help: ## What can be made
 demo: ## A cluster, Belay on it, and one agent run from Pending to Succeeded
 	@e2e/demo
 
-test: lint check-generated test-unit test-cluster ## All that CI runs; needs root or CLUSTER=current
+test: lint check-generated test-unit graders test-cluster ## All that CI runs; needs root or CLUSTER=current
 
 test-unit: ## The tests that need no cluster
 	cargo test --workspace --exclude belay-e2e
-	cargo test -p belay-e2e --lib --bins
+	cargo test -p belay-e2e --lib --bins --test every_point
+
+graders: ## Others judge the model codecs: the official Python clients, and llmock
+	e2e/graders/run
+
+fuzz: ## Ten minutes of fuzzing for each codec; FUZZ_SECONDS=60 is shorter
+	runner/fuzz/run $(or $(FUZZ_SECONDS),600)
 
 test-cluster: ## Tests on a real API server, kubelet and container runtime
 	e2e/cluster-tests
+
+mutations: ## Take away one rule at a time and see its test go red; compiles for a quarter of an hour
+	e2e/mutations
 
 lint: ## rustfmt, clippy (pedantic), licences and duplicate providers
 	cargo fmt --all --check

@@ -48,10 +48,14 @@ pub fn start(namespace: &TempNamespace) -> Result<()> {
     });
     let tool = json!({
         "apiVersion": "belay.dev/v1alpha1", "kind": "Tool", "metadata": {"name": "counter"},
-        "spec": {"mcp": {"url": "http://counter:3001/mcp"}, "callTimeoutSeconds": 30,
+        "spec": {"mcp": {"url": "http://counter:3001/mcp"}, "callTimeoutSeconds": 30, "policyRefs": [{"name": "unattended"}],
             "effects": {"operations": {"put": "Idempotent"}}},
     });
-    for object in [deployment, service] {
+    let policy = json!({
+        "apiVersion": "belay.dev/v1alpha1", "kind": "ApprovalPolicy", "metadata": {"name": "unattended"},
+        "spec": {"mode": "Enforce", "otherwise": "Ask", "rules": [{"name": "all", "action": "Allow"}]},
+    });
+    for object in [deployment, service, policy] {
         namespace.kubectl.apply(&object.to_string())?;
     }
     namespace.kubectl.run(&["rollout", "status", "deployment/counter", "--timeout=120s"])?;
@@ -67,7 +71,10 @@ pub fn agent(namespace: &TempNamespace, name: &str, turns: &Value) -> Result<()>
     });
     let agent = json!({
         "apiVersion": "belay.dev/v1alpha1", "kind": "Agent", "metadata": {"name": name},
-        "spec": {"modelRef": {"name": name}, "tools": [{"name": "counter", "operations": ["add", "put", "drop"]}]},
+        "spec": {
+            "modelRef": {"name": name},
+            "tools": [{"name": "counter", "operations": ["add", "put", "drop"]}],
+        },
     });
     namespace.kubectl.apply(&model.to_string())?;
     namespace.kubectl.apply(&agent.to_string()).map(drop)

@@ -82,6 +82,20 @@ pub fn belay(arguments: &[&str]) -> Result<Output> {
     run(Command::new(format!("{folder}/belay")).args(arguments), None)
 }
 
+/// The same in the name of `user`, by impersonation.
+pub fn belay_as(user: &str, arguments: &[&str]) -> Result<Output> {
+    let folder = std::env::var("BELAY_BIN").context("BELAY_BIN is not set: run the tests with `make test-cluster`")?;
+    let config = Kubectl::new().run(&["config", "view", "--raw", "--minify", "-o", "json"])?;
+    let mut config: Value = serde_json::from_str(&config)?;
+    let masked = config.pointer_mut("/users/0/user").and_then(Value::as_object_mut);
+    let masked = masked.context("the kubeconfig has no user")?;
+    masked.insert("as".to_owned(), user.into());
+    masked.insert("as-groups".to_owned(), vec!["system:authenticated"].into());
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), config.to_string())?;
+    run(Command::new(format!("{folder}/belay")).args(arguments).env("KUBECONFIG", file.path()), None)
+}
+
 pub(crate) fn run(command: &mut Command, input: Option<&str>) -> Result<Output> {
     ensure!(
         std::env::var_os("KUBECONFIG").is_some(),
@@ -94,10 +108,15 @@ pub(crate) fn run(command: &mut Command, input: Option<&str>) -> Result<Output> 
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("{} cannot be started", command.get_program().display()))?;
-    if let (Some(input), Some(mut pipe)) = (input, child.stdin.take()) {
-        pipe.write_all(input.as_bytes())?;
-    }
-    let output = child.wait_with_output()?;
+    let pipe = child.stdin.take();
+    // Written beside the reading: a long input and a long answer would each wait for the other.
+    let output = std::thread::scope(|scope| {
+        if let (Some(input), Some(mut pipe)) = (input, pipe) {
+            // A command that ends without reading all of it says why on stderr.
+            scope.spawn(move || pipe.write_all(input.as_bytes()));
+        }
+        child.wait_with_output()
+    })?;
     Ok(Output {
         success: output.status.success(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

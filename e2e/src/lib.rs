@@ -8,8 +8,11 @@ pub mod helm;
 pub mod image;
 pub mod kubectl;
 pub mod namespace;
+pub mod process;
+pub mod stage;
 
 pub use bare::BareServer;
 pub use helm::Helm;
 pub use kubectl::{Kubectl, Output};
 pub use namespace::TempNamespace;
+pub use stage::Stage;

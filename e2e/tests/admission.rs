@@ -1,10 +1,11 @@
-//! Who may do what, asked of a real API server: admission sections 3 and 4. Each test is one attack or one
-//! right that must keep working.
+//! Who may name what, asked of a real API server: `use` and `get`. Each test is one attack or one right that must keep
+//! working. What concerns Approvals, runner pods and identities is in attacks/.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
-use belay_e2e::{Kubectl, TempNamespace};
+use belay_e2e::{Kubectl, TempNamespace, stage};
 
 const AUTHOR: &str = "ada";
+const APPLY: [&str; 4] = ["apply", "--server-side", "-f", "-"];
 
 /// A namespace in which AUTHOR may write every kind but holds no `use` and reads no Secret.
 fn with_author(prefix: &str) -> (TempNamespace, Kubectl) {
@@ -12,9 +13,8 @@ fn with_author(prefix: &str) -> (TempNamespace, Kubectl) {
     namespace
         .kubectl
         .apply(
-            "{apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {name: author}, rules: [\
-             {apiGroups: [belay.dev], resources: ['*'], verbs: ['*']}, \
-             {apiGroups: [''], resources: [pods, pods/status, pods/exec, pods/ephemeralcontainers, serviceaccounts/token], verbs: ['*']}]}",
+            "{apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {name: author}, \
+             rules: [{apiGroups: [belay.dev], resources: ['*'], verbs: ['*']}]}",
         )
         .unwrap();
     bind(&namespace, "author");
@@ -63,31 +63,12 @@ fn needs(prefix: &str, yaml: &str, words: &str, group: &str, resource: &str, nam
     accepted(&author, yaml);
 }
 
-/// RBAC reaches the authorizer through a watch: a fresh grant counts a moment later.
-const LOOKS: usize = 50;
-const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
-
 fn accepted(author: &Kubectl, yaml: &str) {
-    let refusals = (0..LOOKS).map_while(|_| {
-        let refusal = author.apply(yaml).err()?;
-        std::thread::sleep(LOOK_EVERY);
-        Some(refusal)
-    });
-    if let Some(refusal) = refusals.enumerate().find(|(look, _)| look + 1 == LOOKS) {
-        panic!("{refusal:?}");
-    }
+    stage::accepted(|| author.output(&APPLY, Some(yaml)).unwrap());
 }
 
 fn refused(author: &Kubectl, yaml: &str, words: &str) {
-    let mut refusal = String::new();
-    for _ in 0..LOOKS {
-        refusal = author.refusal(yaml).unwrap();
-        if refusal.contains(words) {
-            return;
-        }
-        std::thread::sleep(LOOK_EVERY);
-    }
-    panic!("expected '{words}' in: {refusal}");
+    stage::refused(words, || author.output(&APPLY, Some(yaml)).unwrap());
 }
 
 #[test]
@@ -112,6 +93,19 @@ fn a_model_needs_use_on_its_credential() {
         "decide.belay.dev",
         "credentials",
         "key",
+        "use",
+    );
+}
+
+#[test]
+fn a_model_needs_use_on_its_fallbacks() {
+    needs(
+        "adm-fallback",
+        "{apiVersion: belay.dev/v1alpha1, kind: Model, metadata: {name: m}, spec: {api: ChatCompletions, model: x, fallbackRefs: [{name: dear}]}}",
+        "spec.fallbackRefs[0] names the Model dear",
+        "decide.belay.dev",
+        "models",
+        "dear",
         "use",
     );
 }
@@ -208,107 +202,4 @@ fn a_role_with_everything_on_belay_dev_grants_no_use() {
     let yaml =
         "{apiVersion: belay.dev/v1alpha1, kind: AgentRun, metadata: {name: r}, spec: {agentRef: {name: a}, input: go}}";
     assert!(author.refusal(yaml).unwrap().contains("needs the verb use"));
-}
-
-/// A pod as `restricted` Pod Security takes it; its image is nowhere, so that it never starts.
-fn pod(metadata: &str) -> String {
-    format!(
-        "{{apiVersion: v1, kind: Pod, metadata: {metadata}, spec: {{\
-         securityContext: {{runAsNonRoot: true, runAsUser: 1, seccompProfile: {{type: RuntimeDefault}}}}, \
-         containers: [{{name: c, image: localhost/nowhere:0, imagePullPolicy: Never, \
-         securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}}}]}}}}"
-    )
-}
-
-const PODS_ARE_OURS: &str = "pods named belay-run-* are the operator's";
-
-#[test]
-fn nobody_makes_a_pod_with_a_runners_name() {
-    let (namespace, author) = with_author("adm-pod");
-    for (who, metadata) in [
-        (&author, "{name: belay-run-x}"),
-        (&namespace.kubectl, "{name: belay-run-x}"),
-        (&author, "{generateName: belay-run-}"),
-    ] {
-        let output = who.output(&["create", "-f", "-"], Some(&pod(metadata))).unwrap();
-        assert!(!output.success && output.stderr.contains(PODS_ARE_OURS), "{}", output.stderr);
-    }
-    let other = author.output(&["create", "-f", "-"], Some(&pod("{generateName: belay-runner-}"))).unwrap();
-    assert!(other.success, "{}", other.stderr);
-}
-
-#[test]
-fn nobody_enters_or_changes_a_runner_pod_but_it_can_be_deleted() {
-    let (namespace, author) = with_author("adm-enter");
-    namespace.apply_manifest("namespace/binding.yaml").unwrap();
-    let operator = namespace.kubectl.with(&["--as", "system:serviceaccount:belay-system:belay-operator"]);
-    let created = (0..LOOKS).any(|_| {
-        let output =
-            operator.output(&["create", "-f", "-"], Some(&pod("{name: belay-run-x, labels: {run: x}}"))).unwrap();
-        if !output.success {
-            std::thread::sleep(LOOK_EVERY);
-        }
-        output.success
-    });
-    assert!(created, "the operator cannot create its pods");
-
-    let doors = [
-        "belay-run-x/exec?command=id&stdout=true",
-        "belay-run-x/attach?stdout=true",
-        "belay-run-x/portforward?ports=80",
-        "belay-run-x/proxy/",
-        "belay-run-x:8080/proxy/",
-        "http:belay-run-x:8080/proxy/",
-        "https:belay-run-x:8080/proxy/",
-    ];
-    for door in doors {
-        let path = format!("/api/v1/namespaces/{}/pods/{door}", namespace.name);
-        let output = namespace.kubectl.output(&["get", "--raw", &path], None).unwrap();
-        assert!(!output.success && output.stderr.contains(PODS_ARE_OURS), "{door}: {}", output.stderr);
-    }
-    let image = r#"{"spec":{"containers":[{"name":"c","image":"localhost/mine:0"}]}}"#;
-    let guest = r#"{"spec":{"ephemeralContainers":[{"name":"e","image":"localhost/mine:0",
-        "securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}}]}}"#;
-    for change in [
-        &["patch", "pod", "belay-run-x", "-p", image][..],
-        &["patch", "pod", "belay-run-x", "--subresource=ephemeralcontainers", "-p", guest],
-        &["label", "pod", "belay-run-x", "run=y", "--overwrite"],
-        &["label", "pod", "belay-run-x", "run-"],
-        &["patch", "pod", "belay-run-x", "--subresource=status", "-p", r#"{"status":{"phase":"Succeeded"}}"#],
-        &["patch", "pod", "belay-run-x", "-p", r#"{"metadata":{"finalizers":["example.com/stay"]}}"#],
-    ] {
-        for who in [&author, &namespace.kubectl] {
-            let output = who.output(change, None).unwrap();
-            assert!(!output.success && output.stderr.contains(PODS_ARE_OURS), "{change:?}: {}", output.stderr);
-        }
-    }
-    author.run(&["annotate", "pod", "belay-run-x", "note=seen"]).unwrap();
-    author.run(&["delete", "pod", "belay-run-x", "--timeout=60s"]).unwrap();
-}
-
-#[test]
-fn nobody_but_the_operator_writes_a_status() {
-    let (namespace, author) = with_author("adm-status");
-    grant(&namespace, "decide.belay.dev", "agents", "a", "use");
-    accepted(
-        &author,
-        "{apiVersion: belay.dev/v1alpha1, kind: AgentRun, metadata: {name: r}, spec: {agentRef: {name: a}, input: go}}",
-    );
-    let status = r#"{"status":{"phase":"Succeeded"}}"#;
-    for who in [&author, &namespace.kubectl] {
-        let output =
-            who.output(&["patch", "ar", "r", "--subresource=status", "--type=merge", "-p", status], None).unwrap();
-        assert!(!output.success && output.stderr.contains("only the operator writes the status"), "{}", output.stderr);
-    }
-    author.run(&["patch", "ar", "r", "--type=merge", "-p", r#"{"spec":{"cancel":true}}"#]).unwrap();
-}
-
-#[test]
-fn nobody_but_a_kubelet_gets_a_token_of_our_audience() {
-    let (namespace, author) = with_author("adm-token");
-    for who in [&author, &namespace.kubectl] {
-        let output = who.output(&["create", "token", "default", "--audience", "belay-operator"], None).unwrap();
-        assert!(!output.success && output.stderr.contains("only a kubelet"), "{}", output.stderr);
-    }
-    author.run(&["create", "token", "default", "--audience", "elsewhere"]).unwrap();
 }

@@ -1,85 +1,21 @@
 //! One operator leads at a time, as processes that are killed, paused and asked to go, on a real API server.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use belay_e2e::process::{Installed, Process, get, kubeconfig_of_the_operator, operator};
 use belay_e2e::{BareServer, Kubectl};
-
-const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests");
 
 /// A Lease that nobody renews is free after this.
 const LEASE: Duration = Duration::from_secs(15);
 /// For everything that must happen at once, on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(8);
 
-/// A program of this workspace, killed when dropped.
-struct Process {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Process {
-    /// `program` of the folder in `BELAY_BIN`. Its output's lines are read as they come.
-    fn start(program: &str, arguments: &[&str], kubeconfig: &str) -> Self {
-        let folder = std::env::var("BELAY_BIN").unwrap();
-        let mut child = Command::new(format!("{folder}/{program}"))
-            .args(arguments)
-            .env("KUBECONFIG", kubeconfig)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{folder}/{program}: {error}"));
-        let (tell, lines) = channel();
-        let streams: [Box<dyn Read + Send>; 2] =
-            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
-        for stream in streams {
-            let tell = tell.clone();
-            std::thread::spawn(move || {
-                for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    // Nobody listens any more: the test is over.
-                    let _ = tell.send(line);
-                }
-            });
-        }
-        Self { child, lines }
-    }
-
-    fn contend(identity: &str, namespace: &str, witness: &[&str], server: &BareServer) -> Self {
-        let arguments: Vec<&str> = [namespace, identity].into_iter().chain(witness.iter().copied()).collect();
-        Self::start("examples/contend", &arguments, &server.kubeconfig)
-    }
-
-    /// The next line that holds `words`, and how long it took.
-    fn says(&self, words: &str, within: Duration) -> (String, Duration) {
-        let began = Instant::now();
-        let mut heard = Vec::new();
-        while let Ok(line) = self.lines.recv_timeout(within.saturating_sub(began.elapsed())) {
-            if line.contains(words) {
-                return (line, began.elapsed());
-            }
-            heard.push(line);
-        }
-        panic!("no '{words}' within {within:?}, but {heard:#?}");
-    }
-
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success(), "kill {name}");
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn contend(identity: &str, namespace: &str, witness: &[&str], server: &BareServer) -> Process {
+    let arguments: Vec<&str> = [namespace, identity].into_iter().chain(witness.iter().copied()).collect();
+    Process::start("examples/contend", &arguments, &server.kubeconfig)
 }
 
 /// A namespace with a Lease that was never held, as an installation brings it.
@@ -104,7 +40,7 @@ impl Place {
     }
 
     fn contend(&self, identity: &str) -> Process {
-        Process::contend(identity, &self.name, &[], &self.server)
+        contend(identity, &self.name, &[], &self.server)
     }
 
     fn holder(&self) -> String {
@@ -149,7 +85,7 @@ fn a_leader_that_was_paused_finds_that_it_lost_and_stops() {
 #[test]
 fn a_leader_that_is_asked_to_go_hands_over_at_once() {
     let place = Place::new("leader-asked");
-    let mut first = Process::contend("first", &place.name, &["journal-a", "42"], &place.server);
+    let mut first = contend("first", &place.name, &["journal-a", "42"], &place.server);
     first.says("leading", AT_ONCE);
     let second = place.contend("second");
     first.signal("-TERM");
@@ -169,68 +105,8 @@ fn a_leader_whose_lease_was_deleted_stops() {
     assert!(lost.contains("deleted"), "{lost}");
 }
 
-/// What manifests hold, deleted when dropped.
-struct Installed(BareServer);
-
-impl Installed {
-    fn new() -> Self {
-        let server = BareServer::new().unwrap();
-        server.kubectl.run(&["apply", "--server-side", "-k", MANIFESTS]).unwrap();
-        Self(server)
-    }
-}
-
-impl Drop for Installed {
-    fn drop(&mut self) {
-        let _ = self.0.kubectl.run(&["delete", "-k", MANIFESTS]);
-    }
-}
-
-/// What /readyz answers.
-fn readiness(address: SocketAddr) -> Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-/// The server's kubeconfig with the rights of the operator, and no others.
-fn kubeconfig_of_the_operator(server: &BareServer, folder: &Path) -> String {
-    let admin = fs::read_to_string(&server.kubeconfig).unwrap();
-    let user = "user: {";
-    assert!(admin.contains(user), "{admin}");
-    let operator = admin.replace(user, &format!("{user}as: {OPERATOR}, as-groups: [{OPERATOR_GROUPS}], "));
-    let path = folder.join("kubeconfig");
-    fs::write(&path, operator).unwrap();
-    path.display().to_string()
-}
-
-const OPERATOR: &str = "'system:serviceaccount:belay-system:belay-operator'";
-const OPERATOR_GROUPS: &str = "'system:serviceaccounts', 'system:authenticated'";
-
-/// A whole operator and where its health is served.
-fn operator(uid: &str, data: &Path, kubeconfig: &str) -> (Process, SocketAddr) {
-    let (http, grpc) = (free_address(), free_address());
-    let arguments = [
-        format!("--pod-uid={uid}"),
-        format!("--data-dir={}", data.display()),
-        format!("--http-address={http}"),
-        format!("--grpc-address={grpc}"),
-        "--runner-image=none".to_owned(),
-        "--log-format=text".to_owned(),
-    ];
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    (Process::start("belay-operator", &arguments, kubeconfig), http)
-}
-
 fn is_ready(address: SocketAddr) -> Result<()> {
-    let answer = readiness(address)?;
+    let answer = get(address, "/readyz")?;
     ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     Ok(())
 }
@@ -247,7 +123,7 @@ fn an_operator_that_does_not_lead_says_so_and_takes_over_and_one_that_lost_ends_
     let (second, http) = start("second");
     // It would be ready by now, as the first was, if it opened the journal and watched.
     second.says("contending", AT_ONCE);
-    let answer = readiness(http).unwrap();
+    let answer = get(http, "/readyz").unwrap();
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("not the leader"), "{answer}");
 
     first.signal("-TERM");

@@ -43,32 +43,43 @@ fn aimock(namespace: &TempNamespace, fixtures: &Value) {
 }
 
 fn chat_agent(namespace: &TempNamespace, model_spec: &str, tools: &str) {
+    agent(namespace, "ChatCompletions", model_spec, tools);
+}
+
+fn agent(namespace: &TempNamespace, api: &str, model_spec: &str, tools: &str) {
     namespace
         .kubectl
         .apply(&format!(
-            "{{apiVersion: belay.dev/v1alpha1, kind: Model, metadata: {{name: m}}, spec: {{api: ChatCompletions, {model_spec}}}}}\n---\n\
+            "{{apiVersion: belay.dev/v1alpha1, kind: Model, metadata: {{name: m}}, spec: {{api: {api}, {model_spec}}}}}\n---\n\
              {{apiVersion: belay.dev/v1alpha1, kind: Agent, metadata: {{name: a}}, spec: {{modelRef: {{name: m}}, tools: [{tools}], limits: {{steps: 8, activeSeconds: 100}}}}}}\n"
         ))
         .unwrap();
 }
 
 fn run(namespace: &TempNamespace, input: &str) -> Value {
-    let output = belay(&["-n", &namespace.name, "run", "a", "--name", "r", "--input", input]).unwrap();
+    run_as(namespace, "r", input)
+}
+
+fn run_as(namespace: &TempNamespace, name: &str, input: &str) -> Value {
+    let output = belay(&["-n", &namespace.name, "run", "a", "--name", name, "--input", input]).unwrap();
     assert!(output.success, "{}", output.stderr);
-    namespace.run_to_the_end("r", TWO_MINUTES).unwrap()
+    namespace.run_to_the_end(name, TWO_MINUTES).unwrap()
 }
 
 fn message(run: &Value) -> &str {
     condition(run, "Ready").unwrap()["message"].as_str().unwrap_or_default()
 }
 
+/// The wire formats, each with what else a Model of it must say.
+const APIS: [(&str, &str); 3] = [("ChatCompletions", ""), ("Responses", ""), ("Messages", "maxOutputTokens: 900, ")];
+
 #[test]
-fn three_calls_of_which_one_fails_and_two_come_in_one_response() {
+fn three_calls_of_which_one_fails_and_two_come_in_one_response_in_every_format() {
     let namespace = TempNamespace::enabled("model-calls").unwrap();
     namespace.apply_manifest("demo/server.yaml").unwrap();
     namespace
         .kubectl
-        .apply("{apiVersion: belay.dev/v1alpha1, kind: Tool, metadata: {name: everything}, spec: {mcp: {url: 'http://everything:3001/mcp'}}}")
+        .apply("{apiVersion: belay.dev/v1alpha1, kind: Tool, metadata: {name: everything}, spec: {mcp: {url: 'http://everything:3001/mcp'}, effects: {default: None}}}")
         .unwrap();
     let call = |id: &str, name: &str, arguments: Value| json!({"id": id, "name": name, "arguments": arguments});
     aimock(
@@ -83,40 +94,74 @@ fn three_calls_of_which_one_fails_and_two_come_in_one_response() {
         ]),
     );
     namespace.kubectl.run(&["rollout", "status", "deployment/everything", "--timeout=120s"]).unwrap();
-    chat_agent(
-        &namespace,
-        "model: gpt-test, baseURL: 'http://aimock:4010/v1', pricesUSD: {input: '3.00', output: '15.00'}",
-        "{name: everything, operations: [get-sum, echo]}",
-    );
-    namespace.kubectl.run(&["wait", "--for=condition=Ready", "agent/a", "--timeout=60s"]).unwrap();
-    let ended = run(&namespace, "Add.");
-    assert_eq!(ended["status"]["phase"], "Succeeded", "{ended:#}");
-    assert_eq!(ended["status"]["output"], "The sum is 5.");
-    assert_eq!(ended["status"]["usage"]["steps"], 3);
-    assert!(ended["status"]["usage"]["totalTokens"].as_i64().unwrap() > 0, "{ended:#}");
-    assert!(ended["status"]["usage"]["costUSD"].is_string(), "{ended:#}");
+    for (api, more) in APIS {
+        agent(
+            &namespace,
+            api,
+            &format!(
+                "{more}model: gpt-test, baseURL: 'http://aimock:4010/v1', pricesUSD: {{input: '3.00', output: '15.00'}}"
+            ),
+            "{name: everything, operations: [get-sum, echo]}",
+        );
+        namespace.kubectl.run(&["wait", "--for=condition=Ready", "agent/a", "--timeout=60s"]).unwrap();
+        let ended = run_as(&namespace, &format!("r-{}", api.to_lowercase()), "Add.");
+        assert_eq!(ended["status"]["phase"], "Succeeded", "{api}: {ended:#}");
+        assert_eq!(ended["status"]["output"], "The sum is 5.", "{api}");
+        assert_eq!(ended["status"]["usage"]["steps"], 3, "{api}");
+        // In the other formats this mock counts nothing.
+        let counted = api == "ChatCompletions";
+        assert_eq!(ended["status"]["usage"]["totalTokens"].as_i64().unwrap() > 0, counted, "{api}: {ended:#}");
+        assert!(ended["status"]["usage"]["costUSD"].is_string(), "{api}: {ended:#}");
+    }
 }
 
 #[test]
-fn a_real_language_model_answers_and_its_tokens_are_the_servers_own() {
+fn a_real_language_model_answers_in_every_format_and_its_tokens_are_the_servers_own() {
     let namespace = TempNamespace::enabled("model-real").unwrap();
     peer(&namespace, "llm", "localhost/belay-peer-llm:0.1.2", 8080, "", "");
-    chat_agent(&namespace, "model: smollm2, baseURL: 'http://llm:8080/v1', maxOutputTokens: 24, temperature: 0", "");
-    let ended = run(&namespace, "Say hello in one word.");
-    // A small model may stop by itself or be cut at 24 tokens: both are told truly.
-    let reason = condition(&ended, "Ready").unwrap()["reason"].as_str().unwrap();
-    assert!(["Completed", "ModelIncomplete"].contains(&reason), "{ended:#}");
-    // The same request, asked of the server directly: at temperature 0 it counts the same.
-    let body = json!({"model": "smollm2", "max_tokens": 24, "temperature": 0,
-        "messages": [{"role": "user", "content": "Say hello in one word."}]});
-    let path = format!("/api/v1/namespaces/{}/services/llm:8080/proxy/v1/chat/completions", namespace.name);
-    let answer = namespace.kubectl.output(&["create", "--raw", &path, "-f", "-"], Some(&body.to_string())).unwrap();
-    assert!(answer.success, "{}", answer.stderr);
-    let reported = &serde_json::from_str::<Value>(&answer.stdout).unwrap()["usage"];
-    let usage = &ended["status"]["usage"];
-    assert_eq!(usage["inputTokens"], reported["prompt_tokens"], "{usage:#} {reported:#}");
-    assert_eq!(usage["outputTokens"], reported["completion_tokens"], "{usage:#} {reported:#}");
-    assert!(!ended["status"]["output"].as_str().unwrap_or_default().is_empty(), "{ended:#}");
+    for (api, _) in APIS {
+        agent(
+            &namespace,
+            api,
+            "model: smollm2, baseURL: 'http://llm:8080/v1', maxOutputTokens: 24, temperature: 0",
+            "",
+        );
+        namespace.kubectl.run(&["wait", "--for=condition=Ready", "agent/a", "--timeout=60s"]).unwrap();
+        let ended = run_as(&namespace, &format!("r-{}", api.to_lowercase()), "Say hello in one word.");
+        // A small model may stop by itself or be cut at 24 tokens: both are told truly.
+        let reason = condition(&ended, "Ready").unwrap()["reason"].as_str().unwrap();
+        assert!(["Completed", "ModelIncomplete"].contains(&reason), "{api}: {ended:#}");
+        // The same request, asked of the server directly: at temperature 0 it counts the same.
+        let body = json!({"model": "smollm2", "max_tokens": 24, "temperature": 0,
+            "messages": [{"role": "user", "content": "Say hello in one word."}]});
+        let path = format!("/api/v1/namespaces/{}/services/llm:8080/proxy/v1/chat/completions", namespace.name);
+        let answer = namespace.kubectl.output(&["create", "--raw", &path, "-f", "-"], Some(&body.to_string())).unwrap();
+        assert!(answer.success, "{}", answer.stderr);
+        let reported = &serde_json::from_str::<Value>(&answer.stdout).unwrap()["usage"];
+        let usage = &ended["status"]["usage"];
+        assert_eq!(usage["inputTokens"], reported["prompt_tokens"], "{api}: {usage:#} {reported:#}");
+        assert_eq!(usage["outputTokens"], reported["completion_tokens"], "{api}: {usage:#} {reported:#}");
+        assert!(!ended["status"]["output"].as_str().unwrap_or_default().is_empty(), "{api}: {ended:#}");
+    }
+}
+
+#[test]
+fn a_model_with_a_wrong_key_is_replaced_by_its_fallback() {
+    let namespace = TempNamespace::enabled("model-spare").unwrap();
+    aimock(
+        &namespace,
+        &json!([{"match": {"model": "spare"}, "response": {"content": "Here I am."}},
+        {"match": {}, "response": {"error": {"message": "Incorrect API key", "type": "invalid_request_error"}, "status": 401}}]),
+    );
+    namespace
+        .kubectl
+        .apply("{apiVersion: belay.dev/v1alpha1, kind: Model, metadata: {name: spare}, spec: {api: Messages, maxOutputTokens: 90, model: spare, baseURL: 'http://aimock:4010/v1'}}")
+        .unwrap();
+    chat_agent(&namespace, "model: first, baseURL: 'http://aimock:4010/v1', fallbackRefs: [{name: spare}]", "");
+    namespace.kubectl.run(&["wait", "--for=condition=Ready", "agent/a", "--timeout=60s"]).unwrap();
+    let ended = run(&namespace, "Hello.");
+    assert_eq!(ended["status"]["output"], "Here I am.", "{ended:#}");
+    assert_eq!(ended["status"]["model"], "spare", "{ended:#}");
 }
 
 #[test]
@@ -171,7 +216,7 @@ fn a_server_that_hangs_makes_the_tool_unreachable_in_words() {
              containers: [{{name: c, image: 'localhost/belay-peer-busybox:1', imagePullPolicy: Never, \
              command: [/bin/busybox, nc, -lk, -p, '9000', -e, /bin/busybox, sleep, '600'], securityContext: {{{SECURE_CONTAINER}}}}}]}}}}\n---\n\
              {{apiVersion: v1, kind: Service, metadata: {{name: hang}}, spec: {{selector: {{app: hang}}, ports: [{{port: 9000}}]}}}}\n---\n\
-             {{apiVersion: belay.dev/v1alpha1, kind: Tool, metadata: {{name: t}}, spec: {{callTimeoutSeconds: 5, mcp: {{url: 'http://hang:9000/mcp'}}}}}}\n"
+             {{apiVersion: belay.dev/v1alpha1, kind: Tool, metadata: {{name: t}}, spec: {{callTimeoutSeconds: 5, mcp: {{url: 'http://hang:9000/mcp'}}, effects: {{default: None}}}}}}\n"
         ))
         .unwrap();
     let tool = namespace

@@ -75,9 +75,30 @@ fn the_operator_has_pod_rights_only_where_a_namespace_opted_in() {
 }
 
 #[test]
+fn the_operator_looks_at_admission_rules_and_changes_none() {
+    let namespace = TempNamespace::enabled("rights-guard").unwrap();
+    for kind in ["validatingadmissionpolicies", "validatingadmissionpolicybindings"] {
+        let kind = format!("{kind}.admissionregistration.k8s.io");
+        for verb in ["get", "list", "watch"] {
+            assert!(may(&namespace.name, verb, &kind), "{verb} {kind}");
+        }
+        for verb in ["create", "update", "patch", "delete", "deletecollection"] {
+            assert!(!may(&namespace.name, verb, &kind), "{verb} {kind}");
+        }
+    }
+    // patch is for dry runs; what is more than one, admission refuses.
+    for (verb, granted) in [("create", true), ("patch", true), ("update", false), ("delete", false)] {
+        assert_eq!(may(&namespace.name, verb, "approvals.belay.dev"), granted, "{verb} approvals");
+    }
+    for (verb, granted) in [("get", true), ("list", true), ("delete", true), ("create", false), ("patch", false)] {
+        assert_eq!(may(&namespace.name, verb, "readgrants.belay.dev"), granted, "{verb} readgrants");
+    }
+}
+
+#[test]
 fn the_operator_writes_status_and_no_spec() {
     let namespace = TempNamespace::enabled("rights-spec").unwrap();
-    for kind in ["models", "credentials", "tools", "agents", "agentruns"] {
+    for kind in ["models", "credentials", "tools", "approvalpolicies", "agents", "agentruns"] {
         assert!(!may(&namespace.name, "update", &format!("{kind}.belay.dev")), "update {kind}");
         assert!(!may(&namespace.name, "create", &format!("{kind}.belay.dev")), "create {kind}");
         assert!(may(&namespace.name, "list", &format!("{kind}.belay.dev")), "list {kind}");

@@ -19,6 +19,10 @@ fn tool(spec: &str) -> String {
     format!("apiVersion: belay.dev/v1alpha1\nkind: Tool\nmetadata: {{name: t}}\nspec: {spec}\n")
 }
 
+fn policy(spec: &str) -> String {
+    format!("apiVersion: belay.dev/v1alpha1\nkind: ApprovalPolicy\nmetadata: {{name: p}}\nspec: {spec}\n")
+}
+
 fn run(name: &str, spec: &str) -> String {
     format!("apiVersion: belay.dev/v1alpha1\nkind: AgentRun\nmetadata: {{name: {name}}}\nspec: {spec}\n")
 }
@@ -28,17 +32,48 @@ fn what_is_right_is_accepted_and_the_samples_are() {
     let namespace = TempNamespace::plain("schema-right").unwrap();
     for yaml in [
         model("{api: ChatCompletions, model: gpt, baseURL: 'https://gateway.example/v1', temperature: 0.2}"),
+        model("{api: Responses, model: gpt, maxOutputTokens: 100, temperature: 2}"),
+        model(
+            "{api: Messages, model: claude, maxOutputTokens: 100, temperature: 1, pricesUSD: {input: '3', cacheWrite: '3.75', output: '15'}}",
+        ),
         agent("{modelRef: {name: m}, tools: [{name: t, operations: ['*']}], limits: {costUSD: '2.00'}}"),
         agent("{modelRef: {name: m}, pod: {resources: {limits: {memory: 256Mi}}}}"),
         credential("{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: ['*.example.com']}"),
         credential("{secretKeyRef: {name: s, key: k}, inject: {header: {name: x-api-key}}, hosts: [a.example]}"),
         tool("{mcp: {url: 'http://server:3001/mcp'}}"),
+        policy("{}"),
+        policy("{mode: Audit, otherwise: Deny, rules: [{name: r, effects: [None], when: 'true', action: Allow}]}"),
+        policy("{rules: [{name: r, action: Ask, ask: {quorum: 8, separationOfDuty: true, expiresAfterSeconds: 30}}]}"),
+        policy("{tests: [{call: {tool: t, operation: o, args: {any: [1, {x: null}]}, effects: None}, expect: Ask}]}"),
+        agent("{modelRef: {name: m}, policyRefs: [{name: p}]}"),
+        tool("{mcp: {url: 'http://server:3001/mcp'}, policyRefs: [{name: p}, {name: q}]}"),
+        credential(
+            "{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: [a.example], policyRefs: [{name: p}]}",
+        ),
         run("r", "{agentRef: {name: a}, input: go}"),
     ] {
         namespace.kubectl.apply(&yaml).unwrap();
     }
     for sample in ["quickstart.yaml", "run.yaml", "real-model.yaml", "scheduled.yaml"] {
         namespace.apply_manifest(&format!("samples/{sample}")).unwrap();
+    }
+}
+
+/// Every whole object in the page about tools and models, as a reader would copy it.
+#[test]
+fn what_the_docs_show_is_accepted() {
+    let namespace = TempNamespace::plain("schema-docs").unwrap();
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/tools-and-models.md");
+    let text = std::fs::read_to_string(page).unwrap();
+    let blocks: Vec<&str> = text
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .filter(|yaml| yaml.starts_with("apiVersion"))
+        .collect();
+    assert!(blocks.len() >= 6, "{} blocks", blocks.len());
+    for yaml in blocks {
+        namespace.kubectl.apply(yaml).unwrap_or_else(|error| panic!("{error:#}: {yaml}"));
     }
 }
 
@@ -57,6 +92,11 @@ fn what_is_wrong_is_refused_in_words_that_name_the_field() {
         (model("{api: ChatCompletions, model: gpt, baseURL: 'http://user:key@x/v1'}"), "spec.baseURL"),
         (model("{api: ChatCompletions, model: gpt, maxOutputTokens: -1}"), "spec.maxOutputTokens"),
         (model("{api: ChatCompletions, model: gpt, pricesUSD: {input: '1e3', output: '1'}}"), "spec.pricesUSD.input"),
+        (model("{api: Messages, model: claude}"), "set spec.maxOutputTokens"),
+        (
+            model("{api: Messages, model: claude, maxOutputTokens: 9, temperature: 1.2}"),
+            "spec.temperature is at most 1",
+        ),
         (model("{api: ChatCompletions, model: gpt, apiKey: sk-123}"), "apiKey: field not declared in schema"),
         (agent("{}"), "spec.modelRef: Required value"),
         (agent("{modelRef: {name: m}, limits: {steps: -1}}"), "spec.limits.steps"),
@@ -71,6 +111,44 @@ fn what_is_wrong_is_refused_in_words_that_name_the_field() {
         (
             credential("{secretKeyRef: {name: s, key: k}, inject: {header: {name: x, format: none}}, hosts: [a]}"),
             "spec.inject.header.format",
+        ),
+        (policy("{mode: Dream}"), "spec.mode: Unsupported value"),
+        (policy("{otherwise: Allow}"), "spec.otherwise: Unsupported value"),
+        (policy("{rules: [{name: r}]}"), "spec.rules[0].action: Required value"),
+        (policy("{rules: [{name: r, action: Refuse}]}"), "spec.rules[0].action: Unsupported value"),
+        (policy("{rules: [{name: R, action: Deny}]}"), "spec.rules[0].name"),
+        (policy("{rules: [{name: r, action: Deny, effects: [Some]}]}"), "spec.rules[0].effects[0]: Unsupported value"),
+        (
+            policy("{rules: [{name: r, action: Allow}, {name: r, action: Deny}]}"),
+            "duplicate entries for key [name=\"r\"]",
+        ),
+        (policy("{rules: [{name: r, action: Allow, ask: {}}]}"), "ask is for action Ask"),
+        (policy("{rules: [{name: r, action: Ask, reason: x}]}"), "reason is for action Deny"),
+        (policy("{rules: [{name: r, action: Ask, ask: {quorum: 0}}]}"), "spec.rules[0].ask.quorum"),
+        (policy("{rules: [{name: r, action: Ask, ask: {quorum: 9}}]}"), "spec.rules[0].ask.quorum"),
+        (policy("{rules: [{name: r, action: Ask, ask: {expiresAfterSeconds: 29}}]}"), "expiresAfterSeconds"),
+        (policy("{rules: [{name: r, action: Ask, ask: {expiresAfterSeconds: 2592001}}]}"), "expiresAfterSeconds"),
+        (policy(&format!("{{rules: [{{name: r, action: Deny, when: '{}'}}]}}", &long[..1025])), "spec.rules[0].when"),
+        (
+            policy(&format!("{{rules: [{{name: r, action: Deny, reason: '{}'}}]}}", &long[..1025])),
+            "spec.rules[0].reason",
+        ),
+        (policy("{tests: [{call: {tool: t, operation: o}}]}"), "spec.tests[0].expect: Required value"),
+        (
+            policy("{tests: [{call: {tool: t, operation: o}, expect: Maybe}]}"),
+            "spec.tests[0].expect: Unsupported value",
+        ),
+        (policy("{tests: [{call: {tool: t, operation: o, args: text}, expect: Ask}]}"), "spec.tests[0].call.args"),
+        (policy("{}").replace("name: p", "name: default"), "the name default belongs to the built-in policy"),
+        (
+            agent(
+                "{modelRef: {name: m}, policyRefs: [{name: a}, {name: b}, {name: c}, {name: d}, {name: e}, {name: f}, {name: g}, {name: h}, {name: i}]}",
+            ),
+            "spec.policyRefs: Too many",
+        ),
+        (
+            tool("{mcp: {url: 'http://x/mcp'}, policyRefs: [{name: p}, {name: p}]}"),
+            "duplicate entries for key [name=\"p\"]",
         ),
         (tool("{}"), "spec.mcp: Required value"),
         (tool("{mcp: {url: server}}"), "spec.mcp.url"),

@@ -78,7 +78,7 @@ fn a_call_in_flight_when_its_pod_goes_waits_for_a_person_who_says_that_it_happen
     namespace.kubectl.run(&["wait", "--for=delete", "pods", "-l", "belay.dev/run-uid", "--timeout=60s"]).unwrap();
 
     let shown = belay(&["-n", &namespace.name, "show", &approval]).unwrap().stdout;
-    assert!(shown.contains("counter/add") && shown.contains("\"id\": \"a\""), "{shown}");
+    assert!(shown.contains("counter/add") && shown.contains("\"id\":\"a\""), "{shown}");
     let list = belay(&["-n", &namespace.name, "approvals"]).unwrap().stdout;
     assert!(list.contains(&approval), "{list}");
     let decided = resolve(&namespace, &approval, &["--happened", "it was added"]);
@@ -115,7 +115,7 @@ fn a_person_may_have_it_sent_again_or_end_the_run_with_plain_kubectl() {
     let request = &namespace.kubectl.get("approval", &approval).unwrap()["spec"]["request"];
     let me = namespace.kubectl.run(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"]).unwrap();
     let decision = json!({"apiVersion": "belay.dev/v1alpha1", "kind": "Approval", "metadata": {"name": approval},
-        "spec": {"decisions": [{"policy": "default", "by": me, "digest": request["digest"], "verdict": "Deny", "reason": "not now"}]}});
+        "spec": {"decisions": [{"policy": request["requirements"][0]["policy"], "by": me, "digest": request["digest"], "verdict": "Deny", "reason": "not now"}]}});
     let decided = namespace
         .kubectl
         .output(&["apply", "--server-side", "--field-manager", &me, "-f", "-"], Some(&decision.to_string()));

@@ -99,16 +99,23 @@ pub fn permits(events: &[Value]) -> Vec<Permitted> {
 /// Compares what arrived at the counter with what these runs' journals permitted and observed: no arrival without
 /// a permit, at most one for each permit, one for each answer, one key for each call. Fails with every difference.
 pub fn check(namespace: &TempNamespace, runs: &[String]) -> Result<()> {
-    let mut bounds: BTreeMap<(String, String), (usize, usize)> = BTreeMap::new();
+    let mut all = Vec::new();
     for run in runs {
-        for permit in permits(&events(&verified_export(namespace, run)?)?) {
-            let (least, most) = permit.outcome.arrivals();
-            let bound = bounds.entry((permit.operation, permit.id)).or_default();
-            *bound = (bound.0 + least, bound.1 + most);
-        }
+        all.extend(permits(&events(&verified_export(namespace, run)?)?));
     }
-    ensure!(!bounds.is_empty(), "the journals of {} runs hold no permit: nothing was compared", runs.len());
-    let differences = differences(&bounds, &arrived(namespace)?);
+    compare(all, &arrived(namespace)?)
+}
+
+/// The same, of permits and arrivals that were gathered otherwise.
+pub fn compare(permits: Vec<Permitted>, arrived: &[Arrived]) -> Result<()> {
+    let mut bounds: BTreeMap<(String, String), (usize, usize)> = BTreeMap::new();
+    for permit in permits {
+        let (least, most) = permit.outcome.arrivals();
+        let bound = bounds.entry((permit.operation, permit.id)).or_default();
+        *bound = (bound.0 + least, bound.1 + most);
+    }
+    ensure!(!bounds.is_empty(), "the journals hold no permit: nothing was compared");
+    let differences = differences(&bounds, arrived);
     if !differences.is_empty() {
         bail!("the counter and the journals disagree:\n{}", differences.join("\n"));
     }

@@ -166,7 +166,7 @@ fn is_write_for_the_run(entry: &Value, namespace: &str) -> bool {
 fn everything(namespace: &TempNamespace) -> Result<()> {
     namespace.apply_manifest("demo/server.yaml")?;
     namespace.kubectl.run(&["rollout", "status", "deployment/everything", "--timeout=120s"])?;
-    namespace.kubectl.apply("{apiVersion: belay.dev/v1alpha1, kind: Tool, metadata: {name: everything}, spec: {mcp: {url: 'http://everything:3001/mcp'}}}")?;
+    namespace.kubectl.apply("{apiVersion: belay.dev/v1alpha1, kind: Tool, metadata: {name: everything}, spec: {mcp: {url: 'http://everything:3001/mcp'}, effects: {default: None}}}")?;
     Ok(())
 }
 
