@@ -255,6 +255,33 @@ pub enum FailureReason {
     Withheld,
 }
 
+impl FailureReason {
+    /// Whether the cause may be gone when the same is asked again.
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        match self {
+            Self::Unreachable
+            | Self::RateLimited
+            | Self::ServerError
+            | Self::TimedOut
+            | Self::Truncated
+            | Self::Interrupted
+            | Self::Withheld => true,
+            Self::Unauthorized
+            | Self::BadRequest
+            | Self::Malformed
+            | Self::TooLarge
+            | Self::CredentialMissing
+            | Self::CredentialEmpty
+            | Self::CredentialTooLarge
+            | Self::HostNotAllowed
+            | Self::ScriptExhausted
+            | Self::Scripted
+            | Self::ContextExceeded => false,
+        }
+    }
+}
+
 /// A call as the gate sees it and as it would be sent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -114,26 +114,7 @@ impl ModelError {
     /// Whether asking again may help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        match self.reason {
-            FailureReason::Unreachable
-            | FailureReason::RateLimited
-            | FailureReason::ServerError
-            | FailureReason::TimedOut
-            | FailureReason::Truncated
-            | FailureReason::Interrupted
-            | FailureReason::Withheld => true,
-            FailureReason::Malformed => self.in_stream,
-            FailureReason::Unauthorized
-            | FailureReason::BadRequest
-            | FailureReason::TooLarge
-            | FailureReason::CredentialMissing
-            | FailureReason::CredentialEmpty
-            | FailureReason::CredentialTooLarge
-            | FailureReason::HostNotAllowed
-            | FailureReason::ScriptExhausted
-            | FailureReason::Scripted
-            | FailureReason::ContextExceeded => false,
-        }
+        self.reason.is_transient() || (self.reason == FailureReason::Malformed && self.in_stream)
     }
 
     /// Whether another model may do better: not where the run itself was told no.

@@ -80,26 +80,7 @@ impl ListError {
     /// Whether asking again may help: listing has no effect, so that asking is always safe.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        match self.reason {
-            FailureReason::Unreachable
-            | FailureReason::RateLimited
-            | FailureReason::ServerError
-            | FailureReason::TimedOut
-            | FailureReason::Truncated
-            | FailureReason::Interrupted
-            | FailureReason::Withheld => true,
-            FailureReason::Unauthorized
-            | FailureReason::BadRequest
-            | FailureReason::Malformed
-            | FailureReason::TooLarge
-            | FailureReason::CredentialMissing
-            | FailureReason::CredentialEmpty
-            | FailureReason::CredentialTooLarge
-            | FailureReason::HostNotAllowed
-            | FailureReason::ScriptExhausted
-            | FailureReason::Scripted
-            | FailureReason::ContextExceeded => false,
-        }
+        self.reason.is_transient()
     }
 
     #[must_use]
