@@ -1,6 +1,7 @@
 //! Asks a model once, or lets a whole run ask it.
 
 use belay_protocol::Plan;
+use belay_protocol::event::FailureReason;
 use belay_protocol::plan::{PlanCredential, PlanModel};
 use belay_protocol::transcript::Transcript;
 use belay_protocol::wire;
@@ -46,6 +47,18 @@ pub async fn ask_as(
     let tools = [OfferedTool { name: "server__echo".into(), description: "says it".into(), input_schema: json!({}) }];
     let prepared = model.prepare(&Context { plan: &plan, transcript: &transcript, tools: &tools, answered: 0 })?;
     model.ask(prepared, permit()).await
+}
+
+/// Asks `model` with a Credential: it fails for `reason`, in words that name the Model and `path` and hold `words`,
+/// but never the secret.
+pub async fn fails(model: PlanModel, path: &str, reason: FailureReason, words: &str) {
+    let begin = format!("Model writer: POST {}/{path} ", model.base_url.as_deref().unwrap());
+    let model = PlanModel { credential: Some("key".into()), ..model };
+    let error = ask_with(model, &[("key", "hunter2")]).await.unwrap_err();
+    assert_eq!(error.reason, reason, "{error}");
+    assert!(error.message.starts_with(&begin), "{error}");
+    assert!(error.message.contains(words), "{error}");
+    assert!(!error.message.contains("hunter2"), "{error}");
 }
 
 /// A run with one tool server; `s3cr3t-value` is the value of its one credential.

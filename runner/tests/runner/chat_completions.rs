@@ -8,9 +8,9 @@ use belay_protocol::event::{EndReason, FailureReason, Finish, Item, Outcome};
 use belay_protocol::plan::PlanModel;
 use belay_runner::models::{AnswerItem, ModelAnswer};
 use rstest::rstest;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::asking::{ask, ask_with, run_model, stream};
+use crate::asking::{ask, fails, run_model, stream};
 use crate::fake_mcp::{Era, FakeMcp};
 use crate::fake_operator::Journal;
 use crate::http::{Answer, Server, reply};
@@ -137,13 +137,8 @@ async fn an_answer_that_is_none_has_a_reason_and_names_the_model(
     #[case] words: &str,
 ) {
     let server = Server::start(vec![server_answer]).await;
-    let url = server.url("/v1");
-    let model = PlanModel { credential: Some("key".into()), ..chat(&url) };
-    let error = ask_with(model, &[("key", "hunter2")]).await.unwrap_err();
-    assert_eq!(error.reason, reason, "{error}");
-    assert!(error.message.starts_with(&format!("Model writer: POST {url}/chat/completions ")), "{error}");
-    assert!(error.message.contains(words), "{error}");
-    assert!(!error.message.contains("hunter2"), "{error}");
+    let model = chat(&server.url("/v1"));
+    fails(model, "chat/completions", reason, words).await;
     assert_eq!(server.received().len(), 1, "nothing is sent twice");
     assert_eq!(server.received()[0].authorization.as_deref(), Some("Bearer hunter2"));
 }
@@ -211,8 +206,7 @@ async fn a_conversation_is_sent_back_as_the_api_wants_it() {
     let mcp = FakeMcp::start(Era::Sessions, &["echo", "fail"]).await;
     let journal = run_chat(&model, &mcp, &["echo", "fail"]).await;
     assert_eq!(journal.end().outcome, Outcome::Succeeded);
-    let requests: Vec<Value> =
-        model.received().iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect();
+    let requests = model.bodies();
     assert!(model.received().iter().all(|request| request.path == "/v1/chat/completions"));
     assert_eq!(
         requests[0]["messages"],

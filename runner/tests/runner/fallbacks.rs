@@ -4,7 +4,7 @@ use belay_protocol::cost::Prices;
 use belay_protocol::event::{EndReason, FailureReason, Outcome};
 use belay_protocol::plan::{PlanCredential, PlanModel};
 use belay_protocol::{Event, Plan};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::asking::{run_plan, sse};
 use crate::fake_mcp::{Era, FakeMcp};
@@ -45,10 +45,6 @@ fn replacements(journal: &Journal) -> Vec<(&str, &str, FailureReason)> {
     replaced.collect()
 }
 
-fn body(server: &Server, request: usize) -> Value {
-    serde_json::from_slice(&server.received()[request].body).unwrap()
-}
-
 #[tokio::test]
 async fn a_model_that_fails_for_good_is_replaced_at_once_and_for_the_rest_of_the_run() {
     let first = Server::start(vec![refused()]).await;
@@ -81,7 +77,7 @@ async fn what_only_one_provider_understands_is_not_sent_to_another() {
     let journal = run_plan(plan_of(models, &mcp), &[("first-key", "alpha-1"), ("second-key", "beta-2")]).await;
     assert_eq!(journal.end().outcome, Outcome::Succeeded);
     assert_eq!(
-        body(&second, 0)["input"],
+        second.bodies()[0]["input"],
         json!([
             {"type": "message", "role": "user", "content": "Do it."},
             {"type": "message", "role": "assistant", "content": "I will."},
@@ -91,7 +87,7 @@ async fn what_only_one_provider_understands_is_not_sent_to_another() {
             {"type": "function_call_output", "call_id": "c2", "output": "Error: it did not work"},
         ])
     );
-    assert!(body(&first, 1)["messages"].to_string().contains("signature"), "its own model still gets it");
+    assert!(first.bodies()[1]["messages"].to_string().contains("signature"), "its own model still gets it");
 }
 
 #[tokio::test]

@@ -112,8 +112,7 @@ async fn official_clients_know_every_field_of_our_requests(#[case] api: &str, #[
     let temperature = (api != "messages").then_some(0.5);
     let model = PlanModel { max_output_tokens: Some(99), temperature, ..of(api, &server.url("/v1")) };
     run_model(model, &mcp, &["echo", "fail"]).await;
-    let sent: Vec<Value> =
-        server.received().iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect();
+    let sent = server.bodies();
     assert_eq!(sent.len(), 2);
     let questions: Vec<Value> = sent.iter().map(|body| json!({"api": api, "request": body})).collect();
     for (body, judged) in sent.iter().zip(ask_clients(&questions)) {

@@ -9,6 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, Response};
 use futures::StreamExt as _;
+use serde_json::Value;
 use tokio::net::TcpListener;
 
 /// One request as it came in.
@@ -69,6 +70,11 @@ impl Server {
 
     pub fn received(&self) -> Vec<Received> {
         self.received.lock().unwrap().clone()
+    }
+
+    /// The bodies of the requests, in their order.
+    pub fn bodies(&self) -> Vec<Value> {
+        self.received().iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect()
     }
 }
 

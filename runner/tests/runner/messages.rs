@@ -7,7 +7,7 @@ use belay_runner::models::AnswerItem;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::asking::{ask, ask_as, run_model, sse, stream};
+use crate::asking::{ask, ask_as, fails, run_model, sse, stream};
 use crate::codecs::as_json;
 use crate::fake_mcp::{Era, FakeMcp};
 use crate::http::{Answer, Server, reply};
@@ -16,10 +16,6 @@ use crate::plans::{credential, messages};
 const CALLS: &str = include_str!("../streams/messages/thinking_and_calls.sse");
 const CUT: &str = include_str!("../streams/messages/cut_in_a_call.sse");
 const TEXT: &str = include_str!("../streams/messages/text.sse");
-
-fn bodies(server: &Server) -> Vec<Value> {
-    server.received().iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect()
-}
 
 #[tokio::test]
 async fn the_key_goes_into_its_header_and_the_version_is_said() {
@@ -35,7 +31,7 @@ async fn the_key_goes_into_its_header_and_the_version_is_said() {
     assert_eq!(request.authorization, None);
     let cached = json!({"type": "ephemeral"});
     assert_eq!(
-        bodies(&server)[0],
+        server.bodies()[0],
         json!({
             "model": "small-1",
             "max_tokens": 512,
@@ -55,7 +51,7 @@ async fn blocks_go_back_in_order_and_reasoning_byte_for_byte() {
     let journal = run_model(messages(&model.url("/v1")), &mcp, &["echo", "fail"]).await;
     assert_eq!(journal.end().outcome, Outcome::Succeeded);
     assert_eq!(journal.state.output.as_deref(), Some("Grüße, 世界 😀"));
-    let second = &bodies(&model)[1]["messages"];
+    let second = &model.bodies()[1]["messages"];
     let block = |kind: &str, rest: Value| {
         let mut block = json!({"type": kind});
         block.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
@@ -99,7 +95,7 @@ async fn what_was_sent_before_is_sent_again_alike_and_ends_in_a_breakpoint() {
     let model = Server::start(vec![sse(&call(1)), sse(&call(2)), sse(&call(3)), sse(TEXT)]).await;
     let mcp = FakeMcp::start(Era::Sessions, &["echo", "fail"]).await;
     run_model(messages(&model.url("/v1")), &mcp, &["echo", "fail"]).await;
-    let requests = bodies(&model);
+    let requests = model.bodies();
     assert_eq!(requests.len(), 4);
     for pair in requests.windows(2) {
         let (earlier, later) = (unmarked(&pair[0]), unmarked(&pair[1]));
@@ -144,7 +140,7 @@ async fn a_call_that_was_cut_is_told_to_the_model_and_goes_back_as_an_object() {
     let journal = run_model(messages(&model.url("/v1")), &mcp, &["echo"]).await;
     assert_eq!(journal.end().outcome, Outcome::Succeeded);
     assert_eq!(mcp.called_operations(), ["echo"], "the call before it was whole");
-    let second = &bodies(&model)[1]["messages"];
+    let second = &model.bodies()[1]["messages"];
     assert_eq!(second[1]["content"][1]["input"], json!({"malformed": "{\"text\": \"half of"}));
     let told = &second[2]["content"][1];
     assert_eq!(told["is_error"], true);
@@ -157,7 +153,7 @@ async fn text_of_white_space_alone_is_not_sent_back() {
     let model = Server::start(vec![sse(&blank), sse(TEXT)]).await;
     let mcp = FakeMcp::start(Era::Sessions, &["echo", "fail"]).await;
     run_model(messages(&model.url("/v1")), &mcp, &["echo", "fail"]).await;
-    let kinds: Vec<Value> = bodies(&model)[1]["messages"][1]["content"]
+    let kinds: Vec<Value> = model.bodies()[1]["messages"][1]["content"]
         .as_array()
         .unwrap()
         .iter()
@@ -185,7 +181,7 @@ async fn reasoning_that_holds_a_credential_is_neither_journaled_nor_sent_back(#[
         items.unwrap().iter().filter(|item| matches!(item, Item::Block { .. })).count()
     };
     assert_eq!((blocks(&clean), blocks(&redacted)), (2, 1));
-    assert!(!bodies(&model_leaking)[1].to_string().contains("s3cr3t"));
+    assert!(!model_leaking.bodies()[1].to_string().contains("s3cr3t"));
 }
 
 #[tokio::test]
@@ -267,13 +263,8 @@ async fn an_answer_that_is_none_has_a_reason_and_names_the_model(
     #[case] words: &str,
 ) {
     let server = Server::start(vec![server_answer]).await;
-    let url = server.url("/v1");
-    let model = PlanModel { credential: Some("key".into()), ..messages(&url) };
-    let error = ask_as(model, &[("key", "hunter2")], credential(&["127.0.0.1"])).await.unwrap_err();
-    assert_eq!(error.reason, reason, "{error}");
-    assert!(error.message.starts_with(&format!("Model writer: POST {url}/messages ")), "{error}");
-    assert!(error.message.contains(words), "{error}");
-    assert!(!error.message.contains("hunter2"), "{error}");
+    let model = messages(&server.url("/v1"));
+    fails(model, "messages", reason, words).await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use belay_protocol::plan::PlanModel;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::asking::{ask, ask_with, run_model, sse, stream};
+use crate::asking::{ask, ask_with, fails, run_model, sse, stream};
 use crate::codecs::as_json;
 use crate::fake_mcp::{Era, FakeMcp};
 use crate::http::{Answer, Server, reply};
@@ -14,10 +14,6 @@ use crate::plans::responses;
 const CALLS: &str = include_str!("../streams/responses/reasoning_and_calls.sse");
 const CUT: &str = include_str!("../streams/responses/incomplete_with_calls.sse");
 const TEXT: &str = include_str!("../streams/responses/text.sse");
-
-fn bodies(server: &Server) -> Vec<Value> {
-    server.received().iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect()
-}
 
 #[tokio::test]
 async fn nothing_is_kept_at_the_provider_and_reasoning_is_asked_for() {
@@ -33,7 +29,7 @@ async fn nothing_is_kept_at_the_provider_and_reasoning_is_asked_for() {
     assert_eq!(request.path, "/v1/responses");
     assert_eq!(request.authorization.as_deref(), Some("Bearer hunter2"));
     assert_eq!(
-        bodies(&server)[0],
+        server.bodies()[0],
         json!({
             "model": "small-1",
             "instructions": "Be brief.",
@@ -56,7 +52,7 @@ async fn items_go_back_in_order_and_reasoning_byte_for_byte() {
     let mcp = FakeMcp::start(Era::Sessions, &["echo", "fail"]).await;
     let journal = run_model(responses(&model.url("/v1")), &mcp, &["echo", "fail"]).await;
     assert_eq!(journal.end().outcome, Outcome::Succeeded);
-    let [first, second] = &bodies(&model)[..] else { panic!("two requests") };
+    let [first, second] = &model.bodies()[..] else { panic!("two requests") };
     let reasoning = r#"{"id":"rs_1","type":"reasoning","summary":[{"type":"summary_text","text":"Two calls."}],"encrypted_content":"gAAAAABo+/x7=="}"#;
     assert_eq!(
         second["input"],
@@ -82,7 +78,7 @@ async fn an_incomplete_response_still_carries_its_whole_calls() {
     let journal = run_model(responses(&model.url("/v1")), &mcp, &["echo"]).await;
     assert_eq!(journal.end().outcome, Outcome::Succeeded);
     assert_eq!(mcp.called_operations(), ["echo"]);
-    let input = &bodies(&model)[1]["input"];
+    let input = &model.bodies()[1]["input"];
     assert_eq!(input[2]["arguments"], "{\"malformed\":\"{\\\"text\\\": \\\"half of\"}");
     assert!(input[4]["output"].as_str().unwrap().contains("cut at the output limit"), "{input}");
 }
@@ -150,11 +146,6 @@ async fn an_answer_that_is_none_has_a_reason_and_names_the_model(
     #[case] words: &str,
 ) {
     let server = Server::start(vec![server_answer]).await;
-    let url = server.url("/v1");
-    let model = PlanModel { credential: Some("key".into()), ..responses(&url) };
-    let error = ask_with(model, &[("key", "hunter2")]).await.unwrap_err();
-    assert_eq!(error.reason, reason, "{error}");
-    assert!(error.message.starts_with(&format!("Model writer: POST {url}/responses ")), "{error}");
-    assert!(error.message.contains(words), "{error}");
-    assert!(!error.message.contains("hunter2"), "{error}");
+    let model = responses(&server.url("/v1"));
+    fails(model, "responses", reason, words).await;
 }
