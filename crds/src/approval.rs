@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::counting::is_person;
 
+/// What the schema takes in `decisions` of an Approval.
+pub const DECISIONS_MAX: usize = 32;
+
 /// A question to people about one call of a run: may it be made, or did it happen. The operator alone creates it; whoever holds the verb `approve`
 /// on a policy that asks (approvalpolicies.decide.belay.dev) adds a decision to `decisions`.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -45,7 +48,7 @@ pub struct ApprovalSpec {
     /// What people decided, each entry for good. One for each policy, approver and verdict; a Deny beats any
     /// Allow. At most 32. None can be added once the Approval is sealed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32), extend(
+    #[schemars(length(max = DECISIONS_MAX), extend(
         "x-kubernetes-list-type" = "map",
         "x-kubernetes-list-map-keys" = ["by", "policy", "verdict"],
         "x-kubernetes-validations" = [{"rule": "oldSelf.all(o, self.exists(n, n == o))", "message": "a decision, once written, stays"}]

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use belay_crds::{Approval, ApprovalPurpose, ApprovalRequest, Decision, DecisionAnswer, DecisionVerdict, is_person};
+use belay_crds::{
+    Approval, ApprovalPurpose, ApprovalRequest, DECISIONS_MAX, Decision, DecisionAnswer, DecisionVerdict, is_person,
+};
 use belay_protocol::Digest;
 use clap::Args;
 use jiff::Timestamp;
@@ -94,8 +96,6 @@ pub enum Choice {
 }
 
 const REASON_CHARACTERS_MAX: usize = 1024;
-/// The schema's bound on the whole list.
-const DECISIONS_MAX: usize = 32;
 const MANAGER_BYTES_MAX: usize = 128;
 const DIGEST_CHARACTERS: usize = 16;
 

@@ -1,12 +1,10 @@
 //! What is sent to see that it is refused, and what an answer to it proves. Pure.
 
-use belay_crds::Approval;
 use belay_crds::admission::APPROVALS;
+use belay_crds::{Approval, DECISIONS_MAX};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-/// The schema takes no more decisions: where so many are, another one would be refused by the schema alone.
-const DECISIONS_MAX: usize = 32;
 /// What the API server's refusals by our policy say, and no other refusal does.
 const DENIED: &str = "denied request: ";
 
@@ -45,6 +43,7 @@ impl Forgery {
             Self::Decision(_) => {
                 let mut metadata = json!({"name": approval.name_any(), "uid": approval.uid()});
                 let mut body = json!({"apiVersion": "belay.dev/v1alpha1", "kind": "Approval"});
+                // Where so many are, another one would be refused by the schema alone.
                 if approval.spec.decisions.len() < DECISIONS_MAX {
                     insert(&mut body, "spec", json!({"decisions": [decision]}));
                 } else {
