@@ -26,6 +26,8 @@ pub fn from_milliseconds(at: i64) -> Timestamp {
     whole_seconds(Timestamp::from_millisecond(at).unwrap_or_default())
 }
 
-fn whole_seconds(at: Timestamp) -> Timestamp {
+/// `at` as the API server would keep it.
+#[must_use]
+pub fn whole_seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }

@@ -8,6 +8,8 @@ use belay_protocol::plan::ObjectId;
 use belay_protocol::reading::{NONCE_LENGTHS, Request, TIME_SLACK_MILLISECONDS, signed};
 use jiff::{SignedDuration, Timestamp};
 
+use crate::clock::whole_seconds;
+
 /// A request as it came.
 #[derive(Clone, Copy, Debug)]
 pub struct Presented<'a> {
@@ -53,12 +55,10 @@ pub enum Refusal {
 pub fn verify(grant: &ReadGrant, run: &ObjectId, presented: &Presented<'_>, moment: Moment) -> Result<(), Refusal> {
     let guarded_since = moment.guarded_since.ok_or(Refusal::Unguarded)?;
     let made = grant.metadata.creation_timestamp.as_ref().ok_or(Refusal::Expired)?.0;
-    // The API server keeps whole seconds.
-    if made < whole_second(guarded_since) {
+    if made < whole_seconds(guarded_since) {
         return Err(Refusal::MadeUnguarded);
     }
-    let lasts = SignedDuration::from_secs(i64::from(grant.spec.valid_seconds));
-    if made.checked_add(lasts).is_ok_and(|end| moment.now >= end) {
+    if has_run_out(grant, moment.now) {
         return Err(Refusal::Expired);
     }
     let namespace = grant.metadata.namespace.as_deref().unwrap_or_default();
@@ -88,10 +88,6 @@ pub fn verify(grant: &ReadGrant, run: &ObjectId, presented: &Presented<'_>, mome
     let key = STANDARD.decode(&grant.spec.public_key).map_err(|_| Refusal::BadSignature)?;
     let key = UnparsedPublicKey::new(&ED25519, key);
     key.verify(&signed(&request), presented.signature).map_err(|_| Refusal::BadSignature)
-}
-
-fn whole_second(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 /// Whether nobody can use it any more.
