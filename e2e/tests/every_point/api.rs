@@ -219,6 +219,7 @@ fn check(held: &Value, wanted: &Value) -> Result<(), Refusal> {
     if differs("uid") || differs("resourceVersion") { Err(CONFLICT) } else { Ok(()) }
 }
 
-fn now() -> String {
+/// As the API server writes it.
+pub fn now() -> String {
     jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap().to_string()
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-use super::api::{Api, Key};
+use super::api::{Api, Key, now};
 use super::world::SUBJECT;
 
 /// A process that was asked to end is killed after this time.
@@ -139,7 +139,7 @@ impl Kubelet {
             let mut child = self.start(&object, &pod);
             // Waiting would close it, and the process ends with it.
             let _alive = child.stdin.take();
-            self.report(&pod, &json!({"running": {"startedAt": started()}}), "Running");
+            self.report(&pod, &json!({"running": {"startedAt": now()}}), "Running");
             let code = self.wait(&mut child, &pod).await;
             self.reap(&pod);
             let again = {
@@ -262,8 +262,4 @@ fn variables(pod: &Value) -> impl Iterator<Item = (String, String)> {
     let list = pod["spec"]["containers"][0]["env"].as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     list.into_iter().map(move |variable| (text(&variable["name"]), text(&variable["value"])))
-}
-
-fn started() -> String {
-    jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap().to_string()
 }

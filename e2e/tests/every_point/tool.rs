@@ -60,19 +60,13 @@ async fn mcp(State(server): State<Arc<Outside>>, body: Bytes) -> Response<Body> 
         "tools/call" => format!("call {}", request["params"]["name"].as_str().unwrap_or_default()),
         method => method.to_owned(),
     };
-    match server.points.pass(&format!("before {name}"), Process::Runner).await {
-        Next::Go => {}
-        Next::Answer(code) => return status(code),
-        Next::Cut | Next::Lost => return cut(),
-        Next::Never => return std::future::pending().await,
+    if let Some(answer) = server.stopped(&format!("before {name}")).await {
+        return answer;
     }
     let Some(result) = server.result(&request) else { return status(202) };
     let drops = request["params"]["name"] == "drop";
-    match server.points.pass(&format!("after {name}"), Process::Runner).await {
-        Next::Go => {}
-        Next::Answer(code) => return status(code),
-        Next::Cut | Next::Lost => return cut(),
-        Next::Never => return std::future::pending().await,
+    if let Some(answer) = server.stopped(&format!("after {name}")).await {
+        return answer;
     }
     if drops {
         return cut();
@@ -83,6 +77,16 @@ async fn mcp(State(server): State<Arc<Outside>>, body: Bytes) -> Response<Body> 
 }
 
 impl Outside {
+    /// What is answered at `place` in place of what follows, where it is struck.
+    async fn stopped(&self, place: &str) -> Option<Response<Body>> {
+        match self.points.pass(place, Process::Runner).await {
+            Next::Go => None,
+            Next::Answer(code) => Some(status(code)),
+            Next::Cut | Next::Lost => Some(cut()),
+            Next::Never => std::future::pending().await,
+        }
+    }
+
     /// The answer, after the call was written down; none to a notification.
     fn result(&self, request: &Value) -> Option<Value> {
         let common = |mut result: Value| {
@@ -125,18 +129,12 @@ async fn chat(State(server): State<Arc<Outside>>, body: Bytes) -> Response<Body>
     let said = request["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "assistant").count();
     let step = u32::try_from(said).unwrap() + 1;
     let name = format!("model request {step}");
-    match server.points.pass(&format!("before {name}"), Process::Runner).await {
-        Next::Go => {}
-        Next::Answer(code) => return status(code),
-        Next::Cut | Next::Lost => return cut(),
-        Next::Never => return std::future::pending().await,
+    if let Some(answer) = server.stopped(&format!("before {name}")).await {
+        return answer;
     }
     server.steps.lock().push(step);
-    match server.points.pass(&format!("after {name}"), Process::Runner).await {
-        Next::Go => {}
-        Next::Answer(code) => return status(code),
-        Next::Cut | Next::Lost => return cut(),
-        Next::Never => return std::future::pending().await,
+    if let Some(answer) = server.stopped(&format!("after {name}")).await {
+        return answer;
     }
     let Some(turn) = server.script.get(said) else { return status(400) };
     let mut events: Vec<String> = turn
