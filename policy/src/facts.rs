@@ -60,7 +60,7 @@ impl Spend {
     /// What a run has used, the requests of lost runners included.
     #[must_use]
     pub fn of(state: &RunState) -> Self {
-        let priced = state.plan.as_ref().is_some_and(|plan| plan.model.prices.is_some());
+        let priced = state.plan.as_ref().is_some_and(|plan| plan.is_priced());
         Self {
             steps: state.steps,
             tokens: state.tokens_spent(),

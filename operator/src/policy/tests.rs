@@ -1,6 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 use belay_policy::{Identity, freeze};
+use belay_protocol::cost::Prices;
+use belay_protocol::fold::RunState;
 use belay_protocol::judgement::{Judgement, OpinionVerdict, PolicySource};
+use belay_protocol::plan::PlanModel;
 use serde_json::{Value, json};
 
 use super::*;
@@ -162,4 +165,18 @@ async fn one_namespace_evaluates_one_call_at_a_time_and_does_not_hold_up_another
     assert_eq!(lanes.run("b", Duration::from_mins(1), || 2).await, Ok(2));
     release.send(()).unwrap();
     assert_eq!(lanes.run("a", Duration::from_mins(1), || 3).await, Ok(3));
+}
+
+#[test]
+fn what_a_run_cost_is_known_only_if_each_model_that_may_answer_has_prices() {
+    let prices = Prices { input: 1, cached_input: None, cache_write: None, output: 1 };
+    let known = |model: Option<Prices>, fallback: Option<Prices>| {
+        let mut plan = fixtures::plan();
+        plan.fallbacks = vec![PlanModel { prices: fallback, ..plan.model.clone() }];
+        plan.model.prices = model;
+        Spend::of(&RunState { plan: Some(Arc::new(plan)), ..RunState::default() }).cost_micro_usd.is_some()
+    };
+    assert!(known(Some(prices), Some(prices)));
+    assert!(!known(Some(prices), None));
+    assert!(!known(None, Some(prices)));
 }
