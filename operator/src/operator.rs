@@ -34,7 +34,7 @@ use crate::pod_template::{PodSettings, SharedSettings};
 use crate::policy::{Current, Judge};
 use crate::probe_pod::ProbePods;
 use crate::rollback;
-use crate::service::{self, Probes, RunService, ServeError, Sessions};
+use crate::service::{self, Probes, ServeError, Sessions};
 use crate::suspension::Suspensions;
 use crate::tls::{Reloadable, TlsError, trust_bundle};
 use crate::tool::Tools;
@@ -241,8 +241,7 @@ impl Core {
         feeds.listen(&sessions, &self.journal, &tasks);
 
         let listener = listen(self.config.grpc_address).await?;
-        let service =
-            RunService { law: Arc::new(judge.clone()), ..self.run_service(&namespaces, sessions, probes, suspensions) };
+        let service = self.run_service(&namespaces, sessions, probes, suspensions, Arc::new(judge.clone()));
         let grpc = service::serve(listener, tls, service, self.shutdown.clone());
         stages.reach(Stage::Serving);
         tracing::info!(grpc = %self.config.grpc_address, "serving runners");

@@ -4,29 +4,14 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use belay_protocol::Digest;
 use belay_protocol::event::ProposedCall;
 use belay_protocol::fold::RunState;
-use belay_protocol::judgement::{
-    DEFAULT_POLICY, Judged, Judgement, Opinion, OpinionVerdict, PolicyRequirement, PolicySource,
-};
-use belay_protocol::plan::{AskTerms, Effects};
+use belay_protocol::judgement::{Judged, PolicyRequirement};
 
 /// Judges calls by the policies of a run's plan, and by those policies as they are now.
 #[async_trait]
 pub trait Law: Send + Sync + 'static {
     async fn judge(&self, run: &RunState, call: &ProposedCall) -> Word;
-}
-
-/// The built-in policy alone.
-pub struct BuiltIn;
-
-#[async_trait]
-impl Law for BuiltIn {
-    async fn judge(&self, run: &RunState, call: &ProposedCall) -> Word {
-        let effects = run.plan.as_ref().map(|plan| plan.effects(&call.tool, &call.operation));
-        Word::Judged(default_word(effects.unwrap_or_default()))
-    }
 }
 
 /// What was found out about one proposal.
@@ -39,30 +24,6 @@ pub enum Word {
 
 /// By call id and attempt. A proposal without a word is held.
 pub type Words = BTreeMap<(String, u32), Word>;
-
-/// The built-in policy, where no other has a say: what only reads is allowed, everything else is asked.
-#[must_use]
-pub fn default_word(effects: Effects) -> Judged {
-    let AskTerms { quorum, separation_of_duty, expires_after_seconds } = AskTerms::default();
-    let (judgement, verdict) = match effects {
-        Effects::None => (Judgement::Allow, OpinionVerdict::Allow),
-        Effects::Idempotent | Effects::NonIdempotent => {
-            let policy = DEFAULT_POLICY.to_owned();
-            let asks = PolicyRequirement { policy, generation: 0, quorum, separation_of_duty, expires_after_seconds };
-            (Judgement::Ask { requirements: vec![asks] }, OpinionVerdict::Ask)
-        }
-    };
-    let opinion = Opinion {
-        policy: DEFAULT_POLICY.to_owned(),
-        generation: 0,
-        digest: Digest::zero(),
-        source: PolicySource::Default,
-        verdict,
-        rule: None,
-        error: None,
-    };
-    Judged { judgement, opinions: vec![opinion] }
-}
 
 /// Whether what people allowed is all that is wanted now: every policy its own yes, on terms as strict.
 #[must_use]

@@ -7,7 +7,7 @@ mod ends;
 mod law;
 
 pub use closing::{ModelRequest, close};
-pub use law::{BuiltIn, Law, Word, Words, default_word};
+pub use law::{Law, Word, Words};
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::{Circumstances, Room, Standing, Word, Words, decide, default_word};
+use super::{Circumstances, Room, Standing, Word, Words, decide};
 
 fn definition() -> Digest {
     Digest::of(b"definition")
@@ -267,22 +267,6 @@ fn a_proposal_without_a_word_of_its_policies_is_held() {
         let circumstances = Circumstances { standing: Standing::Running, room: Room::Left, words: &words, now: 1 };
         let decided = decide(&asked(plan()), events.clone(), &circumstances).unwrap();
         assert_eq!(verdicts(&decided), [Verdict::Later { reason: LaterReason::PolicyStalled }]);
-    }
-}
-
-#[test]
-fn the_built_in_policy_allows_what_only_reads_and_asks_about_everything_else() {
-    assert_eq!(default_word(Effects::None).judgement, Judgement::Allow);
-    for effects in [Effects::Idempotent, Effects::NonIdempotent] {
-        let Judgement::Ask { requirements } = default_word(effects).judgement else { panic!("{effects:?}") };
-        let one = PolicyRequirement {
-            policy: "default".into(),
-            generation: 0,
-            quorum: 1,
-            separation_of_duty: false,
-            expires_after_seconds: 86_400,
-        };
-        assert_eq!(requirements, [one]);
     }
 }
 

@@ -10,6 +10,7 @@ use super::feeds::Feeds;
 use super::{Core, OperatorError, STREAMS_SPARE};
 use crate::agent_run::queue::QueueLimits;
 use crate::agent_run::{AgentRuns, Orphans};
+use crate::gate::Law;
 use crate::guard::{Guard, Live, Patrol};
 use crate::namespaces::Namespaces;
 use crate::peers::TokenPeers;
@@ -121,6 +122,7 @@ impl Core {
         sessions: Sessions,
         probes: Probes,
         suspensions: Suspensions,
+        law: Arc<dyn Law>,
     ) -> RunService {
         let peers =
             TokenPeers { client: self.client.clone(), namespaces: namespaces.clone(), metrics: self.metrics.clone() };
@@ -132,7 +134,7 @@ impl Core {
             probes,
             peers: Arc::new(peers),
             suspended: Arc::new(move |agent| suspensions.is_suspended(&agent.namespace, &agent.name)),
-            law: Arc::new(crate::gate::BuiltIn),
+            law,
             options: Options { address_check, streams_max, run_bytes_max: self.config.run_bytes_max() },
         }
     }

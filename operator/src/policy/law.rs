@@ -6,14 +6,13 @@ use belay_protocol::event::ProposedCall;
 use belay_protocol::fold::RunState;
 
 use super::Judge;
-use crate::gate::{Law, Word, default_word};
+use crate::gate::{Law, Word};
 
 #[async_trait]
 impl Law for Judge {
     async fn judge(&self, run: &RunState, call: &ProposedCall) -> Word {
         let Some(plan) = &run.plan else {
-            // The gate denies what no plan lists, whatever is said here.
-            return Word::Judged(default_word(belay_protocol::plan::Effects::default()));
+            return Word::Stalled("the run has no plan yet".to_owned());
         };
         match Judge::judge(self, plan, call, Spend::of(run)).await {
             Ok(judged) => Word::Judged(judged),

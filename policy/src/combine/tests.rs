@@ -77,8 +77,16 @@ fn where_no_policy_has_a_say_reads_are_allowed_and_the_rest_is_asked() {
         let last = asked.opinions.iter().find(|o| o.source == PolicySource::Default).unwrap();
         assert_eq!((last.policy.as_str(), last.generation, last.verdict), ("default", 0, OpinionVerdict::Ask));
     }
-    let idempotent = Facts { effects: Effects::Idempotent, ..write() };
-    assert!(matches!(judged(&[], &idempotent).judgement, Judgement::Ask { .. }));
+    for effects in [Effects::Idempotent, Effects::NonIdempotent] {
+        let one = PolicyRequirement {
+            policy: "default".into(),
+            generation: 0,
+            quorum: 1,
+            separation_of_duty: false,
+            expires_after_seconds: 86_400,
+        };
+        assert_eq!(judged(&[], &Facts { effects, ..write() }).judgement, Judgement::Ask { requirements: vec![one] });
+    }
 }
 
 #[test]
