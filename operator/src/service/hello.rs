@@ -26,7 +26,7 @@ pub(super) struct Greeted {
     pub run: ObjectId,
     pub epoch: u64,
     pub session: u64,
-    /// Whether this runner was here before.
+    /// Whether this runner was here before, so that it may go by an earlier Welcome.
     pub returns: bool,
     pub state: Arc<RunState>,
     pub welcome: Welcome,
@@ -41,12 +41,12 @@ pub(super) async fn greet(service: &RunService, caller: &Caller, hello: &Hello) 
         return Err(Over::bye(format!("the journal knows no live run with the pod {}/{}", pod.namespace, pod.name)));
     };
     check_ticket(&caller.proof, journal.state(&run.uid).await?.as_deref(), hello)?;
-    let state = claim(journal, &run, pod, hello).await?;
+    let (state, returns) = claim(journal, &run, pod, hello).await?;
     check_witness(journal, &run, &state, hello).await?;
     let epoch = state.epoch.as_ref().map_or(0, |epoch| epoch.number);
     let session = journal.raise_session(&run.uid, epoch).await?;
-    let returns = hello.last_seq > 0;
-    let welcome = welcome(journal, &run, Place { epoch, session, returns }).await?;
+    let knows = hello.last_seq > 0;
+    let welcome = welcome(journal, &run, Place { epoch, session, knows }).await?;
     Ok(Greeted { run, epoch, session, returns, state, welcome })
 }
 
@@ -64,8 +64,8 @@ async fn heed_stranger(journal: &Journal, pod: &PeerPod, hello: &Hello) -> Resul
 struct Place {
     epoch: u64,
     session: u64,
-    /// A runner that comes back knows its run: it is not told all of it again.
-    returns: bool,
+    /// A runner that was told of its run is not told all of it again.
+    knows: bool,
 }
 
 fn check_form(hello: &Hello) -> Result<(), Over> {
@@ -83,8 +83,8 @@ fn check_form(hello: &Hello) -> Result<(), Over> {
     Ok(())
 }
 
-/// The run's state with this instance as the one that claimed the epoch.
-async fn claim(journal: &Journal, run: &ObjectId, pod: &PeerPod, hello: &Hello) -> Result<Arc<RunState>, Over> {
+/// The run's state with this instance as the one that claimed the epoch, and whether it had before.
+async fn claim(journal: &Journal, run: &ObjectId, pod: &PeerPod, hello: &Hello) -> Result<(Arc<RunState>, bool), Over> {
     for _ in 0..CLAIMS_MAX {
         let state = journal.state(&run.uid).await?.ok_or_else(|| JournalError::UnknownRun(run.uid.clone()))?;
         if let Some(end) = &state.end {
@@ -94,13 +94,13 @@ async fn claim(journal: &Journal, run: &ObjectId, pod: &PeerPod, hello: &Hello) 
         let epoch = epoch.ok_or_else(|| Over::bye("the epoch of this pod has ended"))?;
         if let Some(claim) = &epoch.claim {
             check_claim(claim, pod, hello)?;
-            return Ok(state);
+            return Ok((state, true));
         }
         let claimed =
             Event::InstanceClaimed { epoch: epoch.number, instance: hello.instance.clone(), pod_uid: pod.uid.clone() };
         match journal.append(run, state.seq, vec![claimed]).await {
             Err(JournalError::Moved { .. }) => {}
-            claimed => return Ok(claimed?),
+            claimed => return Ok((claimed?, false)),
         }
     }
     Err(Over::Status(Status::unavailable("the run changes too fast to claim: come again")))
@@ -177,7 +177,7 @@ async fn welcome(journal: &Journal, run: &ObjectId, place: Place) -> Result<Welc
     // Read after the session was raised: no older stream can add to it any more.
     let state = journal.state(&run.uid).await?.unwrap_or_default();
     let last_batch = journal.run_head(&run.uid).await?.map_or(0, |head| head.batch);
-    let records = if place.returns { Vec::new() } else { journal.records(&run.uid, 1).await? };
+    let records = if place.knows { Vec::new() } else { journal.records(&run.uid, 1).await? };
     let plan = serde_json::to_vec(&state.plan.as_deref()).map_err(|e| Over::Status(Status::internal(e.to_string())))?;
     Ok(Welcome {
         plan,
