@@ -5,7 +5,6 @@ use belay_protocol::digest::canonical;
 use belay_protocol::event::{DenyReason, LaterReason, ProposedCall, Verdict};
 use belay_protocol::fold::{Approved, RunState};
 use belay_protocol::judgement::{Judged, Judgement, PolicyRequirement};
-use belay_protocol::plan::Effects;
 
 use super::law::covers;
 use super::{Circumstances, Word, held};
@@ -25,10 +24,9 @@ pub fn judge(run: &RunState, proposal: &Proposal<'_>, circumstances: &Circumstan
     if run.cancel_requested || run.end.is_some() {
         return (deny(DenyReason::RunEnding, "the run is ending".into()), None);
     }
-    let effects = match listed(run, proposal.call) {
-        Ok(effects) => effects,
-        Err(denied) => return (denied, None),
-    };
+    if let Err(denied) = listed(run, proposal.call) {
+        return (denied, None);
+    }
     let judged = match circumstances.words.get(&(proposal.call_id.to_owned(), proposal.attempt)) {
         Some(Word::Judged(judged)) => judged.clone(),
         Some(Word::Stalled(_)) | None => return (later(LaterReason::PolicyStalled), None),
@@ -37,13 +35,13 @@ pub fn judge(run: &RunState, proposal: &Proposal<'_>, circumstances: &Circumstan
         Judgement::Deny { policy, rule, reason } => {
             deny(DenyReason::Policy, policy_words(policy, rule.as_deref(), reason))
         }
-        Judgement::Allow => when_it_can_go(run, proposal, effects, circumstances),
+        Judgement::Allow => when_it_can_go(run, proposal, circumstances),
         Judgement::Ask { requirements } => match approval(run, proposal, requirements) {
             None => asked(proposal.call, requirements),
             Some(approved) if approved.expires_at <= circumstances.now => {
                 deny(DenyReason::Expired, "people allowed it, and then it could not be sent in time".into())
             }
-            Some(_) => when_it_can_go(run, proposal, effects, circumstances),
+            Some(_) => when_it_can_go(run, proposal, circumstances),
         },
     };
     (verdict, Some(judged))
@@ -71,8 +69,8 @@ fn asked(call: &ProposedCall, requirements: &[PolicyRequirement]) -> Verdict {
     }
 }
 
-/// What the listed operation does, or why this call is none that the plan would send.
-fn listed(run: &RunState, call: &ProposedCall) -> Result<Effects, Verdict> {
+/// Why this call is none that the plan would send, if it is not.
+fn listed(run: &RunState, call: &ProposedCall) -> Result<(), Verdict> {
     let name = format!("{}/{}", call.tool, call.operation);
     let tool = run.plan.as_ref().and_then(|plan| Some((plan, plan.tool(&call.tool)?)));
     let listed = tool.and_then(|(plan, tool)| Some((plan, tool, tool.operation(&call.operation)?)));
@@ -93,7 +91,7 @@ fn listed(run: &RunState, call: &ProposedCall) -> Result<Effects, Verdict> {
         return Err(deny(DenyReason::DefinitionChanged, message));
     }
     match CallBinding::new(plan, tool, call.definition, &call.operation, &call.args).digest() {
-        Ok(digest) if digest == call.digest => Ok(operation.effects),
+        Ok(digest) if digest == call.digest => Ok(()),
         Ok(_) => {
             let message = format!("the digest of {name} is not over what the plan would send");
             Err(deny(DenyReason::DigestMismatch, message))
@@ -112,15 +110,10 @@ fn approval<'a>(run: &'a RunState, proposal: &Proposal<'_>, wanted: &[PolicyRequ
 }
 
 /// A permit for what is allowed, once nothing holds it up.
-fn when_it_can_go(
-    run: &RunState,
-    proposal: &Proposal<'_>,
-    effects: Effects,
-    circumstances: &Circumstances<'_>,
-) -> Verdict {
+fn when_it_can_go(run: &RunState, proposal: &Proposal<'_>, circumstances: &Circumstances<'_>) -> Verdict {
     match held(run, circumstances.standing) {
         Some(reason) => later(reason),
-        None if !run.has_room(proposal.call_id, &proposal.call.tool, effects) => later(LaterReason::CallsUnderWay),
+        None if !run.has_room(proposal.call_id, proposal.call) => later(LaterReason::CallsUnderWay),
         None => Verdict::Allowed { digest: proposal.call.digest },
     }
 }

@@ -6,15 +6,15 @@ use crate::event::ProposedCall;
 use crate::plan::Effects;
 
 impl RunState {
-    /// Whether the call, of this tool and with these effects, could go just now beside its siblings.
+    /// Whether this call could go just now beside its siblings.
     ///
     /// Calls of one response go in its order. One that may change something goes alone, so that a crash leaves one
     /// Unknown and not several, and what follows sees what it did. Calls that only read go together, one to a tool:
     /// a tool's server is one conversation. A call that people are asked about holds up no other.
     #[must_use]
-    pub fn has_room(&self, call_id: &str, tool: &str, effects: Effects) -> bool {
-        let reads = only_reads(effects);
-        let beside = self.calls_in_flight().all(|(_, _, other)| reads && self.reads(other) && other.tool != tool);
+    pub fn has_room(&self, call_id: &str, call: &ProposedCall) -> bool {
+        let reads = self.reads(call);
+        let beside = self.calls_in_flight().all(|(_, _, other)| reads && self.reads(other) && other.tool != call.tool);
         let first = !self.calls.iter().any(|(id, call)| {
             let holds_up = match call {
                 CallState::Due { .. } | CallState::Proposed { .. } => true,
@@ -30,14 +30,8 @@ impl RunState {
     }
 
     fn reads(&self, call: &ProposedCall) -> bool {
-        self.plan.as_ref().is_some_and(|plan| only_reads(plan.effects(&call.tool, &call.operation)))
-    }
-}
-
-fn only_reads(effects: Effects) -> bool {
-    match effects {
-        Effects::None => true,
-        Effects::Idempotent | Effects::NonIdempotent => false,
+        let effects = self.plan.as_ref().map(|plan| plan.effects(&call.tool, &call.operation));
+        effects == Some(Effects::None)
     }
 }
 

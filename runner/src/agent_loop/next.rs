@@ -64,11 +64,7 @@ fn due(state: &RunState, parked: &BTreeSet<String>) -> Vec<Due> {
         .filter_map(|(call_id, call)| {
             let attempt = match call {
                 CallState::Due { attempt } | CallState::Asked { attempt, .. } => *attempt,
-                CallState::Later { attempt, call } => {
-                    let effects = state.plan.as_ref().map(|plan| plan.effects(&call.tool, &call.operation));
-                    let room = state.has_room(call_id, &call.tool, effects.unwrap_or_default());
-                    room.then_some(*attempt)?
-                }
+                CallState::Later { attempt, call } => state.has_room(call_id, call).then_some(*attempt)?,
                 // Whatever this process proposes is decided before it looks again.
                 CallState::Proposed { .. }
                 | CallState::Permitted { .. }

@@ -186,12 +186,11 @@ impl Fake {
             Event::CallProposed { call_id: id, .. } => id == call_id,
             _ => false,
         });
-        let effects = self.state.plan.as_ref().unwrap().effects(&call.tool, &call.operation);
         if self.script.denied_operations.contains(&call.operation) {
             Verdict::Denied { reason: DenyReason::NotListed, message: "policy says no".into() }
         } else if self.script.asked_operations.contains_key(&call.operation) && !asked_before {
             Verdict::Asked { requirements: vec![] }
-        } else if !self.state.has_room(call_id, &call.tool, effects) {
+        } else if !self.state.has_room(call_id, call) {
             Verdict::Later { reason: LaterReason::CallsUnderWay }
         } else {
             Verdict::Allowed { digest: call.digest }
