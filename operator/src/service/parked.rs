@@ -21,7 +21,8 @@ enum Waits {
     Asked,
     /// Until nothing holds up the whole run any more.
     Held,
-    /// For other calls of this runner, after which it proposes by itself.
+    /// For other calls of this runner. It proposes by itself once one comes back from its tool, but not where one
+    /// ends without having been sent.
     Siblings,
     /// A policy is tried again after so many looks.
     Policy(u32),
@@ -109,6 +110,7 @@ impl Parked {
                         // People said yes: what else holds the call up is said when it is proposed.
                         Waits::Asked | Waits::Policy(0) => Tell::Again,
                         Waits::Held if held(state, standing).is_none() => Tell::Again,
+                        Waits::Siblings if has_room(state, call_id) => Tell::Again,
                         Waits::Policy(looks) => {
                             *looks -= 1;
                             return true;
@@ -137,6 +139,13 @@ impl Parked {
     }
 }
 
+fn has_room(state: &RunState, call_id: &str) -> bool {
+    match state.calls.get(call_id) {
+        Some(CallState::Later { call, .. }) => state.has_room(call_id, call),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -150,16 +159,33 @@ mod tests {
         RunState { calls: BTreeMap::from([("c1".to_owned(), call)]), ..RunState::default() }
     }
 
-    #[test]
-    fn a_new_runner_is_woken_when_people_allow_what_an_earlier_one_had_asked() {
-        let call = ProposedCall {
+    fn call() -> Arc<ProposedCall> {
+        Arc::new(ProposedCall {
             tool: "t".to_owned(),
             operation: "o".to_owned(),
             args: serde_json::json!({}),
             definition: Digest::zero(),
             digest: Digest::zero(),
+        })
+    }
+
+    #[test]
+    fn a_call_that_waits_for_another_is_told_to_go_when_that_one_ends_unsent() {
+        let later = |attempt| CallState::Later { attempt, call: call() };
+        let both = |first| RunState {
+            calls: BTreeMap::from([("c1".to_owned(), first), ("c2".to_owned(), later(1))]),
+            ..RunState::default()
         };
-        let asked = CallState::Asked { attempt: 1, call: Arc::new(call), at: 0, requirements: Vec::new() };
+        let mut parked = Parked(BTreeMap::from([(("c2".to_owned(), 1), Waits::Siblings)]));
+        assert_eq!(parked.look(&both(later(1)), Standing::Running), []);
+        let told = parked.look(&both(CallState::Settled(Settlement::Denied)), Standing::Running);
+        assert_eq!(told, [Told { call_id: "c2".to_owned(), attempt: 1, what: Tell::Again }]);
+        assert!(parked.is_empty());
+    }
+
+    #[test]
+    fn a_new_runner_is_woken_when_people_allow_what_an_earlier_one_had_asked() {
+        let asked = CallState::Asked { attempt: 1, call: call(), at: 0, requirements: Vec::new() };
         let mut parked = Parked::welcomed(&with_call(asked.clone()));
         assert_eq!(parked.look(&with_call(asked), Standing::Running), []);
         let told = parked.look(&with_call(CallState::Due { attempt: 1 }), Standing::Running);
