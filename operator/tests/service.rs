@@ -331,7 +331,7 @@ async fn cancel_reaches_the_runner_and_stops_permits() {
     let world = World::start().await;
     let run = world.accept("a").await;
     let (mut runner, _) = world.welcome("a", "one", None).await;
-    let mut ended = world.sessions.ended();
+    let mut changed = world.sessions.changed();
     runner.append(1, &[listed(), requested(1)]).await;
     let seq = world.journal.head(&run.uid).await.unwrap().unwrap().seq;
     world.journal.append(&run, seq, vec![Event::CancelRequested {}]).await.unwrap();
@@ -341,7 +341,7 @@ async fn cancel_reaches_the_runner_and_stops_permits() {
     let ack = runner.append(2, &[responded(1, vec![asks("c1")], Finish::ToolCalls), proposed("c1", "read")]).await;
     assert!(said(&ack, "c1").is_err());
     drop(runner);
-    assert_eq!(within(ended.recv()).await.unwrap(), run.uid);
+    assert_eq!(within(changed.recv()).await.unwrap(), run.uid);
     assert!(!world.sessions.is_live(&run.uid));
 }
 

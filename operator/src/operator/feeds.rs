@@ -102,14 +102,14 @@ impl Feeds {
                 }
             }
         });
-        let (feeds, mut ended, journal) = (self.clone(), sessions.ended(), journal.clone());
+        let (feeds, mut streams, journal) = (self.clone(), sessions.changed(), journal.clone());
         tasks.spawn(async move {
-            while let Some(end) = feeds.shutdown.run_until_cancelled(ended.recv()).await {
-                match end {
+            while let Some(stream) = feeds.shutdown.run_until_cancelled(streams.recv()).await {
+                match stream {
                     Ok(uid) => match journal.run_head(&uid).await {
                         Ok(Some(head)) => feeds.relations.queues.runs.push(&head.run.namespace, &head.run.name).await,
                         Ok(None) => {}
-                        Err(error) => tracing::warn!(uid, %error, "the run of a stream that ended is not known"),
+                        Err(error) => tracing::warn!(uid, %error, "the run of a stream is not known"),
                     },
                     Err(RecvError::Lagged(_)) => feeds.relations.look_at_runs().await,
                     Err(RecvError::Closed) => return,

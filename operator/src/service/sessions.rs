@@ -1,4 +1,4 @@
-//! Streams of runners that are open now, so that controllers can speak to them and hear of their end.
+//! Streams of runners that are open now, so that controllers can speak to them and hear of them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,8 +8,8 @@ use tokio::sync::{broadcast, mpsc};
 
 /// Orders that a stream may be behind; a stream which takes none is about to end anyway.
 const ORDERS: usize = 8;
-/// Ends that a slow listener may be behind; beyond it, it must look at every run.
-const ENDED: usize = 1024;
+/// Streams that opened or closed which a slow listener may be behind; beyond it, it must look at every run.
+const CHANGED: usize = 1024;
 
 /// Live streams by run uid; clones share them.
 #[derive(Clone)]
@@ -19,7 +19,7 @@ pub struct Sessions {
 
 struct Inner {
     streams: Mutex<Streams>,
-    ended: broadcast::Sender<String>,
+    changed: broadcast::Sender<String>,
 }
 
 #[derive(Default)]
@@ -64,8 +64,8 @@ impl Default for Sessions {
 impl Sessions {
     #[must_use]
     pub fn new() -> Self {
-        let (ended, _) = broadcast::channel(ENDED);
-        Self { inner: Arc::new(Inner { streams: Mutex::default(), ended }) }
+        let (changed, _) = broadcast::channel(CHANGED);
+        Self { inner: Arc::new(Inner { streams: Mutex::default(), changed }) }
     }
 
     /// Tells the run's runner to start nothing new. Whether there is a stream to tell it on.
@@ -114,19 +114,21 @@ impl Sessions {
         self.lock().letting_go.remove(uid);
     }
 
-    /// Uids of runs whose stream closed. A listener that lags must look at every run.
+    /// Uids of runs whose stream opened or closed. A listener that lags must look at every run.
     #[must_use]
-    pub fn ended(&self) -> broadcast::Receiver<String> {
-        self.inner.ended.subscribe()
+    pub fn changed(&self) -> broadcast::Receiver<String> {
+        self.inner.changed.subscribe()
     }
 
     /// Takes the run's place; an older stream finds its orders closed and leaves.
     pub(super) fn enter(&self, uid: &str, session: u64) -> mpsc::Receiver<Order> {
         let (orders, receiver) = mpsc::channel(ORDERS);
-        let live = &mut self.lock().live;
+        let mut streams = self.lock();
         // A Hello that was overtaken on its way here finds its own orders closed at once.
-        if live.get(uid).is_none_or(|newest| newest.session < session) {
-            live.insert(uid.to_owned(), Live { session, orders, withheld: false });
+        if streams.live.get(uid).is_none_or(|newest| newest.session < session) {
+            streams.live.insert(uid.to_owned(), Live { session, orders, withheld: false });
+            drop(streams);
+            self.tell_of(uid);
         }
         receiver
     }
@@ -157,9 +159,13 @@ impl Sessions {
         if streams.live.get(uid).is_some_and(|newest| newest.session == session) {
             streams.live.remove(uid);
             drop(streams);
-            // Nobody listening is no error.
-            let _ = self.inner.ended.send(uid.to_owned());
+            self.tell_of(uid);
         }
+    }
+
+    fn tell_of(&self, uid: &str) {
+        // Nobody listening is no error.
+        let _ = self.inner.changed.send(uid.to_owned());
     }
 
     fn tell(&self, uid: &str, order: Order) -> bool {
@@ -179,17 +185,19 @@ mod tests {
     #[test]
     fn a_newer_stream_closes_the_older_ones_orders_and_only_its_own_end_is_told() {
         let sessions = Sessions::new();
-        let mut ended = sessions.ended();
+        let mut changed = sessions.changed();
         let mut first = sessions.enter("run", 1);
         let mut second = sessions.enter("run", 2);
+        assert_eq!((changed.try_recv().unwrap(), changed.try_recv().unwrap()), ("run".into(), "run".into()));
         assert!(sessions.cancel("run", Duration::from_secs(1)));
         assert_eq!(first.try_recv(), Err(mpsc::error::TryRecvError::Disconnected));
         assert_eq!(second.try_recv(), Ok(Order::Cancel { grace: Duration::from_secs(1) }));
         sessions.leave("run", 1);
         assert!(sessions.is_live("run"));
+        assert!(changed.try_recv().is_err());
         sessions.leave("run", 2);
         assert!(!sessions.is_live("run"));
-        assert_eq!(ended.try_recv().unwrap(), "run");
+        assert_eq!(changed.try_recv().unwrap(), "run");
         assert!(!sessions.bye("run", "over"));
     }
 
