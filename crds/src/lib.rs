@@ -39,8 +39,6 @@ pub use tool::{Effects, Mcp, Tool, ToolEffects, ToolOperation, ToolSpec, ToolSta
 pub const GROUP: &str = "belay.dev";
 /// Virtual API group of the verbs that admission checks: `use` and `approve`.
 pub const DECIDE_GROUP: &str = "decide.belay.dev";
-/// Name of the policy that judges where no other has a say. No ApprovalPolicy may bear it.
-pub const DEFAULT_POLICY: &str = "default";
 /// On a namespace, `"true"`: the operator may run pods there.
 pub const ENABLED_LABEL: &str = "belay.dev/enabled";
 /// On runner pods: uid of the AgentRun.

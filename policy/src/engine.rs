@@ -97,12 +97,6 @@ impl Engine {
         self.mode
     }
 
-    /// Whether a rule has a condition that takes time to evaluate.
-    #[must_use]
-    pub fn has_conditions(&self) -> bool {
-        self.rules.iter().any(|rule| rule.when.is_some())
-    }
-
     /// What this policy, alone, says of the call, as if it were in `Enforce`.
     #[must_use]
     pub fn rule_on(&self, scene: &Scene<'_>) -> Ruling {

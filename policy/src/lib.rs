@@ -14,13 +14,12 @@ mod trial;
 mod types;
 mod values;
 
-pub use combine::{Voice, built_in_default, combine, combine_by};
+pub use combine::{Voice, combine, combine_by};
 pub use engine::{Engine, Ruling, policy_digest};
 pub use facts::{Facts, Scene, Spend};
 pub use frozen::{Identity, freeze, freeze_effects};
 pub use source::{STACK_BYTES, on_a_large_stack};
 pub use trial::{Trial, trials, word};
-pub use values::{ARGS_BYTES_MAX, ARGS_VALUES_MAX, ArgsFault};
 
 /// What is wrong with a policy, in words that point at the rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
