@@ -54,7 +54,7 @@ pub fn settled(approval: &Approval, digest: Digest) -> Settled {
             ApprovalPurpose::Unknown => Answer::End { by, reason },
         });
     }
-    if tally(approval, digest) == Tally::Open {
+    if !approval.spec.request.has_every_yes(&decisions) {
         return Settled::Nothing("it was sealed before enough people had decided".to_owned());
     }
     match purpose {
