@@ -48,6 +48,23 @@ pub enum Voice {
     Silent,
 }
 
+impl Voice {
+    /// Of a policy whose rules cannot be asked.
+    #[must_use]
+    pub fn unusable(policy: &PlanPolicy, why: String) -> Self {
+        match policy.mode {
+            PolicyMode::Enforce => Self::Broken { policy: policy.name.clone(), why },
+            PolicyMode::Audit => Self::Silent,
+        }
+    }
+
+    /// Of a policy that the plan names and does not hold.
+    #[must_use]
+    pub fn absent(name: &str) -> Self {
+        Self::Broken { policy: name.to_owned(), why: "the run's plan does not hold it".to_owned() }
+    }
+}
+
 /// What all of them come to.
 #[must_use]
 pub fn combine(voices: &[Voice], scene: &Scene<'_>) -> Judged {

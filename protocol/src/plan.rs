@@ -1,6 +1,8 @@
 //! The frozen plan of a run: every reference resolved when the run was accepted, digested, and never
 //! changed afterwards. The operator makes it, the runner follows it, the gate decides by it.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -329,6 +331,16 @@ impl Plan {
     #[must_use]
     pub fn policy(&self, name: &str) -> Option<&PlanPolicy> {
         self.policies.iter().find(|policy| policy.name == name)
+    }
+
+    /// The names of all policies that judge a call of this tool, each once, sorted.
+    #[must_use]
+    pub fn policies_of<'a>(&'a self, tool: &str) -> BTreeSet<&'a str> {
+        let tool = self.tool(tool);
+        let credential = tool.and_then(|tool| tool.credential.as_deref()).and_then(|name| self.credential(name));
+        let tools = tool.into_iter().flat_map(|tool| &tool.policies);
+        let credentials = credential.into_iter().flat_map(|credential| &credential.policies);
+        self.agent_policies.iter().chain(tools).chain(credentials).map(String::as_str).collect()
     }
 
     #[must_use]

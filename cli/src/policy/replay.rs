@@ -151,18 +151,14 @@ fn change(proposal: &Proposal, policy: &Arc<Engine>) -> Option<Change> {
 
 /// The policies that judge calls of the tool, as the plan holds them.
 fn frozen_voices(plan: &Plan, tool: &str) -> BTreeMap<String, Voice> {
-    let tool = plan.tool(tool);
-    let credential = tool.and_then(|tool| tool.credential.as_deref()).and_then(|name| plan.credential(name));
-    let names = (plan.agent_policies.iter())
-        .chain(tool.into_iter().flat_map(|tool| &tool.policies))
-        .chain(credential.into_iter().flat_map(|credential| &credential.policies));
-    names
-        .map(|name| {
-            let engine = plan.policy(name).and_then(|policy| Engine::compile(policy).ok());
-            let broken = || Voice::Broken { policy: name.clone(), why: "the plan holds none that can be used".into() };
-            (name.clone(), engine.map_or_else(broken, |engine| Voice::Plan(Arc::new(engine))))
-        })
-        .collect()
+    let voice = |name| {
+        let Some(policy) = plan.policy(name) else { return Voice::absent(name) };
+        match Engine::compile(policy) {
+            Ok(engine) => Voice::Plan(Arc::new(engine)),
+            Err(faults) => Voice::unusable(policy, faults.first().map_or_else(String::new, ToString::to_string)),
+        }
+    };
+    plan.policies_of(tool).into_iter().map(|name| (name.to_owned(), voice(name))).collect()
 }
 
 /// Equal terms mean that nothing changes for anybody: generations and digests are no terms.

@@ -23,13 +23,12 @@ impl Engines {
             Sought::Plan(policy) => (policy, Voice::Plan),
             Sought::Current(policy) => (policy, Voice::Current),
             Sought::Absent(name) => {
-                return Voice::Broken { policy: name.clone(), why: "the run's plan does not hold it".to_owned() };
+                return Voice::absent(name);
             }
         };
         match self.ready(policy) {
             Ok(engine) => voice(engine),
-            Err(_) if !sought.is_enforced() => Voice::Silent,
-            Err(why) => Voice::Broken { policy: policy.name.clone(), why },
+            Err(why) => Voice::unusable(policy, why),
         }
     }
 

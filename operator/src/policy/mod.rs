@@ -112,7 +112,7 @@ impl Judge {
     /// Everything that has a say: first of the plan, then as it is now, where that is another generation.
     fn policies(&self, plan: &Plan, tool: &str) -> Vec<Sought> {
         let mut sought = Vec::new();
-        for name in names(plan, tool) {
+        for name in plan.policies_of(tool) {
             let frozen = plan.policy(name);
             match frozen {
                 Some(policy) => sought.push(Sought::Plan(Arc::new(policy.clone()))),
@@ -174,17 +174,6 @@ fn busy(facts: &Facts) -> Held {
     Held::Busy { namespace: facts.namespace.clone() }
 }
 
-/// The names of all policies that judge a call of this tool, each once, sorted.
-#[must_use]
-pub fn names<'a>(plan: &'a Plan, tool: &str) -> BTreeSet<&'a str> {
-    let tool = plan.tool(tool);
-    let credential = tool.and_then(|tool| tool.credential.as_deref()).and_then(|name| plan.credential(name));
-    let agents = plan.agent_policies.iter();
-    let tools = tool.into_iter().flat_map(|tool| &tool.policies);
-    let credentials = credential.into_iter().flat_map(|credential| &credential.policies);
-    agents.chain(tools).chain(credentials).map(String::as_str).collect()
-}
-
 /// A policy that has a say in a call.
 enum Sought {
     Plan(Arc<PlanPolicy>),
@@ -204,10 +193,5 @@ impl Sought {
     /// Whether nothing of it has to be parsed or evaluated.
     fn is_quick(&self) -> bool {
         self.policy().is_none_or(|policy| policy.rules.iter().all(|rule| rule.when.is_none()))
-    }
-
-    /// Whether it decides, rather than being recorded.
-    fn is_enforced(&self) -> bool {
-        self.policy().is_none_or(|policy| policy.mode == PolicyMode::Enforce)
     }
 }

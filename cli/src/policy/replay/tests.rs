@@ -140,3 +140,17 @@ fn since_is_a_number_and_a_unit() {
         assert!(start(wrong, now).is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn a_frozen_policy_that_cannot_be_used_denies_if_it_decides_and_says_nothing_in_audit() {
+    let allows = engine("{otherwise: Allow}");
+    let before = |mode: &str| {
+        let mut broken = old("Allow");
+        broken[0]["name"] = json!("broken");
+        broken[0]["mode"] = json!(mode);
+        broken[0]["rules"] = json!([{"name": "r", "action": "Allow", "when": "args.x =="}]);
+        change(&proposal(&plan(&broken), "push", json!({})), &allows).map(|change| change.cells[3].clone())
+    };
+    assert_eq!(before("Audit").as_deref(), Some("asked"));
+    assert_eq!(before("Enforce"), None, "denied before and after");
+}
