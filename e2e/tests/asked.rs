@@ -207,8 +207,9 @@ fn an_approved_call_is_sent_at_most_once_whatever_dies_while_it_is_taken() {
     agent(&namespace, "r", &json!([{"toolCalls": [call("add", "a", AT_ONCE)]}, {"text": "done"}]));
     let approval = asked(&namespace, "r");
     // With its pod: it goes at the very moment at which the yes is taken.
-    allow(&namespace, "ada", &approval);
     let pods = namespace.kubectl.run(&["get", "pods", "-l", "belay.dev/run=r", "-o", "name"]).unwrap();
+    assert!(!pods.trim().is_empty(), "there is nothing to kill any more");
+    allow(&namespace, "ada", &approval);
     for pod in pods.lines() {
         let pod = pod.replace("pod/", "");
         namespace.kubectl.run(&["delete", "pod", &pod, "--wait=false", "--grace-period=0", "--force"]).unwrap();

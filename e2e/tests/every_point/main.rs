@@ -82,16 +82,21 @@ impl Reference {
                 let _place = WORLDS.acquire().await.unwrap();
                 let start = Instant::now();
                 let played = reference.play(&points).await;
-                (words(&points), start.elapsed(), played)
+                (points, start.elapsed(), played)
             });
         }
-        let (mut failures, mut missed, mut unknowns, mut longest) = (Vec::new(), Vec::new(), 0, Duration::ZERO);
+        let (mut failures, mut missed, mut longest) = (Vec::new(), Vec::new(), Duration::ZERO);
+        let (mut unknowns, mut whole) = (0, 0);
         while let Some(played) = playing.join_next().await {
-            let (words, took, played) = played.unwrap();
+            let (points, took, played) = played.unwrap();
+            let words = words(&points);
             longest = longest.max(took);
             match played {
-                Ok(None) => missed.push(words),
-                Ok(Some(account)) => unknowns += usize::from(account.unknowns > 0),
+                Ok((0, _)) => missed.push(words),
+                Ok((struck, account)) => {
+                    unknowns += usize::from(account.unknowns > 0);
+                    whole += usize::from(struck == points.len());
+                }
                 Err(error) => {
                     let failure = format!("BELAY_POINT='{words}' after {took:?}: {error:?}");
                     // At once, for whoever watches: the rest may take minutes.
@@ -101,19 +106,21 @@ impl Reference {
             }
         }
         eprintln!(
-            "{all} scenarios in {:?}, the longest {longest:?}: {unknowns} with a question to people, {} not come to: {missed:?}",
+            "{all} scenarios in {:?}, the longest {longest:?}: {unknowns} with a question to people, {whole} with every \
+             fault struck, {} not come to: {missed:?}",
             start.elapsed(),
             missed.len()
         );
         assert!(failures.is_empty(), "{} of {all}:\n\n{}", failures.len(), failures.join("\n\n"));
         assert!(missed.len() * 20 <= all, "too many points are no longer come to: {missed:?}");
+        assert!(whole > 0 || all == 0, "no scenario was played whole");
     }
 
-    /// None: nothing struck, because this time the run came another way.
-    async fn play(&self, points: &[Point]) -> anyhow::Result<Option<Account>> {
+    /// How many of the faults struck: none where this time the run came another way.
+    async fn play(&self, points: &[Point]) -> anyhow::Result<(usize, Account)> {
         let outcome = World::play(&self.setting, points).await?;
         let (_, account) = judge(&outcome, Some(&self.essence))?;
-        Ok((!outcome.struck.is_empty()).then_some(account))
+        Ok((outcome.struck.len(), account))
     }
 }
 
