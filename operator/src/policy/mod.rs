@@ -17,7 +17,7 @@ use belay_policy::{Facts, Scene, Spend, Voice, combine};
 use belay_protocol::Digest;
 use belay_protocol::event::ProposedCall;
 use belay_protocol::judgement::Judged;
-use belay_protocol::plan::{Plan, PlanPolicy, PolicyMode};
+use belay_protocol::plan::{Plan, PlanPolicy};
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 

@@ -3,7 +3,7 @@ use belay_policy::{Identity, freeze};
 use belay_protocol::cost::Prices;
 use belay_protocol::fold::RunState;
 use belay_protocol::judgement::{Judgement, OpinionVerdict, PolicySource};
-use belay_protocol::plan::PlanModel;
+use belay_protocol::plan::{PlanModel, PolicyMode};
 use serde_json::{Value, json};
 
 use super::*;
