@@ -8,7 +8,7 @@ CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/belay
 CLUSTER ?= embedded
 export CLUSTER
 
-.PHONY: help demo test test-unit graders fuzz test-cluster mutations lint generate check-generated cluster-up cluster-down \
+.PHONY: help demo demo-approval test test-unit graders fuzz test-cluster mutations lint generate check-generated cluster-up cluster-down \
 	images bench
 
 help: ## What can be made
@@ -16,6 +16,9 @@ help: ## What can be made
 
 demo: ## A cluster, Belay on it, and one agent run from Pending to Succeeded
 	@e2e/demo
+
+demo-approval: ## The same, and an agent that may delete once two people said yes
+	@e2e/demo-approval
 
 test: lint check-generated test-unit graders test-cluster ## All that CI runs; needs root or CLUSTER=current
 

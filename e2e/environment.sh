@@ -1,4 +1,4 @@
-# Sourced by demo and cluster-tests: a cluster, its kubectl on the PATH, images loaded, Belay installed.
+# Sourced by the demos and cluster-tests: a cluster, its kubectl on the PATH, images loaded, Belay installed.
 # shellcheck shell=bash
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/belay"
 host=$(rustc -vV | sed -n 's/^host: //p')
@@ -17,3 +17,6 @@ cluster_version() { (CLUSTER_DIR=$PWD/e2e/cluster && . e2e/cluster/lib/common.sh
 
 # Seconds since the epoch with fractions, for what the demo says it took.
 now() { date +%s.%N; }
+
+# A line of a demo that begins something new.
+step() { printf '\n\033[1m%s\033[0m\n' "$*"; }

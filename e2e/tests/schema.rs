@@ -54,7 +54,7 @@ fn what_is_right_is_accepted_and_the_samples_are() {
     ] {
         namespace.kubectl.apply(&yaml).unwrap();
     }
-    for sample in ["quickstart.yaml", "run.yaml", "real-model.yaml", "scheduled.yaml"] {
+    for sample in ["quickstart.yaml", "run.yaml", "real-model.yaml", "scheduled.yaml", "approval.yaml"] {
         namespace.apply_manifest(&format!("samples/{sample}")).unwrap();
     }
 }

