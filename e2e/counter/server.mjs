@@ -21,7 +21,7 @@ async function answer(request, response) {
       return say({ result: { tools } });
     case 'tools/call': {
       const { name, arguments: args = {}, _meta: meta = {} } = request.params;
-      calls.push({ name, id: args.id, key: meta['belay.dev/idempotency-key'] ?? null });
+      calls.push({ name, id: args.id, key: meta['belay.dev/idempotency-key'] ?? null, at: Date.now() });
       if (name === 'drop') return response.destroy();
       await pause(args.delay ?? 0);
       return say({ result: { content: [{ type: 'text', text: `${name} ${args.id}` }] } });

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::TempNamespace;
@@ -89,6 +90,19 @@ pub fn call(operation: &str, id: &str, delay: Duration) -> Value {
 
 /// What arrived so far, in order.
 pub fn arrived(namespace: &TempNamespace) -> Result<Vec<Arrived>> {
+    calls(namespace)
+}
+
+/// When it arrived, in order, in milliseconds since the Unix epoch.
+pub fn arrivals(namespace: &TempNamespace) -> Result<Vec<i64>> {
+    #[derive(serde::Deserialize)]
+    struct At {
+        at: i64,
+    }
+    Ok(calls::<At>(namespace)?.into_iter().map(|call| call.at).collect())
+}
+
+fn calls<T: DeserializeOwned>(namespace: &TempNamespace) -> Result<Vec<T>> {
     let path = format!("/api/v1/namespaces/{}/services/counter:3001/proxy/calls", namespace.name);
     let text = namespace.kubectl.run(&["get", "--raw", &path])?;
     serde_json::from_str(&text).context("the counter printed something else than its calls")

@@ -9,7 +9,11 @@ fn an_agent_deletes_what_two_people_allowed_and_nothing_else() {
     let (printed, errors) = (String::from_utf8_lossy(&demo.stdout), String::from_utf8_lossy(&demo.stderr));
     assert!(demo.status.success(), "{printed}{errors}");
     // The script itself looks at what the server remembers, and how often people were asked.
-    for words in ["ApprovalPolicy two-to-delete", "eve", "Succeeded", "there is an open invoice"] {
+    for words in [
+        "needs the verb approve on approvalpolicies.decide.belay.dev two-to-delete",
+        "there is an open invoice",
+        "Succeeded",
+    ] {
         assert!(printed.contains(words), "{words} is not in\n{printed}");
     }
 }

@@ -1,7 +1,8 @@
 //! Measures what design section 13 sets bars for, on the embedded cluster: API writes a run, runner CPU a step
-//! and resident memory, beside a Python loop on the same model server; and what surviving costs. An argument,
-//! `runs` or `survival` (`losses`, `waiting`, `finished`), measures that part alone.
+//! and resident memory, beside a Python loop on the same model server; what surviving costs; and how soon a decision is
+//! acted on. An argument, `runs`, `decisions` or `survival` (`losses`, `waiting`, `finished`), measures that part alone.
 
+mod decisions;
 mod survival;
 
 use std::path::{Path, PathBuf};
@@ -22,13 +23,16 @@ const TICKS_A_SECOND: f64 = 100.0;
 
 fn main() -> Result<()> {
     match std::env::args().nth(1).as_deref() {
-        None => runs().and_then(|()| survival::print()),
+        None => runs().and_then(|()| decisions::print()).and_then(|()| survival::print()),
         Some("runs") => runs(),
+        Some("decisions") => decisions::print(),
         Some("survival") => survival::print(),
         Some("losses") => survival::losses(),
         Some("waiting") => survival::waiting(),
         Some("finished") => survival::finished(),
-        Some(other) => anyhow::bail!("{other} is no part: say runs, survival, losses, waiting, finished, or nothing"),
+        Some(other) => {
+            anyhow::bail!("{other} is no part: say runs, decisions, survival, losses, waiting, finished, or nothing")
+        }
     }
 }
 
@@ -143,10 +147,15 @@ fn writes_of_a_run(steps: usize) -> Result<usize> {
 }
 
 fn audit_entries() -> Result<Vec<Value>> {
+    audit_entries_with(OPERATOR)
+}
+
+/// Of the API server's audit log, the entries in which these words stand.
+fn audit_entries_with(words: &str) -> Result<Vec<Value>> {
     let log = std::env::var("BELAY_AUDIT_LOG").context("BELAY_AUDIT_LOG names the API server's audit log")?;
     let text = std::fs::read_to_string(&log).with_context(|| format!("reading {log}"))?;
-    let operators = text.lines().filter(|line| line.contains(OPERATOR));
-    Ok(operators.filter_map(|line| serde_json::from_str(line).ok()).collect())
+    let found = text.lines().filter(|line| line.contains(words));
+    Ok(found.filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
 /// Status of the kinds that a run needs, and probes, are not the run's own.

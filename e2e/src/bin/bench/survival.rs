@@ -45,7 +45,7 @@ pub fn losses() -> Result<()> {
     Ok(())
 }
 
-fn spread(mut milliseconds: Vec<i64>) -> Result<(i64, i64)> {
+pub(super) fn spread(mut milliseconds: Vec<i64>) -> Result<(i64, i64)> {
     milliseconds.sort_unstable();
     let median = milliseconds.get(milliseconds.len() / 2).copied();
     median.zip(milliseconds.last().copied()).context("nothing was measured")
@@ -72,7 +72,7 @@ fn one_loss(namespace: &TempNamespace, name: &str) -> Result<(i64, i64)> {
     Ok((again - deleted, again - end))
 }
 
-fn journal(namespace: &TempNamespace, run: &str) -> Result<Vec<Value>> {
+pub(super) fn journal(namespace: &TempNamespace, run: &str) -> Result<Vec<Value>> {
     effects::records(&effects::verified_export(namespace, run)?)
 }
 
@@ -115,7 +115,7 @@ fn writes_of_a_lost_run() -> Result<BTreeMap<String, usize>> {
     Ok(writes)
 }
 
-fn no_pods(namespace: &TempNamespace) -> Result<()> {
+pub(super) fn no_pods(namespace: &TempNamespace) -> Result<()> {
     namespace.kubectl.run(&["wait", "--for=delete", "pods", "--selector=belay.dev/run-uid", "--timeout=120s"]).map(drop)
 }
 
