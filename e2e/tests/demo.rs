@@ -10,6 +10,7 @@ fn an_agent_deletes_what_two_people_allowed_and_nothing_else() {
     assert!(demo.status.success(), "{printed}{errors}");
     // The script itself looks at what the server remembers, and how often people were asked.
     for words in [
+        "ada (two-to-delete), bob (two-to-delete)",
         "needs the verb approve on approvalpolicies.decide.belay.dev two-to-delete",
         "there is an open invoice",
         "Succeeded",
