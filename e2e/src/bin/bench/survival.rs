@@ -119,8 +119,10 @@ pub(super) fn no_pods(namespace: &TempNamespace) -> Result<()> {
     namespace.kubectl.run(&["wait", "--for=delete", "pods", "--selector=belay.dev/run-uid", "--timeout=120s"]).map(drop)
 }
 
+/// The guard's dry runs write nothing.
 fn is_the_operators(entry: &Value, namespace: &str) -> bool {
-    entry.pointer("/user/username") == Some(&json!(OPERATOR))
+    let dry = entry.pointer("/requestURI").and_then(Value::as_str).is_some_and(|uri| uri.contains("dryRun="));
+    !dry && entry.pointer("/user/username") == Some(&json!(OPERATOR))
         && entry.pointer("/objectRef/namespace") == Some(&json!(namespace))
 }
 
