@@ -9,6 +9,8 @@ use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::mpsc;
 
+use crate::approval_policy::named;
+
 /// The caches of every kind. Cheap to clone.
 #[derive(Clone)]
 pub struct World {
@@ -57,6 +59,43 @@ impl World {
     pub fn run(&self, namespace: &str, name: &str) -> Option<Arc<AgentRun>> {
         self.runs.get(&ObjectRef::new(name).within(namespace))
     }
+
+    /// The Agent's Model and that Model's fallbacks, as far as they are there.
+    #[must_use]
+    pub fn models_of(&self, agent: &Agent) -> Vec<Arc<Model>> {
+        let namespace = agent.namespace().unwrap_or_default();
+        let Some(model) = self.model(&namespace, &agent.spec.model_ref.name) else { return Vec::new() };
+        let fallbacks = model.spec.fallback_refs.iter().filter_map(|named| self.model(&namespace, &named.name));
+        std::iter::once(Arc::clone(&model)).chain(fallbacks).collect()
+    }
+
+    /// The Agent's Tools, as far as they are there.
+    #[must_use]
+    pub fn tools_of(&self, agent: &Agent) -> Vec<Arc<Tool>> {
+        let namespace = agent.namespace().unwrap_or_default();
+        agent.spec.tools.iter().filter_map(|tool| self.tool(&namespace, &tool.name)).collect()
+    }
+
+    /// The Credentials that a run of the Agent would use, as far as they are there.
+    #[must_use]
+    pub fn credentials_of(&self, agent: &Agent) -> Vec<Arc<Credential>> {
+        let namespace = agent.namespace().unwrap_or_default();
+        let (models, tools) = (self.models_of(agent), self.tools_of(agent));
+        let names = credential_names(&models, &tools);
+        names.into_iter().filter_map(|name| self.credential(&namespace, name)).collect()
+    }
+}
+
+/// Names of the Credentials that a run over these models and tools would use. Whoever asks what an Agent depends on asks
+/// here: readiness, plan and watches must not disagree.
+#[must_use]
+pub fn credential_names<'a>(
+    models: impl IntoIterator<Item = &'a Arc<Model>>,
+    tools: impl IntoIterator<Item = &'a Arc<Tool>>,
+) -> BTreeSet<&'a str> {
+    let models = models.into_iter().filter_map(|model| model.spec.credential_ref.as_ref());
+    let tools = tools.into_iter().filter_map(|tool| tool.spec.mcp.credential_ref.as_ref());
+    models.chain(tools).map(|reference| reference.name.as_str()).collect()
 }
 
 /// Objects to look at. Full means that whoever pushes waits: the controllers fold equal entries into one.
@@ -133,7 +172,10 @@ impl Relations {
             self.queues.tools.push(&namespace, &tool.name_any()).await;
         }
         // Its policies may be others now.
-        let uses = |agent: &Agent| self.tools_of(agent).iter().any(|t| named(t.spec.mcp.credential_ref.as_ref()));
+        let uses = |agent: &Agent| {
+            let (models, tools) = (self.world.models_of(agent), self.world.tools_of(agent));
+            credential_names(&models, &tools).contains(name.as_str())
+        };
         for agent in self.world.agents.state_filter(|agent| within(agent, &namespace) && uses(agent)) {
             self.queues.agents.push(&namespace, &agent.name_any()).await;
         }
@@ -143,28 +185,15 @@ impl Relations {
     pub async fn policy_changed(&self, policy: &ApprovalPolicy) {
         let (namespace, name) = place(policy);
         self.queues.policies.push(&namespace, &name).await;
-        let concerned = |agent: &Agent| within(agent, &namespace) && self.policies_of(agent).contains(&name);
+        let concerned = |agent: &Agent| within(agent, &namespace) && self.comes_under(agent, &name);
         for agent in self.world.agents.state_filter(concerned) {
             self.queues.agents.push(&namespace, &agent.name_any()).await;
         }
     }
 
-    fn tools_of(&self, agent: &Agent) -> Vec<Arc<Tool>> {
-        let namespace = agent.namespace().unwrap_or_default();
-        agent.spec.tools.iter().filter_map(|tool| self.world.tool(&namespace, &tool.name)).collect()
-    }
-
-    fn policies_of(&self, agent: &Agent) -> BTreeSet<String> {
-        let names = |references: &[belay_crds::NameRef]| -> Vec<String> {
-            references.iter().map(|reference| reference.name.clone()).collect()
-        };
-        let namespace = agent.namespace().unwrap_or_default();
-        let tools = self.tools_of(agent);
-        let credentials = tools.iter().filter_map(|tool| tool.spec.mcp.credential_ref.as_ref());
-        let credentials = credentials.filter_map(|named| self.world.credential(&namespace, &named.name));
-        let own = names(&agent.spec.policy_refs);
-        let theirs = tools.iter().flat_map(|tool| names(&tool.spec.policy_refs));
-        own.into_iter().chain(theirs).chain(credentials.flat_map(|it| names(&it.spec.policy_refs))).collect()
+    fn comes_under(&self, agent: &Agent, policy: &str) -> bool {
+        let (tools, credentials) = (self.world.tools_of(agent), self.world.credentials_of(agent));
+        named(&self.world, agent, &tools, &credentials).iter().any(|named| named.name == policy)
     }
 
     /// The run that asks.
@@ -264,4 +293,87 @@ fn place(object: &impl ResourceExt) -> (String, String) {
 
 fn within(object: &impl ResourceExt, namespace: &str) -> bool {
     object.meta().namespace.as_deref() == Some(namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use belay_crds::NameRef;
+    use kube::runtime::reflector::store::Writer;
+    use kube::runtime::watcher::Event;
+
+    use super::*;
+    use crate::agent_run::resolve::Parts;
+    use crate::fixtures::{agent, credential, model, policy, ready, tool};
+
+    fn store<K>(objects: Vec<K>) -> Store<K>
+    where
+        K: kube::runtime::reflector::Lookup<DynamicType = ()> + Clone + 'static,
+    {
+        let mut writer = Writer::new(());
+        for object in objects {
+            writer.apply_watcher_event(&Event::Apply(object));
+        }
+        writer.as_reader()
+    }
+
+    /// Agent `triage` with three keys: of its Model, of that one's fallback and of its Tool. Each names a policy of its
+    /// own.
+    fn world(policies: Vec<ApprovalPolicy>) -> World {
+        let key = |name: &str| {
+            let mut key = credential(name);
+            key.spec.policy_refs = vec![NameRef::new(format!("of-{name}"))];
+            ready(key)
+        };
+        let mut writer = model("writer", Some("models"));
+        writer.spec.fallback_refs = vec![NameRef::new("spare")];
+        let mut github = tool("github", &["list_issues"]);
+        github.spec.mcp.credential_ref = Some(NameRef::new("tools"));
+        World {
+            models: store(vec![ready(writer), ready(model("spare", Some("spares")))]),
+            credentials: store(vec![key("models"), key("spares"), key("tools"), key("unused")]),
+            tools: store(vec![ready(github)]),
+            policies: store(policies),
+            agents: store(vec![agent("triage", "writer", &[("github", &["list_issues"])])]),
+            runs: store(vec![]),
+            approvals: store(vec![]),
+            namespaces: store(vec![]),
+        }
+    }
+
+    fn good(name: &str) -> ApprovalPolicy {
+        ready(policy(name, "{otherwise: Ask}"))
+    }
+
+    #[tokio::test]
+    async fn whatever_a_run_of_an_agent_would_use_has_it_looked_at_and_is_missed_where_it_is_not_there() {
+        for (key, used) in [("models", true), ("spares", true), ("tools", true), ("unused", false)] {
+            let all: Vec<_> = ["of-models", "of-spares", "of-tools"].map(good).into();
+            let world = world(all);
+            let (agents, mut looked_at) = Queue::new();
+            let queues = Queues {
+                models: Queue::new().0,
+                credentials: Queue::new().0,
+                tools: Queue::new().0,
+                policies: Queue::new().0,
+                agents,
+                runs: Queue::new().0,
+            };
+            let relations = Relations { world: world.clone(), queues };
+            relations.policy_changed(&good(&format!("of-{key}"))).await;
+            assert_eq!(looked_at.try_recv().is_ok(), used, "the policy of {key}");
+            relations.credential_changed(&credential(key)).await;
+            assert_eq!(looked_at.try_recv().is_ok(), used, "{key} itself");
+        }
+        let subject = agent("triage", "writer", &[("github", &["list_issues"])]);
+        for missing in ["of-models", "of-spares", "of-tools"] {
+            let there = ["of-models", "of-spares", "of-tools"].into_iter().filter(|name| *name != missing);
+            let world = world(there.map(good).collect());
+            let found = crate::agent::find(&world, &subject);
+            let unready = found.policies.iter().find(|named| named.policy.is_none()).map(|named| named.name.as_str());
+            assert_eq!(unready, Some(missing), "the Agent is not Ready");
+            let refused = Parts::gather(&world, Arc::new(subject.clone())).err().unwrap();
+            assert!(refused.contains(missing), "and neither is a run of it planned: {refused}");
+        }
+    }
 }

@@ -4,7 +4,6 @@ mod verdict;
 
 pub use verdict::EVERY_OPERATION;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use belay_crds::Agent;
@@ -45,7 +44,7 @@ impl Reconcile for Agents {
         if service == Service::Starting {
             return Ok(Action::await_change());
         }
-        let found = self.find(&agent, &namespace);
+        let found = find(&self.world, &agent);
         let verdict = verdict::judge(&agent, service, &found);
 
         let mut status = agent.status.clone().unwrap_or_default();
@@ -62,22 +61,17 @@ impl Reconcile for Agents {
     }
 }
 
-impl Agents {
-    fn find(&self, agent: &Agent, namespace: &str) -> verdict::Found {
-        let model = self.world.model(namespace, &agent.spec.model_ref.name);
-        let tools: Vec<_> = agent.spec.tools.iter().map(|tool| self.world.tool(namespace, &tool.name)).collect();
-        let there: Vec<_> = tools.iter().flatten().cloned().collect();
-        let keys = model.iter().filter_map(|model| model.spec.credential_ref.as_ref());
-        let keys = keys.chain(there.iter().filter_map(|tool| tool.spec.mcp.credential_ref.as_ref()));
-        let names: BTreeSet<&str> = keys.map(|reference| reference.name.as_str()).collect();
-        let credentials: Vec<_> = names.into_iter().filter_map(|name| self.world.credential(namespace, name)).collect();
-        let fallbacks = model.iter().flat_map(|model| &model.spec.fallback_refs);
-        verdict::Found {
-            fallbacks: fallbacks.filter_map(|named| self.world.model(namespace, &named.name)).collect(),
-            policies: named(&self.world, agent, &there, &credentials),
-            overburdened: overburdened(agent, &there, &credentials),
-            model,
-            tools,
-        }
+/// What the Agent's references find.
+pub(crate) fn find(world: &World, agent: &Agent) -> verdict::Found {
+    let namespace = agent.namespace().unwrap_or_default();
+    let model = world.model(&namespace, &agent.spec.model_ref.name);
+    let tools: Vec<_> = agent.spec.tools.iter().map(|tool| world.tool(&namespace, &tool.name)).collect();
+    let (there, credentials) = (world.tools_of(agent), world.credentials_of(agent));
+    verdict::Found {
+        fallbacks: world.models_of(agent).split_off(usize::from(model.is_some())),
+        policies: named(world, agent, &there, &credentials),
+        overburdened: overburdened(agent, &there, &credentials),
+        model,
+        tools,
     }
 }

@@ -19,7 +19,7 @@ use kube::{Resource, ResourceExt};
 use crate::agent::EVERY_OPERATION;
 use crate::approval_policy::{Named, Usable, named, usable};
 use crate::references;
-use crate::world::World;
+use crate::world::{World, credential_names};
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
 const ANTHROPIC_URL: &str = "https://api.anthropic.com/v1";
@@ -61,11 +61,7 @@ impl Parts {
             let tool = world.tool(&namespace, &listed.name);
             tools.push(tool.ok_or_else(|| absent("spec.tools", "Tool", &listed.name))?);
         }
-        let models = std::iter::once(&model).chain(&fallbacks);
-        let names: BTreeSet<&str> = (models.filter_map(|model| model.spec.credential_ref.as_ref()))
-            .chain(tools.iter().filter_map(|tool| tool.spec.mcp.credential_ref.as_ref()))
-            .map(|reference| reference.name.as_str())
-            .collect();
+        let names = credential_names(std::iter::once(&model).chain(&fallbacks), &tools);
         let mut credentials = Vec::with_capacity(names.len());
         for name in names {
             credentials
