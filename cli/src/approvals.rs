@@ -53,10 +53,6 @@ fn api(target: &Target) -> Api<Approval> {
     Api::namespaced(target.client.clone(), &target.namespace)
 }
 
-fn is_sealed(approval: &Approval) -> bool {
-    approval.status.as_ref().is_some_and(|status| status.sealed == Some(true))
-}
-
 fn policies(request: &ApprovalRequest) -> Vec<String> {
     request.requirements.iter().map(|one| one.policy.clone()).collect()
 }

@@ -56,6 +56,14 @@ pub struct ApprovalSpec {
     pub decisions: Vec<Decision>,
 }
 
+impl Approval {
+    /// Whether its decisions were taken, or will never be: none is added any more.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.sealed == Some(true))
+    }
+}
+
 /// The question, whole: `digest` is taken over all the rest of it, and a decision repeats that digest.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "spec.request cannot change"}]))]

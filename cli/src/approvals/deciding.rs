@@ -18,7 +18,7 @@ use super::arguments::Detail;
 use super::difference::difference;
 use super::question::{question, standing};
 use super::visible::visible;
-use super::{api, checked_digest, fetch, is_sealed, policies};
+use super::{api, checked_digest, fetch, policies};
 use crate::Target;
 use crate::can_i::may;
 use crate::exit::CliError;
@@ -131,7 +131,7 @@ pub fn can_be_decided(name: &str, approval: &Approval, wish: &Wish, now: Timesta
         let instead = how(&name, request.purpose);
         return Err(Refused::AsksSomethingElse { name, instead });
     }
-    if is_sealed(approval) {
+    if approval.is_sealed() {
         return Err(Refused::Sealed { name });
     }
     if now >= request.expires_at.0 {

@@ -7,7 +7,7 @@ use similar::{Algorithm, ChangeTag, DiffOp, capture_diff_slices};
 
 use super::arguments::{Detail, Row, rows};
 use super::visible::visible;
-use super::{checked_digest, each, is_sealed};
+use super::{checked_digest, each};
 use crate::Target;
 
 /// Rows around a change.
@@ -39,7 +39,7 @@ fn made(approval: &Approval) -> Option<jiff::Timestamp> {
 /// Whether people said yes to `other`, which asked about the same operation of the same tool before `now` was asked.
 fn is_earlier_yes(other: &Approval, now: &Approval) -> bool {
     let (request, spec) = (&other.spec.request, &other.spec);
-    let may_be = is_sealed(other)
+    let may_be = other.is_sealed()
         && request.purpose == ApprovalPurpose::Call
         && (&request.tool, &request.operation) == (&now.spec.request.tool, &now.spec.request.operation)
         && other.metadata.uid != now.metadata.uid

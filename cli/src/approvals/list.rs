@@ -6,8 +6,8 @@ use belay_crds::{Approval, ApprovalPurpose};
 use futures::TryStreamExt as _;
 use jiff::Timestamp;
 
+use super::each;
 use super::visible::visible;
-use super::{each, is_sealed};
 use crate::exit::CliError;
 use crate::{Target, table};
 
@@ -18,7 +18,7 @@ const DAY: i64 = 24 * HOUR;
 
 pub async fn list(target: &Target) -> Result<ExitCode, CliError> {
     let now = Timestamp::now();
-    let open = each(target).try_filter(|approval| std::future::ready(!is_sealed(approval)));
+    let open = each(target).try_filter(|approval| std::future::ready(!approval.is_sealed()));
     let mut open: Vec<(Timestamp, Vec<String>)> =
         open.map_ok(|approval| (approval.spec.request.expires_at.0, row(&approval, now))).try_collect().await?;
     if open.is_empty() {

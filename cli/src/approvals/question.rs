@@ -4,8 +4,8 @@ use belay_crds::{Approval, ApprovalPurpose, ApprovalRequest, Decision, DecisionV
 
 use super::arguments::{Detail, rows, shown};
 use super::look_alikes::look_alikes;
+use super::policies;
 use super::visible::visible;
-use super::{is_sealed, policies};
 
 /// The question in lines, and how many bytes of its arguments they leave out.
 pub struct Question {
@@ -97,7 +97,7 @@ pub fn standing(approval: &Approval, digest: &str) -> String {
     if counted.iter().any(|decision| decision.verdict == DecisionVerdict::Deny) {
         lines.push("  a Deny beats every Allow".to_owned());
     }
-    if is_sealed(approval) {
+    if approval.is_sealed() {
         lines.push("  sealed: it takes no more decisions".to_owned());
     }
     joined(&lines)

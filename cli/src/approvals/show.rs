@@ -10,7 +10,7 @@ use super::arguments::Detail;
 use super::deciding::{Decider, decider, how};
 use super::difference::difference;
 use super::question::{question, standing};
-use super::{checked_digest, fetch, is_sealed};
+use super::{checked_digest, fetch};
 use crate::Target;
 use crate::exit::CliError;
 
@@ -56,7 +56,7 @@ async fn text(target: &Target, approval: &Approval, arguments: &ShowArguments) -
     }
     // Last: whoever sees nothing else is to see this.
     let digest = checked_digest(name, request)?;
-    if !is_sealed(approval) {
+    if !approval.is_sealed() {
         println!(
             "Decide with {}\nor sign {digest} with kubectl: belay show {name} -o yaml-decision",
             how(name, request.purpose)

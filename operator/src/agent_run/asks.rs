@@ -55,16 +55,15 @@ impl AgentRuns {
             None => self.fetch_approval(&id.namespace, &open.ask.name).await?.filter(ours).map(Arc::new),
         };
         let Some(found) = found else { return Ok(Approved::Gone) };
-        let status = found.status.clone().unwrap_or_default();
-        let sealed = status.sealed == Some(true);
         let tally = if self.is_over(state, &open.ask) { Tally::Open } else { approval::tally(&found, open.ask.digest) };
         Ok(match (open.ask.purpose, tally) {
             (AskPurpose::Call, Tally::Yes) => Approved::Allowed,
             (AskPurpose::Unknown, Tally::Yes) | (_, Tally::No) => Approved::Decided,
-            (AskPurpose::Call | AskPurpose::Unknown, Tally::Open) if sealed => Approved::Decided,
+            (AskPurpose::Call | AskPurpose::Unknown, Tally::Open) if found.is_sealed() => Approved::Decided,
             (AskPurpose::Call | AskPurpose::Unknown, Tally::Open) => {
                 let given = approval::given(&found, open.ask.digest);
-                let told = status.given.as_ref() == Some(&given) || found.spec.decisions.is_empty();
+                let shown = found.status.as_ref().and_then(|status| status.given.as_ref());
+                let told = shown == Some(&given) || found.spec.decisions.is_empty();
                 if told { Approved::Open } else { Approved::Uncounted }
             }
         })

@@ -41,8 +41,7 @@ impl AgentRuns {
             self.seal(found, &open.ask).await?;
             return self.take(sight, state, &open.ask, Answer::Expired {}).await;
         }
-        let sealed = found.status.as_ref().is_some_and(|status| status.sealed == Some(true));
-        if approval::tally(&found, open.ask.digest) == Tally::Open && !sealed {
+        if approval::tally(&found, open.ask.digest) == Tally::Open && !found.is_sealed() {
             return Ok(Action::requeue(SOON));
         }
         if let Some(action) = self.distrust(run, sight, open, &found).await? {
@@ -89,7 +88,7 @@ impl AgentRuns {
     }
 
     async fn seal(&self, approval: Approval, ask: &Ask) -> Result<Approval, Failure> {
-        if approval.status.as_ref().is_some_and(|status| status.sealed == Some(true)) {
+        if approval.is_sealed() {
             return Ok(approval);
         }
         let given = Some(approval::given(&approval, ask.digest));
@@ -103,7 +102,7 @@ impl AgentRuns {
         let (Some(open), Some(found)) = (open, found) else { return Ok(Action::requeue(SOON)) };
         let given = approval::given(&found, open.ask.digest);
         let status = found.status.clone().unwrap_or_default();
-        if status.sealed != Some(true) && status.given.as_ref() != Some(&given) {
+        if !found.is_sealed() && status.given.as_ref() != Some(&given) {
             self.writes.apply_status(&found, &ApprovalStatus { given: Some(given), ..status }).await?;
         }
         Ok(Action::requeue(SOON))

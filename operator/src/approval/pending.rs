@@ -77,10 +77,7 @@ impl Pending {
 
 /// One that is sealed or expired waits for nobody.
 fn pending(approvals: &[Arc<Approval>], now: Timestamp) -> Vec<Pending> {
-    let open = |approval: &&Arc<Approval>| {
-        let sealed = approval.status.as_ref().is_some_and(|status| status.sealed == Some(true));
-        !sealed && approval.spec.request.expires_at.0 > now
-    };
+    let open = |approval: &&Arc<Approval>| !approval.is_sealed() && approval.spec.request.expires_at.0 > now;
     let age = |approval: &Arc<Approval>| {
         let made = approval.metadata.creation_timestamp.as_ref().map_or(now, |made| made.0);
         (now.as_second() - made.as_second()).max(0)

@@ -257,7 +257,7 @@ impl Guard {
         let up = matches!(next, State::Up { .. });
         if let State::Down(Why::NotRefused { .. }) = &next {
             let open = self.0.approvals.state();
-            self.0.doubtful.lock().extend(open.iter().filter(|one| !is_sealed(one)).filter_map(|one| one.uid()));
+            self.0.doubtful.lock().extend(open.iter().filter(|one| !one.is_sealed()).filter_map(|one| one.uid()));
         }
         self.0.metrics.admission_guard_up.set(i64::from(up));
         self.0.state.send_if_modified(|state| {
@@ -328,13 +328,9 @@ fn proves(forgery: &Forgery, proof: Proof) -> Result<(), Why> {
     }
 }
 
-fn is_sealed(approval: &Approval) -> bool {
-    approval.status.as_ref().is_some_and(|status| status.sealed == Some(true))
-}
-
 /// The first Approval that is not sealed of each namespace that has any.
 fn open_ones(approvals: &[Arc<Approval>]) -> Vec<Arc<Approval>> {
-    let mut open: Vec<&Arc<Approval>> = approvals.iter().filter(|approval| !is_sealed(approval)).collect();
+    let mut open: Vec<&Arc<Approval>> = approvals.iter().filter(|approval| !approval.is_sealed()).collect();
     open.sort_by_key(|approval| (approval.namespace(), approval.name_any()));
     open.dedup_by_key(|approval| approval.namespace());
     open.into_iter().cloned().collect()
