@@ -11,6 +11,8 @@ pub use self::counting::is_person;
 
 /// What the schema takes in `decisions` of an Approval.
 pub const DECISIONS_MAX: usize = 32;
+/// How many of them may be Allow: the rest of the list is kept for Denies.
+pub const ALLOWS_MAX: usize = 24;
 
 /// A question to people about one call of a run: may it be made, or did it happen. The operator alone creates it; whoever holds the verb `approve`
 /// on a policy that asks (approvalpolicies.decide.belay.dev) adds a decision to `decisions`.

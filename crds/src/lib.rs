@@ -20,8 +20,8 @@ mod tool;
 pub use agent::{Agent, AgentPod, AgentSpec, AgentStatus, AgentTool, Limits, PodResources};
 pub use agent_run::{AgentRun, AgentRunSpec, AgentRunStatus, JournalRef, Phase, PodRef, RunUsage, WaitingOn};
 pub use approval::{
-    Approval, ApprovalPurpose, ApprovalRequest, ApprovalRun, ApprovalSpec, ApprovalStatus, DECISIONS_MAX, Decision,
-    DecisionAnswer, DecisionVerdict, Happened, Requirement, Retry, is_person,
+    ALLOWS_MAX, Approval, ApprovalPurpose, ApprovalRequest, ApprovalRun, ApprovalSpec, ApprovalStatus, DECISIONS_MAX,
+    Decision, DecisionAnswer, DecisionVerdict, Happened, Requirement, Retry, is_person,
 };
 pub use approval_policy::{
     ApprovalPolicy, ApprovalPolicySpec, ApprovalPolicyStatus, Expectation, LastGood, Otherwise, PolicyAsk, PolicyMode,

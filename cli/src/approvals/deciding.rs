@@ -6,7 +6,8 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use belay_crds::{
-    Approval, ApprovalPurpose, ApprovalRequest, DECISIONS_MAX, Decision, DecisionAnswer, DecisionVerdict, is_person,
+    ALLOWS_MAX, Approval, ApprovalPurpose, ApprovalRequest, DECISIONS_MAX, Decision, DecisionAnswer, DecisionVerdict,
+    is_person,
 };
 use belay_protocol::Digest;
 use clap::Args;
@@ -79,6 +80,11 @@ pub enum Refused {
         "you created the run, and {policies} wants others to say yes: ask one of them. You may say no: belay deny {name}"
     )]
     OwnRun { name: String, policies: String },
+    #[error(
+        "Approval {name} has no room for another {verdict:?}: it takes {DECISIONS_MAX} decisions, {ALLOWS_MAX} of them \
+         Allow, and has {there}. {instead}"
+    )]
+    Full { name: String, verdict: DecisionVerdict, there: usize, instead: &'static str },
     #[error("you said no already: a Deny beats every Allow and cannot be taken back")]
     SaidNo,
     #[error("a reason has at most {REASON_CHARACTERS_MAX} characters, not {0}")]
@@ -185,10 +191,13 @@ pub fn choose(
     }
     let allowed = for_whom(name, request, who, wish.verdict, only)?;
     let said = |policy: &String| own(wish.verdict).any(|one| one.policy == *policy);
-    let room = DECISIONS_MAX.saturating_sub(approval.spec.decisions.len());
-    let added: Vec<String> = allowed.iter().filter(|policy| !said(policy)).take(room).cloned().collect();
-    if added.is_empty() {
+    let mut wanted = allowed.iter().filter(|policy| !said(policy)).peekable();
+    if wanted.peek().is_none() {
         return Ok(Choice::Said { policies: allowed });
+    }
+    let added: Vec<String> = wanted.take(room(approval, wish.verdict)).cloned().collect();
+    if added.is_empty() {
+        return Err(full(name, approval, wish.verdict));
     }
     let decision = |policy: &String| Decision {
         policy: policy.clone(),
@@ -199,6 +208,26 @@ pub fn choose(
         reason: wish.reason.clone(),
     };
     Ok(Choice::Write { decisions: own(wish.verdict).cloned().chain(added.iter().map(decision)).collect(), added })
+}
+
+/// How many more decisions of that verdict the schema takes.
+fn room(approval: &Approval, verdict: DecisionVerdict) -> usize {
+    let decisions = &approval.spec.decisions;
+    let allows = decisions.iter().filter(|one| one.verdict == DecisionVerdict::Allow).count();
+    let left = DECISIONS_MAX.saturating_sub(decisions.len());
+    match verdict {
+        DecisionVerdict::Allow => left.min(ALLOWS_MAX.saturating_sub(allows)),
+        DecisionVerdict::Deny => left,
+    }
+}
+
+fn full(name: &str, approval: &Approval, verdict: DecisionVerdict) -> Refused {
+    let instead = match verdict {
+        DecisionVerdict::Allow => "A Deny finds room: then the agent may ask anew",
+        // Eight Denies are there at least, and one is enough.
+        DecisionVerdict::Deny => "It was denied already",
+    };
+    Refused::Full { name: name.to_owned(), verdict, there: approval.spec.decisions.len(), instead }
 }
 
 /// The policies that ask on which `who` may give that verdict.
@@ -389,6 +418,31 @@ mod tests {
         let crowd: Vec<String> = (0..31).map(|n| format!("user{n}")).collect();
         let decisions: Vec<(&str, &str, &str)> = crowd.iter().map(|user| ("owners", user.as_str(), "Allow")).collect();
         assert_eq!(chosen(&decisions, &decider("ada", &BOTH), DENY).unwrap().1, "careful");
+    }
+
+    #[test]
+    fn a_full_list_is_said_to_be_full_and_not_to_hold_what_one_said() {
+        let crowd: Vec<String> = (0..32).map(|n| format!("user{n}")).collect();
+        let full = |allows: usize, denies: usize| -> Vec<(&str, &str, &str)> {
+            let yes = crowd.iter().take(allows).map(|user| ("owners", user.as_str(), "Allow"));
+            yes.chain(crowd.iter().take(denies).map(|user| ("owners", user.as_str(), "Deny"))).collect()
+        };
+        let no_room = |decisions: &[(&str, &str, &str)], verdict| {
+            chosen(decisions, &decider("ada", &BOTH), verdict).unwrap_err().to_string()
+        };
+        let words = no_room(&full(24, 0), ALLOW);
+        assert_eq!(
+            words,
+            "Approval a has no room for another Allow: it takes 32 decisions, 24 of them Allow, and has 24. A Deny finds \
+             room: then the agent may ask anew"
+        );
+        assert_eq!(chosen(&full(24, 0), &decider("ada", &BOTH), DENY).unwrap().1, "careful,owners");
+        assert_eq!(chosen(&full(23, 0), &decider("ada", &BOTH), ALLOW).unwrap().1, "careful", "the last one");
+        let words = no_room(&full(24, 8), DENY);
+        assert!(words.ends_with("and has 32. It was denied already"), "{words}");
+        let mut own = full(23, 0);
+        own.extend([("owners", "ada", "Allow"), ("careful", "ada", "Allow")]);
+        assert_eq!(chosen(&own, &decider("ada", &BOTH), ALLOW).unwrap().1, "said careful,owners");
     }
 
     #[test]

@@ -6,4 +6,4 @@ mod request;
 
 pub use self::decisions::{Settled, Tally, given, settled, tally};
 pub use self::pending::PendingApprovals;
-pub use self::request::{ALLOWS_MAX, ARGUMENTS_BYTES_MAX, About, Question, approval, request};
+pub use self::request::{ARGUMENTS_BYTES_MAX, About, Question, approval, request};

@@ -15,8 +15,6 @@ use crate::writes::{cut, owner_of};
 
 /// What of the arguments an Approval can show.
 pub const ARGUMENTS_BYTES_MAX: usize = 262_144;
-/// How many decisions of an Approval may be Allow: the rest of its list is kept for Denies.
-pub const ALLOWS_MAX: u32 = 24;
 const MESSAGE_BYTES_MAX: usize = 4096;
 /// One person is enough to say what happened; whoever started the run may be the one who knows.
 const QUORUM: i32 = 1;

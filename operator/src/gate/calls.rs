@@ -1,5 +1,6 @@
 //! The verdict on one proposed call.
 
+use belay_crds::ALLOWS_MAX;
 use belay_protocol::call::CallBinding;
 use belay_protocol::digest::canonical;
 use belay_protocol::event::{DenyReason, LaterReason, ProposedCall, Verdict};
@@ -8,7 +9,7 @@ use belay_protocol::judgement::{Judged, Judgement, PolicyRequirement};
 
 use super::law::covers;
 use super::{Circumstances, Word, held};
-use crate::approval::{ALLOWS_MAX, ARGUMENTS_BYTES_MAX};
+use crate::approval::ARGUMENTS_BYTES_MAX;
 
 /// One attempt of a call, as its runner would send it.
 pub struct Proposal<'a> {
@@ -50,7 +51,8 @@ pub fn judge(run: &RunState, proposal: &Proposal<'_>, circumstances: &Circumstan
 /// People are asked about what they can be shown whole, and about nothing else.
 fn asked(call: &ProposedCall, requirements: &[PolicyRequirement]) -> Verdict {
     let bytes = canonical(&call.args).map_or(usize::MAX, |bytes| bytes.len());
-    let yes: u32 = requirements.iter().map(|one| one.quorum.saturating_add(u32::from(one.separation_of_duty))).sum();
+    let people = |one: &PolicyRequirement| one.quorum.saturating_add(u32::from(one.separation_of_duty));
+    let yes: usize = requirements.iter().map(|one| usize::try_from(people(one)).unwrap_or(usize::MAX)).sum();
     if bytes > ARGUMENTS_BYTES_MAX {
         let message = format!(
             "{}/{} needs people's yes, and {bytes} bytes of arguments are more than the {ARGUMENTS_BYTES_MAX} that they \
