@@ -7,7 +7,7 @@ use belay_protocol::digest::DigestError;
 use belay_protocol::event::{NotSentReason, ProposedCall};
 use belay_protocol::fold::CallState;
 use belay_protocol::plan::{Effects, PlanTool};
-use belay_protocol::{Digest, Event};
+use belay_protocol::{BATCH_BYTES_MAX, Digest, Event};
 use serde_json::{Map, Value};
 
 use super::flights::{Flight, Landed};
@@ -22,6 +22,10 @@ use crate::tools::{Call, Outcome};
 
 /// After that many permits that ran out unsent, the server counts as out of reach.
 const PERMITS_RETURNED_MAX: u32 = 3;
+
+/// A proposal has to fit into one batch, with its names and digests. The model's words may be shorter than what they
+/// stand for: `1e9` is written out.
+const ARGUMENTS_BYTES_MAX: usize = BATCH_BYTES_MAX - 8192;
 
 /// The model's own words for a tool may be as long as its whole answer.
 const NAME_BYTES_SHOWN: usize = 128;
@@ -264,8 +268,15 @@ impl Agent {
         if arguments.trim().is_empty() {
             return Ok(Map::new());
         }
-        serde_json::from_str(arguments)
-            .map_err(|error| malformed(format!("the arguments are not a JSON object: {error}")))
+        let read: Map<String, Value> = serde_json::from_str(arguments)
+            .map_err(|error| malformed(format!("the arguments are not a JSON object: {error}")))?;
+        let bytes = serde_json::to_vec(&read).map_or(usize::MAX, |bytes| bytes.len());
+        if bytes > ARGUMENTS_BYTES_MAX {
+            return Err(malformed(format!(
+                "the arguments come to {bytes} bytes, and a call holds {ARGUMENTS_BYTES_MAX}: call it with less at a time"
+            )));
+        }
+        Ok(read)
     }
 
     fn settle_unsent(

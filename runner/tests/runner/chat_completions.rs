@@ -242,6 +242,49 @@ async fn a_conversation_is_sent_back_as_the_api_wants_it() {
     assert!(matches!(kept, Some(Item::ToolCall { arguments, .. }) if arguments == "{oops"), "verbatim in the journal");
 }
 
+/// The answer of a model that wants one call with these arguments.
+fn calls_echo(arguments: &str) -> Answer {
+    let call = json!({"index": 0, "id": "a", "function": {"name": "server__echo", "arguments": arguments}});
+    let delta = json!({"choices": [{"finish_reason": "tool_calls", "delta": {"tool_calls": [call]}}]});
+    stream(&[&delta.to_string(), "[DONE]"])
+}
+
+#[tokio::test]
+async fn arguments_of_nearly_a_megabyte_arrive_whole_and_what_does_not_fit_a_proposal_is_told_to_the_model() {
+    let large = "x".repeat(1_000_000);
+    // 4 bytes each in the model's words, 13 as the number that they stand for.
+    let numbers = vec!["1e9"; 100_000].join(",");
+    let answers = vec![
+        calls_echo(&json!({"text": large}).to_string()),
+        calls_echo(&format!("{{\"text\":\"\",\"n\":[{numbers}]}}")),
+        stop("done"),
+    ];
+    let model = Server::start(answers).await;
+    let mcp = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let journal = run_chat(&model, &mcp, &["echo"]).await;
+    let called = mcp.called();
+    assert_eq!(called.len(), 1);
+    assert_eq!(called[0].1["text"].as_str().map(str::len), Some(large.len()));
+    let told = journal.events().find_map(|event| match event {
+        Event::CallNotSent { call_id, message, .. } => Some((call_id.as_str(), message.as_str())),
+        _ => None,
+    });
+    let (call_id, message) = told.unwrap();
+    assert!(call_id == "c2" && message.contains("a call holds 1040384: call it with less at a time"), "{message}");
+    assert_eq!(journal.end().outcome, Outcome::Succeeded);
+}
+
+#[tokio::test]
+async fn an_answer_that_no_step_can_hold_ends_the_run_and_says_what_to_change() {
+    let model = Server::start(vec![calls_echo(&json!({"text": "x".repeat(1_100_000)}).to_string())]).await;
+    let mcp = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let journal = run_chat(&model, &mcp, &["echo"]).await;
+    assert_eq!(mcp.called_operations(), Vec::<String>::new());
+    let end = journal.end();
+    assert_eq!(end.outcome, Outcome::Failed);
+    assert!(end.message.contains("is more than a step may hold: lower spec.maxOutputTokens"), "{}", end.message);
+}
+
 #[tokio::test]
 async fn numbers_without_an_exact_form_and_calls_cut_at_the_limit_are_not_sent() {
     let calls = json!({"choices": [{"finish_reason": "length", "delta": {"tool_calls": [
