@@ -101,3 +101,32 @@ fn try_one(engine: &Engine, index: usize, test: &PolicyTest) -> Trial {
         error: ruling.error,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rstest::rstest;
+
+    use super::*;
+    use crate::engine::tests::policy;
+
+    /// One rule for each field of a call: with another value in it, the test that passed fails.
+    #[rstest]
+    #[case::tool("{tool: github, operation: o}", "{tool: other, operation: o}", "tools: [github]")]
+    #[case::operation("{tool: t, operation: push}", "{tool: t, operation: pull}", "operations: [push]")]
+    #[case::args("{tool: t, operation: o, args: {n: 1}}", "{tool: t, operation: o, args: {n: 2}}", "when: args.n == 1")]
+    #[case::effects("{tool: t, operation: o, effects: None}", "{tool: t, operation: o}", "effects: [None]")]
+    fn every_field_of_a_test_decides_what_comes_of_it(#[case] call: &str, #[case] other: &str, #[case] rule: &str) {
+        for (action, wrong) in [("Allow", "Deny"), ("Ask", "Allow"), ("Deny", "Ask")] {
+            let rules = format!("{{otherwise: Abstain, rules: [{{name: r, action: {action}, {rule}}}]}}");
+            let engine = Engine::compile(&policy(&rules)).unwrap();
+            let passed = |call: &str, expect: &str| {
+                let test = serde_saphyr::from_str(&format!("{{call: {call}, expect: {expect}}}")).unwrap();
+                trials(&engine, &[test]).unwrap().iter().all(Trial::passed)
+            };
+            assert!(passed(call, action), "{rule}");
+            assert!(!passed(call, wrong), "expect is looked at");
+            assert!(!passed(other, action) && passed(other, "Abstain"), "{rule}");
+        }
+    }
+}

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::engine::tests::{any_call, any_policy, call, policy};
+use crate::engine::tests::{any_call, any_policy, any_rule, call, policy};
 use crate::facts::Facts;
 
 fn engine(name: &str, spec: &str) -> Arc<Engine> {
@@ -164,6 +164,12 @@ fn rank(judgement: &Judgement) -> u8 {
     }
 }
 
+fn all_planned(policies: Vec<PlanPolicy>) -> Vec<Voice> {
+    let named = |(at, policy): (usize, PlanPolicy)| PlanPolicy { name: format!("p{at}"), ..policy };
+    let compiled = policies.into_iter().enumerate().map(named).map(|policy| Engine::compile(&policy).unwrap());
+    compiled.map(|engine| Voice::Plan(Arc::new(engine))).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
@@ -197,5 +203,38 @@ proptest! {
         voices.push(Voice::Plan(Arc::new(Engine::compile(&PlanPolicy { name: "last".into(), ..last }).unwrap())));
         let after = judged(&voices, &facts);
         prop_assert!(!had_a_say || rank(&after.judgement) >= rank(&before.judgement));
+    }
+
+    /// A deny rule in any of them, the built-in one and those in `Audit` included in the sum.
+    #[test]
+    fn a_further_rule_that_denies_never_allows_more_of_a_whole_plan(
+        policies in prop::collection::vec(any_policy(), 1..4),
+        facts in any_call(),
+        further in any_rule("further".to_owned()),
+        place in any::<prop::sample::Index>(),
+    ) {
+        let mut tightened = policies.clone();
+        let rule = PlanRule { action: RuleAction::Deny, ask: None, ..further };
+        place.get_mut(&mut tightened[..]).rules.push(rule);
+        let (before, after) = (judged(&all_planned(policies), &facts), judged(&all_planned(tightened), &facts));
+        prop_assert!(rank(&after.judgement) >= rank(&before.judgement), "{before:?} became {after:?}");
+    }
+
+    /// Whatever became of a policy since, loosened, tightened or put into `Audit`.
+    #[test]
+    fn no_generation_of_now_allows_more_than_the_plan(
+        policies in prop::collection::vec(any_policy(), 1..4),
+        now in any_policy(),
+        facts in any_call(),
+    ) {
+        let before = judged(&all_planned(policies.clone()), &facts);
+        let mut voices = all_planned(policies);
+        let now = PlanPolicy { name: "p0".into(), generation: 2, ..now };
+        voices.push(Voice::Current(Arc::new(Engine::compile(&now).unwrap())));
+        let after = judged(&voices, &facts);
+        prop_assert!(rank(&after.judgement) >= rank(&before.judgement), "{before:?} became {after:?}");
+        if !matches!(after.judgement, Judgement::Deny { .. }) {
+            prop_assert_eq!(after.judgement, before.judgement, "it can deny and nothing else");
+        }
     }
 }

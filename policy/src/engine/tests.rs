@@ -244,7 +244,7 @@ fn the_dearest_policy_that_is_accepted_does_not_take_long_over_the_largest_argum
 }
 
 /// Rules that meet the calls of this module in every way: matching, not, and in error.
-fn any_rule(name: String) -> impl Strategy<Value = PlanRule> {
+pub fn any_rule(name: String) -> impl Strategy<Value = PlanRule> {
     let lists = (
         prop::sample::select(vec![vec![], vec!["github".to_owned()], vec!["other".to_owned()]]),
         prop::sample::select(vec![vec![], vec!["x".to_owned()], vec!["y".to_owned()]]),
