@@ -6,7 +6,7 @@ use belay_protocol::event::{
     Answer, Approver, Ask, AskPurpose, DenyReason, EndReason, Event, Failure, FailureReason, Finish, Item, LaterReason,
     ListedOperation, Listing, ModelResponse, Outcome, ProposedCall, RunEnd, ToolResult, Verdict,
 };
-use belay_protocol::fold::{IllegalEvent, RunState};
+use belay_protocol::fold::{CallState, IllegalEvent, RunState};
 use belay_protocol::judgement::{Judged, Judgement, PolicyRequirement};
 use belay_protocol::plan::{Effects, Limits, ModelApi, ObjectId, Plan, PlanModel, PlanOperation, PlanTool, Timeouts};
 use belay_protocol::{Digest, LISTINGS_PER_EPOCH_MAX, Record};
@@ -616,4 +616,198 @@ proptest! {
             }
         }
     }
+}
+
+/// What may happen to the calls of a response, policies and people included.
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    /// With one of two arguments, and one of some words of the policies.
+    Propose {
+        id: &'static str,
+        path: &'static str,
+        word: u8,
+    },
+    Ask(&'static str),
+    Post(&'static str),
+    Answer(&'static str, u8),
+    Return(&'static str),
+    Observe(&'static str),
+    Lose(&'static str),
+}
+
+const CALLS: [&str; 3] = ["c1", "c2", "c3"];
+
+fn any_move() -> impl Strategy<Value = Move> {
+    let id = || prop::sample::select(CALLS.to_vec());
+    let path = prop::sample::select(vec!["a", "a", "a", "b"]);
+    prop_oneof![
+        6 => (id(), path, 0..16_u8).prop_map(|(id, path, word)| Move::Propose { id, path, word }),
+        4 => id().prop_map(Move::Ask),
+        4 => id().prop_map(Move::Post),
+        4 => (id(), 0..16_u8).prop_map(|(id, choice)| Move::Answer(id, choice)),
+        1 => id().prop_map(Move::Return),
+        2 => id().prop_map(Move::Observe),
+        1 => id().prop_map(Move::Lose),
+    ]
+}
+
+fn word(word: u8) -> Judged {
+    match word {
+        0..9 => ask(&[wants("careful", 1)]),
+        9..11 => ask(&[wants("careful", 2)]),
+        11..13 => ask(&[wants("careful", 1), wants("owners", 1)]),
+        13..15 => allow(),
+        _ => Judged {
+            judgement: Judgement::Deny { policy: "careful".into(), rule: None, reason: String::new() },
+            opinions: vec![],
+        },
+    }
+}
+
+fn attempt_of(state: &RunState, id: &str) -> u32 {
+    match state.calls.get(id) {
+        Some(
+            CallState::Due { attempt }
+            | CallState::Proposed { attempt, .. }
+            | CallState::Later { attempt, .. }
+            | CallState::Asked { attempt, .. }
+            | CallState::Permitted { attempt, .. }
+            | CallState::Unknown { attempt, .. },
+        ) => *attempt,
+        Some(CallState::Settled(_)) | None => 1,
+    }
+}
+
+fn open_ask<'a>(state: &'a RunState, id: &str) -> Option<&'a Ask> {
+    state.asks.values().map(|open| &open.ask).find(|ask| ask.call_id == id)
+}
+
+/// The operator's own events; a move that does not fit comes to one that the fold refuses.
+fn event_of(state: &RunState, step: Move) -> Option<Event> {
+    Some(match step {
+        Move::Propose { .. } => return None,
+        Move::Ask(id) => {
+            let (purpose, call, requirements) = match state.calls.get(id)? {
+                CallState::Asked { call, requirements, .. } => {
+                    (AskPurpose::Call, Some(call.digest), requirements.clone())
+                }
+                _ => (AskPurpose::Unknown, None, vec![]), // refused unless its end is unknown
+            };
+            let ask = Ask {
+                name: format!("run-{id}-{}", state.seq),
+                purpose,
+                call_id: id.into(),
+                attempt: attempt_of(state, id),
+                nonce: String::new(),
+                expires_at: 100,
+                digest: Digest::zero(),
+                call,
+                requirements,
+                guard: None,
+            };
+            Event::AskOpened { ask }
+        }
+        Move::Post(id) => Event::AskPosted { name: open_ask(state, id)?.name.clone(), uid: "u".into() },
+        Move::Answer(id, choice) => {
+            let answer = match choice {
+                0..8 => Answer::Allowed { by: vec![] },
+                8..10 => Answer::Denied { by: "ada".into(), reason: String::new() },
+                10..12 => Answer::Expired {},
+                12..14 => Answer::Retry { by: "ada".into() },
+                _ => Answer::Withdrawn { why: "gone".into() },
+            };
+            Event::AskSettled { name: open_ask(state, id)?.name.clone(), answer }
+        }
+        Move::Return(id) => Event::PermitReturned { call_id: id.into(), attempt: attempt_of(state, id) },
+        Move::Observe(id) => Event::CallObserved {
+            call_id: id.into(),
+            attempt: attempt_of(state, id),
+            result: ToolResult { is_error: false, content: String::new(), truncated_from_bytes: None },
+            milliseconds: 1,
+        },
+        Move::Lose(id) => {
+            Event::CallUnknown { call_id: id.into(), attempt: attempt_of(state, id), message: String::new() }
+        }
+    })
+}
+
+/// What people said yes to, kept without the fold.
+#[derive(Default)]
+struct Yeses(Vec<(String, u32, Digest, Vec<PolicyRequirement>)>);
+
+impl Yeses {
+    fn hear(&mut self, ask: &Ask, answer: &Answer) {
+        if let (Answer::Allowed { .. }, Some(call)) = (answer, ask.call) {
+            self.0.push((ask.call_id.clone(), ask.attempt, call, ask.requirements.clone()));
+        }
+    }
+
+    fn cover(&self, id: &str, attempt: u32, digest: Digest, wanted: &[PolicyRequirement]) -> bool {
+        self.0.iter().any(|(call, of, over, terms)| {
+            let met = |want: &PolicyRequirement| {
+                terms.iter().any(|had| had.policy == want.policy && had.quorum >= want.quorum)
+            };
+            call == id && *of == attempt && *over == digest && wanted.iter().all(met)
+        })
+    }
+}
+
+/// Plays the moves and checks each permit; how many of them people had to say yes to.
+fn permits_after_a_yes(moves: &[Move]) -> usize {
+    let mut events = claimed(plan());
+    events.extend([request(1, 1), response(1, &CALLS, Finish::ToolCalls, 5)]);
+    let (mut state, mut yeses, mut permits) = (folded(events), Yeses::default(), 0);
+    for step in moves {
+        let Move::Propose { id, path, word: said } = *step else {
+            let Some(event) = event_of(&state, *step) else { continue };
+            let about = match &event {
+                Event::AskSettled { name, answer } => Some((state.asks[name].ask.clone(), answer.clone())),
+                _ => None,
+            };
+            if state.apply(&Record { seq: state.seq + 1, at: 1, event }).is_ok()
+                && let Some((ask, answer)) = about
+            {
+                yeses.hear(&ask, &answer);
+            }
+            continue;
+        };
+        let (judged, attempt) = (word(said), attempt_of(&state, id));
+        let call = call("files", "read", json!({"path": path}));
+        let digest = call.digest;
+        let proposed = Event::CallProposed { call_id: id.into(), attempt, call };
+        let Ok(decided) = decide_by(&state, vec![proposed], &judged, Standing::Running) else { continue };
+        if let [Verdict::Allowed { digest: permitted }] = verdicts(&decided)[..] {
+            assert_eq!(permitted, digest);
+            match &judged.judgement {
+                Judgement::Allow => {}
+                Judgement::Ask { requirements } => {
+                    assert!(yeses.cover(id, attempt, digest, requirements), "{id} goes without a yes: {moves:?}");
+                    permits += 1;
+                }
+                Judgement::Deny { .. } => panic!("{id} was denied: {moves:?}"),
+            }
+        }
+        apply(&mut state, decided);
+    }
+    permits
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn no_sequence_of_events_permits_what_people_have_to_allow_without_their_yes_to_it(
+        moves in prop::collection::vec(any_move(), 0..120),
+    ) {
+        permits_after_a_yes(&moves);
+    }
+}
+
+#[test]
+fn walks_get_as_far_as_permits_that_people_gave() {
+    use proptest::strategy::ValueTree as _;
+    use proptest::test_runner::TestRunner;
+    let (mut runner, any) = (TestRunner::deterministic(), prop::collection::vec(any_move(), 0..120));
+    let permits: usize = (0..400).map(|_| permits_after_a_yes(&any.new_tree(&mut runner).unwrap().current())).sum();
+    assert!(permits >= 20, "a property that is never tried proves nothing: {permits}");
 }
