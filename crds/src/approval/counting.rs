@@ -23,7 +23,7 @@ impl ApprovalRequest {
     fn admits(&self, decision: &Decision) -> bool {
         let asked = self.requirements.iter().find(|one| one.policy == decision.policy);
         asked.is_some_and(|one| match decision.verdict {
-            DecisionVerdict::Allow => !self.excludes(one, &decision.by),
+            DecisionVerdict::Allow => is_person(&decision.by) && !self.excludes(one, &decision.by),
             DecisionVerdict::Deny => true,
         })
     }

@@ -136,3 +136,36 @@ pub fn words(state: &RunState, ask: &Ask) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use belay_protocol::Digest;
+    use belay_protocol::event::ProposedCall;
+    use belay_protocol::judgement::PolicyRequirement;
+    use serde_json::json;
+
+    use super::*;
+
+    fn asked(terms: &[u32]) -> CallState {
+        let (definition, digest) = (Digest::of(b"d"), Digest::of(b"call"));
+        let call = ProposedCall { tool: "t".into(), operation: "o".into(), args: json!({}), definition, digest };
+        let requirement = |expires_after_seconds: &u32| PolicyRequirement {
+            policy: format!("p{expires_after_seconds}"),
+            generation: 1,
+            quorum: 1,
+            separation_of_duty: false,
+            expires_after_seconds: *expires_after_seconds,
+        };
+        let requirements = terms.iter().map(requirement).collect();
+        CallState::Asked { attempt: 1, call: Arc::new(call), at: 1000, requirements }
+    }
+
+    #[test]
+    fn a_question_stands_as_long_as_the_shortest_policy_says() {
+        let until = |terms: &[u32]| draft(&asked(terms), 7).unwrap().expires_at;
+        assert_eq!((until(&[60]), until(&[90, 30, 60]), until(&[])), (61_000, 31_000, 8_000));
+    }
+}

@@ -2,6 +2,8 @@
 //! crash or a lost race in between leaves behind.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod attacks;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +55,7 @@ struct Server {
     version: u64,
     /// What is changed in every AgentRun before a pass.
     ttl_seconds: Option<i32>,
+    approvals: attacks::Approvals,
 }
 
 impl Server {
@@ -63,6 +66,9 @@ impl Server {
 
     fn answer(&mut self, method: &Method, path: &str, body: &Value) -> (u16, Value) {
         let last = path.rsplit('/').next().unwrap_or_default();
+        if let Some((_, place)) = path.split_once("/approvals") {
+            return self.approvals.answer(method, place, body);
+        }
         match (method.as_str(), last) {
             ("GET", "pods") => (200, json!({"metadata": {"resourceVersion": "1"}, "items": self.pods})),
             ("GET", name) => match self.pods.iter().find(|pod| pod["metadata"]["name"] == name) {

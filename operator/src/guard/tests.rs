@@ -123,6 +123,26 @@ impl Stage {
         edit(&mut self.server.played.lock());
     }
 
+    /// With a guard that looked again meanwhile, and found nothing wrong.
+    pub async fn make_a_rule_anew(&self) {
+        self.play(|it| it.bindings.get_mut(APPROVALS).unwrap().metadata.uid = Some("made anew".into()));
+        self.patrol().await;
+    }
+
+    /// After [`Stage::take_away_a_rule`].
+    pub async fn put_the_rule_back_anew(&self) {
+        let other = Self::new(&[]);
+        let mut binding = other.server.played.lock().bindings.remove(APPROVALS).unwrap();
+        binding.metadata.uid = Some("made anew".into());
+        self.play(|it| drop(it.bindings.insert(APPROVALS.to_owned(), binding)));
+        self.patrol().await;
+    }
+
+    /// The next forgery is taken, and no other.
+    pub fn take_a_forgery(&self) {
+        self.play(|it| it.proofs.push_back(Proof::Accepted));
+    }
+
     pub async fn take_away_a_rule(&self) {
         self.play(|it| drop(it.bindings.remove(APPROVALS)));
         self.patrol().await;
@@ -330,4 +350,20 @@ async fn a_hundred_decisions_at_one_time_cost_two_looks() {
         assert!(call.await.unwrap());
     }
     assert_eq!(stage.forged().len(), 2);
+}
+
+/// One look and one forged decision a namespace, however many questions are open; and each is known by its uid alone.
+#[tokio::test]
+async fn ten_thousand_open_questions_cost_a_look_what_one_does() {
+    let open: Vec<Approval> = (0..10_000).map(|n| approval(["a", "b"][n % 2], &format!("q{n:05}"))).collect();
+    let stage = Stage::new(&open);
+    stage.patrol().await;
+    assert_eq!(stage.forged(), ["decision a/q00000", "decision b/q00001"]);
+    stage.play(|it| it.proofs.push_back(Proof::Accepted));
+    stage.patrol().await;
+    assert_eq!(stage.guard.0.doubtful.lock().len(), 10_000);
+    stage.forged();
+    stage.patrol().await;
+    assert!(matches!(stage.guard.state(), State::Up { .. }));
+    assert_eq!(stage.forged().len(), 2, "nor do ten thousand doubts cost more");
 }
