@@ -70,10 +70,46 @@ fn checked_digest(name: &str, request: &ApprovalRequest) -> Result<Digest, CliEr
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::{Arc, Mutex};
+
     use serde_json::json;
 
     use super::question::tests::approval;
     use super::*;
+
+    /// An API server with so many Approvals that answers with no more than it is asked for.
+    fn crowd(many: usize, asked: &Arc<Mutex<Vec<String>>>) -> Target {
+        let asked = Arc::clone(asked);
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(&format!("{name}=")));
+            let number = |name: &str| value(name).and_then(|it| it.parse::<usize>().ok());
+            let (from, limit) = (number("continue").unwrap_or(0), number("limit").unwrap_or(many));
+            let to = (from + limit).min(many);
+            let one = serde_json::to_value(approval(&json!({}), &[])).unwrap();
+            let next = if to < many { to.to_string() } else { String::new() };
+            let list = json!({
+                "apiVersion": "belay.dev/v1alpha1", "kind": "ApprovalList",
+                "metadata": {"resourceVersion": "1", "continue": next}, "items": vec![one; to - from],
+            });
+            asked.lock().unwrap().push(query);
+            let body = kube::client::Body::from(serde_json::to_vec(&list).unwrap());
+            std::future::ready(Ok::<_, tower::BoxError>(http::Response::new(body)))
+        });
+        Target { client: kube::Client::new(service, "team"), namespace: "team".to_owned() }
+    }
+
+    #[tokio::test]
+    async fn ten_thousand_approvals_are_read_a_page_at_a_time() {
+        let asked = Arc::default();
+        let target = crowd(10_000, &asked);
+        let read = each(&target).try_fold(0, |read, _| std::future::ready(Ok(read + 1))).await.unwrap();
+        assert_eq!(read, 10_000);
+        let asked = asked.lock().unwrap();
+        assert_eq!(asked.len(), 200);
+        assert!(asked.iter().all(|query| query.contains("limit=50")), "{:?}", asked.first());
+    }
 
     #[test]
     fn a_request_that_was_changed_cannot_be_signed() {

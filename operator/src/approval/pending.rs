@@ -159,6 +159,23 @@ mod tests {
         assert!(told().contains("# TYPE belay_approvals_oldest_pending_seconds gauge\n"), "{}", told());
     }
 
+    #[test]
+    fn ten_thousand_that_wait_are_counted_once_each() {
+        let metrics = Metrics::default();
+        let mut writer = Writer::<Approval>::new(());
+        metrics.approvals.follow(writer.as_reader());
+        let made = |sealed: bool| approval("q", "Call", "2026-11-23T11:00:00Z", LATER, sealed);
+        let (open, sealed) = (made(false), made(true));
+        for number in 0..10_000 {
+            let mut one = if number % 10 == 0 { sealed.clone() } else { open.clone() };
+            one.metadata.name = Some(format!("q{number}"));
+            writer.apply_watcher_event(&Event::Apply(one));
+        }
+        let mut text = String::new();
+        encode(&mut text, &metrics.registry()).unwrap();
+        assert!(text.contains("belay_approvals_pending{purpose=\"Call\"} 9000\n"), "a tenth of them is sealed");
+    }
+
     /// Every alert that is shipped asks for metrics that there are.
     #[test]
     fn alerts_ask_for_metrics_that_there_are() {
