@@ -137,6 +137,15 @@ mod tests {
     }
 
     #[test]
+    fn a_double_comes_back_from_its_text_as_it_was_in_this_build() {
+        // Without serde_json/float_roundtrip the last bit of these is another one.
+        for double in [51.248_170_271_404_95_f64, 9.308_571_836_302_573e-39, 1.797_693_134_862_315_7e308, 5e-324] {
+            let text = serde_json::to_string(&double).unwrap();
+            assert_eq!(serde_json::from_str::<f64>(&text).unwrap().to_bits(), double.to_bits(), "{text}");
+        }
+    }
+
+    #[test]
     fn a_digest_survives_its_text_form_and_refuses_others() {
         let digest = Digest::of(b"belay");
         assert_eq!(digest.to_string().parse(), Ok(digest));
