@@ -1,15 +1,21 @@
 //! The operator watches its own guard, as a process with its own rights and no others, on a real API server.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
+mod waiting_run;
+
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use belay_e2e::process::{Installed, MANIFESTS, Process, get, kubeconfig_of_the_operator, operator};
-use belay_e2e::stage::{OPERATOR, accepted, approval, binding, create, decide, decision, requirements, role, rule};
+use belay_e2e::stage::{
+    OPERATOR, accepted, approval, binding, create, decide, deciding, decision, requirements, role, rule,
+};
 use belay_e2e::{BareServer, Kubectl};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::waiting_run::{ASKS, RUN, answers, wait_for_people};
 
 /// A patrol that finds something wrong looks again after 5 s; the machine may be busy.
 const SOON: Duration = Duration::from_secs(30);
@@ -19,7 +25,7 @@ struct Stage {
     installed: Installed,
     process: Process,
     http: SocketAddr,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
 }
 
 const NAMESPACE: &str = "guarded";
@@ -30,8 +36,9 @@ impl Stage {
         let server = &installed.0;
         server.kubectl.run(&["create", "namespace", NAMESPACE]).unwrap();
         let data = tempfile::tempdir().unwrap();
+        wait_for_people(&server.kubectl.with(&["--namespace", NAMESPACE]), NAMESPACE, data.path());
         let (process, http) = operator("guard", data.path(), &kubeconfig_of_the_operator(server, data.path()));
-        let stage = Self { installed, process, http, _data: data };
+        let stage = Self { installed, process, http, data };
         let asked = approval("a", &requirements());
         let account = stage.here().with(&["--as", OPERATOR]);
         accepted(|| create(&account, &asked));
@@ -102,11 +109,83 @@ const POLICY: &str = "validatingadmissionpolicy";
 fn the_guard_goes_down_with_any_of_its_rules_and_up_again_when_they_are_back() {
     let stage = Stage::new();
     stage.is(1);
+    what_was_forged_is_not_honoured_and_what_people_decide_afterwards_is(&stage);
     a_binding_that_is_deleted(&stage);
     a_binding_that_only_audits(&stage);
     a_policy_that_looks_away(&stage);
     a_rule_about_something_else(&stage);
     an_operator_that_may_not_forge(&stage);
+}
+
+/// The Approval that the run waits for, once it is another one than `before`.
+fn asked(stage: &Stage, before: &str) -> String {
+    let look = || -> Result<String> {
+        let run = stage.here().get("agentrun", RUN)?;
+        let on = &run["status"]["waitingOn"];
+        let name = on["name"].as_str().unwrap_or_default();
+        ensure!(on["kind"] == "approval" && name != before, "{run}");
+        stage.here().get("approval", name)?;
+        Ok(name.to_owned())
+    };
+    stage.server().soon(look).unwrap()
+}
+
+/// Decisions of everybody, written by mallory, who may change Approvals and decide nothing.
+fn forge(stage: &Stage, approval: &str) {
+    let digest = stage.here().get("approval", approval).unwrap()["spec"]["request"]["digest"].clone();
+    let by = |user: &str, verdict: &str| json!({"policy": ASKS, "by": user, "digest": digest, "verdict": verdict});
+    let service_account = format!("system:serviceaccount:{NAMESPACE}:robot");
+    let decisions = [by("ada", "Allow"), by("bob", "Allow"), by(&service_account, "Allow"), by("zoe", "Deny")];
+    let mallory = stage.here().as_user("mallory");
+    accepted(|| decide(&mallory, "mallory", &deciding(approval, &decisions)));
+}
+
+/// A run of the operator's own: without the guard, the Deny would settle its question at once.
+fn what_was_forged_is_not_honoured_and_what_people_decide_afterwards_is(stage: &Stage) {
+    let may = rule("decide.belay.dev", "approvalpolicies", Some(ASKS), "approve");
+    let all = role("all", &[rule("belay.dev", "*", None, "*")]);
+    let objects = [
+        all,
+        binding("mallory", "Role", "all"),
+        role("may", &[may]),
+        binding("ada", "Role", "may"),
+        binding("ada", "ClusterRole", "belay-approver"),
+    ];
+    for object in objects {
+        stage.here().apply(&object.to_string()).unwrap();
+    }
+    let first = asked(stage, "");
+    stage.run(&["delete", BINDING, "belay-approvals"]);
+    stage.is(0);
+    forge(stage, &first);
+    let waits = || -> Result<()> {
+        let run = stage.here().get("agentrun", RUN)?;
+        ensure!(
+            run.to_string().contains("do not count for now") || run.to_string().contains("no decision counts"),
+            "{run}"
+        );
+        Ok(())
+    };
+    stage.server().soon(waits).unwrap();
+    assert_eq!(answers(NAMESPACE, stage.data.path()), Vec::<Value>::new());
+    stage.restore();
+    let second = asked(stage, &first);
+    let sealed = |name: &str| stage.here().get("approval", name).unwrap()["status"]["sealed"].clone();
+    assert_eq!((sealed(&first), sealed(&second)), (json!(true), Value::Null));
+    let settled = answers(NAMESPACE, stage.data.path());
+    assert!(settled.len() == 1 && settled[0]["Withdrawn"].is_object(), "{settled:?}");
+
+    let request = stage.here().get("approval", &second).unwrap()["spec"]["request"].clone();
+    let no =
+        json!({"policy": ASKS, "by": "ada", "digest": request["digest"], "verdict": "Deny", "reason": "not this one"});
+    let ada = stage.here().as_user("ada");
+    accepted(|| decide(&ada, "ada", &deciding(&second, std::slice::from_ref(&no))));
+    let honoured = || -> Result<()> {
+        let settled = answers(NAMESPACE, stage.data.path());
+        ensure!(settled.len() == 2 && settled[1]["Denied"]["by"] == "ada", "{settled:?}");
+        Ok(())
+    };
+    stage.server().soon(honoured).unwrap();
 }
 
 fn a_binding_that_is_deleted(stage: &Stage) {
@@ -126,9 +205,6 @@ fn a_binding_that_is_deleted(stage: &Stage) {
     };
     stage.server().soon(events).unwrap();
     // Nobody is asked whether mallory may, and in whose name she does.
-    for object in [role("all", &[rule("belay.dev", "*", None, "*")]), binding("mallory", "Role", "all")] {
-        stage.here().apply(&object.to_string()).unwrap();
-    }
     let mallory = stage.here().as_user("mallory");
     accepted(|| decide(&mallory, "mallory", &decision("a", "ada", &serde_json::json!({}))));
     stage.restore();
