@@ -6,19 +6,20 @@ mod deciding;
 mod difference;
 mod list;
 mod look_alikes;
+mod offer;
 mod question;
 mod resolve;
 mod show;
-mod visible;
 
-use belay_crds::{Approval, ApprovalRequest};
+use belay_crds::{Approval, ApprovalPurpose, ApprovalRequest};
 use belay_protocol::Digest;
 use belay_protocol::call::request_digest;
 use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
 use kube::api::{Api, ListParams};
 
 pub use self::approve::{ApproveArguments, DenyArguments, approve, deny};
-pub use self::deciding::Refused;
+pub use self::deciding::{Manner, Refused, Wish, decide};
 pub use self::list::list;
 pub use self::resolve::{ResolveArguments, resolve};
 pub use self::show::{ShowArguments, show};
@@ -35,6 +36,26 @@ async fn fetch(target: &Target, name: &str) -> Result<Approval, CliError> {
         name: name.to_owned(),
         namespace: target.namespace.clone(),
     })
+}
+
+/// The Approval that asks about the Tool's definitions.
+pub async fn drift_of(target: &Target, tool: &str) -> Result<String, CliError> {
+    let now = Timestamp::now();
+    let mut open = std::pin::pin!(each(target).try_filter(|one| std::future::ready(asks_about(one, tool, now))));
+    let found = open.try_next().await?.and_then(|approval| approval.metadata.name);
+    found.ok_or_else(|| {
+        CliError::Failed(format!(
+            "nothing of Tool {tool} in namespace {} waits to be accepted: its server offers what was accepted, was not \
+             asked yet, or people said no. kubectl get tool {tool} -o yaml says which, under status",
+            target.namespace
+        ))
+    })
+}
+
+fn asks_about(approval: &Approval, tool: &str, now: Timestamp) -> bool {
+    let request = &approval.spec.request;
+    let drift = request.purpose == ApprovalPurpose::Drift && request.tool == tool;
+    drift && !approval.is_sealed() && request.expires_at.0 > now
 }
 
 /// Every Approval of the namespace, a page at a time.
@@ -117,5 +138,18 @@ mod tests {
         assert!(checked_digest("a", &request).is_ok());
         let changed = ApprovalRequest { arguments: "{}".to_owned(), ..request };
         assert!(checked_digest("a", &changed).is_err());
+    }
+
+    #[test]
+    fn the_question_about_a_tool_is_the_open_one() {
+        let now: Timestamp = "2026-11-30T09:00:00Z".parse().unwrap();
+        let late: Timestamp = "2026-11-30T10:00:00Z".parse().unwrap();
+        let open = super::question::tests::drift();
+        assert!(asks_about(&open, "github", now));
+        assert!(!asks_about(&open, "files", now) && !asks_about(&open, "github", late));
+        let mut sealed = open.clone();
+        sealed.status = Some(belay_crds::ApprovalStatus { sealed: Some(true), given: None });
+        assert!(!asks_about(&sealed, "github", now));
+        assert!(!asks_about(&approval(&json!({}), &[]), "github", now), "it asks about a call");
     }
 }

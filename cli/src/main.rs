@@ -14,6 +14,7 @@ mod namespace;
 mod policy;
 mod run;
 mod table;
+mod tool;
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -60,13 +61,16 @@ enum Command {
     Approvals,
     /// Show one question whole, as it would be decided
     Show(approvals::ShowArguments),
-    /// Say yes to a call that waits
+    /// Say yes to a call that waits, or to what a Tool's server offers
     Approve(approvals::ApproveArguments),
-    /// Say no to a call that waits; also after a yes, until the Approval is sealed
+    /// Say no to it; also after a yes, until the Approval is sealed
     Deny(approvals::DenyArguments),
     /// Say what became of a call whose end nobody knows
     Resolve(approvals::ResolveArguments),
-    /// Ask whether you may decide for a policy; kubectl cannot ask that
+    /// Accept what a Tool's server offers otherwise than it was accepted, or do not
+    #[command(subcommand)]
+    Tool(tool::ToolCommand),
+    /// Ask whether you may decide for a policy, or tool/NAME; kubectl cannot ask that
     CanI {
         #[arg(value_parser = ["approve"])]
         verb: String,
@@ -139,6 +143,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Approve(arguments) => approvals::approve(&target, arguments).await,
         Command::Deny(arguments) => approvals::deny(&target, arguments).await,
         Command::Resolve(arguments) => approvals::resolve(&target, arguments).await,
+        Command::Tool(command) => tool::tool(&target, command).await,
         Command::CanI { verb, policy } => can_i::can_i(&target, &verb, &policy).await,
         Command::Namespace(command) => namespace::namespace(&target, command).await,
         Command::Journal(JournalCommand::Export(export)) => {

@@ -77,6 +77,21 @@ pub struct AgentTool {
     #[schemars(length(min = 1, max = 128), inner(length(min = 1, max = 128)), extend("x-kubernetes-list-type" = "set"))]
     #[x_kube(validation = ("!self.exists(o, o == '*') || self.size() == 1", "'*' stands alone: it means every operation"))]
     pub operations: Vec<String>,
+    /// What becomes of runs while the server defines one of these operations otherwise than it was accepted, or does not
+    /// offer it any more. Default `Wait`. May change; runs under way keep theirs.
+    #[serde(default, rename = "onDrift", skip_serializing_if = "Option::is_none")]
+    pub on_drift: Option<OnDrift>,
+}
+
+/// What a run does without the definition that it was planned with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum OnDrift {
+    /// It waits, without asking its model and in time without a pod, until people accept what the server offers, or the
+    /// server offers again what was accepted; `limits.waitSeconds` at most. A new run waits before it starts.
+    #[default]
+    Wait,
+    /// It goes on without that operation, which is not offered to the model; calls to it are denied.
+    Continue,
 }
 
 /// Where a run ends at the latest. What is absent has its default.

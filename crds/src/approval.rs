@@ -14,8 +14,9 @@ pub const DECISIONS_MAX: usize = 32;
 /// How many of them may be Allow: the rest of the list is kept for Denies.
 pub const ALLOWS_MAX: usize = 24;
 
-/// A question to people about one call of a run: may it be made, or did it happen. The operator alone creates it; whoever holds the verb `approve`
-/// on a policy that asks (approvalpolicies.decide.belay.dev) adds a decision to `decisions`.
+/// A question to people: about one call of a run, may it be made, or did it happen; or about a Tool, is what its server
+/// offers now accepted. The operator alone creates it; whoever holds the verb `approve` on a policy that asks
+/// (approvalpolicies.decide.belay.dev), or on the Tool (tools.decide.belay.dev), adds a decision to `decisions`.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[kube(
     group = "belay.dev",
@@ -40,6 +41,10 @@ pub const ALLOWS_MAX: usize = 24;
 #[x_kube(
     validation = ("!has(oldSelf.decisions) || has(self.decisions)", "decisions cannot be removed"),
     validation = ("self.request.purpose != 'Call' || !has(self.decisions) || self.decisions.all(d, !has(d.answer))", "on a Call a decision carries no answer: Allow lets it be made, Deny does not"),
+    validation = ("self.request.purpose != 'Drift' || !has(self.decisions) || self.decisions.all(d, !has(d.answer))", "on a Drift a decision carries no answer: Allow accepts what the server offers, Deny does not"),
+    validation = ("self.request.purpose == 'Drift' || (has(self.request.run) && has(self.request.callId) && has(self.request.attempt) && has(self.request.operation) && has(self.request.callDigest))", "a question about a call names run, callId, attempt, operation and callDigest"),
+    validation = ("self.request.purpose != 'Drift' || !(has(self.request.run) || has(self.request.callId) || has(self.request.attempt) || has(self.request.operation) || has(self.request.callDigest))", "a Drift is about a Tool: it names no run, callId, attempt, operation or callDigest"),
+    validation = ("self.request.purpose != 'Drift' || (self.request.requirements.size() == 1 && self.request.requirements[0].policy == self.request.tool && !has(self.request.requirements[0].separationOfDuty))", "on a Drift the one requirement names the Tool"),
     validation = ("!has(self.decisions) || self.decisions.filter(d, d.verdict == 'Allow').size() <= 24", "at most 24 decisions may be Allow, so that a Deny always finds room"),
     validation = ("self.request.purpose != 'Unknown' || !has(self.decisions) || self.decisions.all(d, (d.verdict == 'Allow') == has(d.answer))", "on an Unknown an Allow carries answer.happened or answer.retry; a Deny ends the run and carries none")
 )]
@@ -73,50 +78,56 @@ impl Approval {
 pub struct ApprovalRequest {
     /// What kind of question it is.
     pub purpose: ApprovalPurpose,
-    /// The run that asks.
-    pub run: ApprovalRun,
-    /// The call within the run, such as `c3`.
+    /// The run that asks. Absent on a Drift.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<ApprovalRun>,
+    /// The call within the run, such as `c3`. Absent on a Drift.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
-    pub call_id: String,
-    /// Which attempt of the call.
+    pub call_id: Option<String>,
+    /// Which attempt of the call. Absent on a Drift.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
-    pub attempt: i32,
-    /// The Tool that the call goes to.
+    pub attempt: Option<i32>,
+    /// The Tool that the call goes to, or that drifted.
     #[schemars(length(min = 1, max = 253))]
     pub tool: String,
-    /// The operation, as its server spells it.
+    /// The operation, as its server spells it. Absent on a Drift.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
-    pub operation: String,
-    /// Digest of the operation's definition.
+    pub operation: Option<String>,
+    /// Digest of the operation's definition. On a Drift the one over all that differs: `status.drift.digest` of the Tool.
     #[schemars(length(min = 1, max = 128))]
     pub definition: String,
-    /// The arguments: the very bytes, as canonical JSON (RFC 8785). Written by a model.
+    /// The arguments: the very bytes, as canonical JSON (RFC 8785). Written by a model. On a Drift what was accepted and
+    /// what is offered, operation by operation; written by a server.
     #[schemars(length(max = 262_144))]
     pub arguments: String,
     /// Present and true where the arguments are longer than `arguments` can hold; the journal has all of them, and
     /// `callDigest` is over all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arguments_truncated: Option<bool>,
-    /// The URL that the call goes to.
+    /// The URL that the call goes to, or where the Tool's server is.
     #[schemars(length(max = 2048))]
     pub destination: String,
     /// The Credential that goes with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub credential: Option<String>,
-    /// Digest over tool, definition, operation, arguments, credential and destination.
+    /// Digest over tool, definition, operation, arguments, credential and destination. Absent on a Drift.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
-    pub call_digest: String,
+    pub call_digest: Option<String>,
     /// On an Unknown: when the call was permitted, shortly before it was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<Time>,
     /// What is known, in words.
     #[schemars(length(max = 4096))]
     pub message: String,
-    /// Whose yes it needs: every one of these policies.
+    /// Whose yes it needs: every one of these policies. On a Drift the one entry is the Tool.
     #[schemars(length(min = 1, max = 24), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["policy"]))]
     pub requirements: Vec<Requirement>,
-    /// Who created the run; empty where nobody vouched for it.
+    /// Who created the run; empty where nobody vouched for it, and on a Drift.
     #[schemars(length(max = 512))]
     pub requested_by: String,
     /// From then on no decision counts.
@@ -134,6 +145,9 @@ pub struct ApprovalRequest {
 pub enum ApprovalPurpose {
     /// May the call be made? It has not been. Allow with no answer; Deny is told to the model.
     Call,
+    /// Is what the Tool's server offers now accepted? Until it is, calls to what changed are held. Allow with no answer;
+    /// after a Deny it stays held.
+    Drift,
     /// Nobody knows whether the call took effect. Allow with `answer.happened` or `answer.retry`; Deny ends the run.
     Unknown,
 }
@@ -153,7 +167,7 @@ pub struct ApprovalRun {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Requirement {
-    /// The policy's name; `default` is the built-in one.
+    /// The policy's name; `default` is the built-in one. On a Drift the Tool's name.
     #[schemars(length(min = 1, max = 253))]
     pub policy: String,
     /// Of the policy that asks; absent for the built-in one.
@@ -173,7 +187,7 @@ pub struct Requirement {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Decision {
-    /// For which policy.
+    /// For which policy; on a Drift the Tool's name.
     #[schemars(length(min = 1, max = 253))]
     pub policy: String,
     /// The user who decides; admission refuses any other name.

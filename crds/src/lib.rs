@@ -9,6 +9,7 @@ mod approval_policy;
 pub mod conditions;
 mod credential;
 mod definitions;
+pub mod drift;
 mod model;
 mod money;
 mod read_grant;
@@ -16,8 +17,9 @@ pub mod reason;
 mod refs;
 mod schema;
 mod tool;
+mod visible;
 
-pub use agent::{Agent, AgentPod, AgentSpec, AgentStatus, AgentTool, Limits, PodResources};
+pub use agent::{Agent, AgentPod, AgentSpec, AgentStatus, AgentTool, Limits, OnDrift, PodResources};
 pub use agent_run::{AgentRun, AgentRunSpec, AgentRunStatus, JournalRef, Phase, PodRef, RunUsage, WaitingOn};
 pub use approval::{
     ALLOWS_MAX, Approval, ApprovalPurpose, ApprovalRequest, ApprovalRun, ApprovalSpec, ApprovalStatus, DECISIONS_MAX,
@@ -33,7 +35,11 @@ pub use model::{Model, ModelApi, ModelSpec, ModelStatus, ModelTimeouts, PricesUs
 pub use money::{Usd, UsdError};
 pub use read_grant::{ReadGrant, ReadGrantSpec, ReadPurpose};
 pub use refs::NameRef;
-pub use tool::{Effects, Mcp, Tool, ToolEffects, ToolOperation, ToolSpec, ToolStatus};
+pub use tool::{
+    Acceptance, CHANGES_MAX, Change, DriftQuestion, DriftRefusal, DriftedOperation, Effects, Mcp, QuestionGuard, Tool,
+    ToolDrift, ToolEffects, ToolOperation, ToolSpec, ToolStatus,
+};
+pub use visible::visible;
 
 /// API group of every kind.
 pub const GROUP: &str = "belay.dev";

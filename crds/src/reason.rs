@@ -72,6 +72,8 @@ reasons! {
         Unauthorized,
         /// The server answers, but not with a list of operations.
         ServerFailed,
+        /// The server defines operations otherwise than they were accepted: calls to those are held.
+        Drifted,
     }
 }
 
@@ -87,6 +89,8 @@ reasons! {
         ToolNotReady,
         /// A listed operation is not among those that the Tool's server offers.
         OperationMissing,
+        /// A listed operation is not what was accepted, and `onDrift` says to wait.
+        ToolDrifted,
         PolicyMissing,
         /// A policy is not Ready and has no last good generation.
         PolicyNotReady,
@@ -151,6 +155,8 @@ reasons! {
         ApprovalPending,
         /// Nobody knows whether a call took effect: an Approval asks people.
         EffectUnknown,
+        /// A tool's server defines an operation otherwise than it was accepted, and `onDrift` says to wait.
+        DefinitionDrifted,
         /// People ended the run, since nobody knew what became of a call.
         EndedByApprover,
     }

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::refs::NameRef;
+
+/// What is kept of a description or a schema; in characters.
+const TEXT_MAX: usize = 4096;
+/// Operations in one question.
+pub const CHANGES_MAX: usize = 128;
 
 /// A tool server. Its operations are what MCP calls tools; `status.operations` lists them once an isolated
 /// probe pod has asked the server.
@@ -93,13 +98,27 @@ pub struct Mcp {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ToolStatus {
-    /// What the server offered when it was last asked.
+    /// The accepted definitions: what the server offered when it was first asked, and what people accepted since.
+    /// Agents may list these, and runs are planned with them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub operations: Vec<ToolOperation>,
     /// How many operations that are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation_count: Option<i32>,
+    /// The `spec.mcp` by which they were accepted. Where another one is set, what is there is accepted anew, without
+    /// asking people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_from: Option<Mcp>,
+    /// When people last accepted something, and who.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acceptance: Option<Acceptance>,
+    /// What the server offered otherwise than it was accepted, when it was last asked. Absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<ToolDrift>,
+    /// When the probe pod was started that last listed the operations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probed_at: Option<MicroTime>,
     /// Ready, Reconciling and Stalled as kstatus reads them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -118,8 +137,144 @@ pub struct ToolOperation {
     /// SHA-256 over name, description and input schema: what a run compares with.
     #[schemars(length(max = 128))]
     pub digest: String,
-    /// The beginning of what the server says of it, at most 1024 characters. Untrusted.
+    /// What the server says of it, or the beginning of that: at most 4096 characters, and less where a server offers
+    /// much. Untrusted.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = TEXT_MAX))]
+    pub description: String,
+    /// The JSON Schema of its arguments, as canonical JSON (RFC 8785). Untrusted. Absent where it is longer than 4096
+    /// bytes, or where this Tool's texts together would be longer than 256 KiB.
+    #[serde(default, rename = "inputSchema", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = TEXT_MAX))]
+    pub input_schema: Option<String>,
+}
+
+/// What differs, and what people say to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ToolDrift {
+    /// SHA-256 over names, changes and digests of all that differs: another one is asked about anew.
+    #[schemars(length(max = 128))]
+    pub digest: String,
+    /// What differs, at most 128 operations; those after them in the alphabet are asked about next.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = CHANGES_MAX), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub operations: Vec<DriftedOperation>,
+    /// How many more differ. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more: Option<i32>,
+    /// The Approval that asks people to accept it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<DriftQuestion>,
+    /// Who said no. It is asked about again once the server offers something else, or the Tool's spec changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<DriftRefusal>,
+}
+
+/// One operation that is not offered as it was accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DriftedOperation {
+    /// The operation's name as the server spells it.
+    #[schemars(length(min = 1, max = 128))]
+    pub name: String,
+    /// How it differs.
+    pub change: Change,
+    /// Digest of the definition that is offered. Absent on one that was removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub digest: Option<String>,
+    /// What the server says of it now; as in `operations`. Untrusted.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = TEXT_MAX))]
+    pub description: String,
+    /// The schema of its arguments that is offered; as in `operations`. Untrusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = TEXT_MAX))]
+    pub input_schema: Option<String>,
+    /// Line by line, `-` what was accepted and `+` what is offered, with hidden characters spelled out. At most 4096
+    /// characters; `belay tool accept` shows all of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = TEXT_MAX))]
+    pub diff: String,
+}
+
+/// How an operation differs from what was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Change {
+    /// Its description or the schema of its arguments is another one.
+    Changed,
+    /// It is not offered any more.
+    Removed,
+    /// It was not there when the others were accepted. No Agent can list it before it is.
+    Added,
+}
+
+/// The question to people: written before its Approval is made, and by which its decisions are checked.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DriftQuestion {
+    /// Name of the Approval.
+    #[schemars(length(min = 1, max = 253))]
+    pub approval: String,
+    /// Its uid, once it exists: decisions count on that one alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub uid: Option<String>,
+    /// `spec.request.nonce` of it.
+    #[schemars(length(min = 1, max = 64))]
+    pub nonce: String,
+    /// `spec.request.digest` of it.
+    #[schemars(length(min = 1, max = 128))]
+    pub digest: String,
+    /// When it runs out; then it is asked anew.
+    pub expires_at: Time,
+    /// The admission rules under which it was put: decisions count under those alone.
+    pub guard: QuestionGuard,
+}
+
+/// The policy and the binding `belay-approvals`, as they were when people were asked.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QuestionGuard {
+    /// uid of the `ValidatingAdmissionPolicy`.
+    #[schemars(length(max = 64))]
+    pub policy_uid: String,
+    /// Its generation.
+    pub policy_generation: i64,
+    /// uid of the `ValidatingAdmissionPolicyBinding`.
+    #[schemars(length(max = 64))]
+    pub binding_uid: String,
+    /// Its generation.
+    pub binding_generation: i64,
+}
+
+/// A no.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct DriftRefusal {
+    /// Who said it.
+    #[schemars(length(max = 512))]
+    pub by: String,
+    /// Why, in their words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]
-    pub description: String,
+    pub reason: String,
+    /// The sealed Approval.
+    #[schemars(length(max = 253))]
+    pub approval: String,
+    /// The Tool's `metadata.generation` at that time.
+    pub generation: i64,
+}
+
+/// People's yes to what a server offers.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct Acceptance {
+    /// The sealed Approval.
+    #[schemars(length(max = 253))]
+    pub approval: String,
+    /// Who said yes.
+    #[schemars(length(max = 24), inner(length(max = 512)))]
+    pub by: Vec<String>,
+    /// When the operator took it.
+    pub at: Time,
 }

@@ -41,6 +41,7 @@ fn refusals(kind: &str, new: &str, old: Option<&str>) -> Vec<String> {
 #[case("Agent", "{modelRef: {name: m}, pod: {resources: {requests: {cpu: 10m}, limits: {memory: 64Mi}}}}")]
 #[case("Agent", "{modelRef: {name: m}, pod: {resources: {requests: {memory: 64Mi}, limits: {memory: 64Mi}}}}")]
 #[case("AgentRun", "{agentRef: {name: a}, input: go, limits: {steps: 1}, cancel: true}")]
+#[case("Agent", "{modelRef: {name: m}, tools: [{name: t, operations: [a], onDrift: Continue}]}")]
 #[case("ApprovalPolicy", "{}")]
 #[case("ApprovalPolicy", "{rules: [{name: r, action: Allow}, {name: s, action: Ask}, {name: t, action: Deny}]}")]
 #[case("ApprovalPolicy", "{rules: [{name: r, action: Ask, ask: {quorum: 2}}, {name: s, action: Deny, reason: no}]}")]
@@ -159,4 +160,39 @@ fn a_run_can_be_cancelled_once_and_its_time_to_live_changes_freely() {
     for (old, new) in [(plain, soon.as_str()), (&soon, &later), (&later, plain)] {
         assert_eq!(refusals("AgentRun", new, Some(old)), Vec::<String>::new(), "{old} to {new}");
     }
+}
+
+const DRIFT: &str = "{purpose: Drift, tool: github, definition: d, arguments: '{}', destination: 'http://x/mcp', message: m, \
+    requirements: [{policy: github, quorum: 1}], requestedBy: '', expiresAt: '2026-11-30T00:00:00Z', nonce: n, digest: e}";
+const CALL: &str = "{purpose: Call, run: {name: r, uid: u}, callId: c1, attempt: 1, tool: t, operation: o, callDigest: c, \
+    definition: d, arguments: '{}', destination: 'http://x/mcp', message: m, requirements: [{policy: p, quorum: 1}], \
+    requestedBy: '', expiresAt: '2026-11-30T00:00:00Z', nonce: n, digest: e}";
+
+/// The words that refuse an Approval with this request, changed.
+fn asked(request: &str, change: &str) -> Vec<String> {
+    let mut request: Value = serde_saphyr::from_str(request).unwrap();
+    let change: Value = serde_saphyr::from_str(change).unwrap();
+    for (field, value) in change.as_object().unwrap() {
+        request[field] = value.clone();
+        if value.is_null() {
+            request.as_object_mut().unwrap().remove(field);
+        }
+    }
+    refusals("Approval", &json!({"request": request}).to_string(), None)
+}
+
+#[rstest]
+#[case(CALL, "{}", "")]
+#[case(DRIFT, "{}", "")]
+#[case(CALL, "{run: null}", "a question about a call names run, callId, attempt, operation and callDigest")]
+#[case(CALL, "{callId: null}", "a question about a call names run, callId, attempt, operation and callDigest")]
+#[case(CALL, "{attempt: null}", "a question about a call names run, callId, attempt, operation and callDigest")]
+#[case(CALL, "{operation: null}", "a question about a call names run, callId, attempt, operation and callDigest")]
+#[case(CALL, "{callDigest: null}", "a question about a call names run, callId, attempt, operation and callDigest")]
+#[case(DRIFT, "{callId: c1}", "a Drift is about a Tool: it names no run, callId, attempt, operation or callDigest")]
+#[case(DRIFT, "{operation: o}", "a Drift is about a Tool: it names no run, callId, attempt, operation or callDigest")]
+#[case(DRIFT, "{requirements: [{policy: default, quorum: 1}]}", "on a Drift the one requirement names the Tool")]
+fn an_approval_is_about_a_call_or_about_a_tool(#[case] request: &str, #[case] change: &str, #[case] words: &str) {
+    let expected = Some(words.to_owned()).filter(|words| !words.is_empty());
+    assert_eq!(asked(request, change), Vec::from_iter(expected), "{change}");
 }

@@ -1,6 +1,7 @@
 // An MCP server that writes down every call that truly arrives, for tests that count effects. No dependencies.
 // Operations: `add` (has its effect each time), `put` (once for each key), both with `delay` in milliseconds before
-// the answer; `drop` has its effect and cuts the connection. GET /calls tells what arrived.
+// the answer; `drop` has its effect and cuts the connection. GET /calls tells what arrived; GET /define/add/WORDS has the
+// server describe `add` otherwise from then on.
 import { createServer } from 'node:http';
 
 const calls = [];
@@ -36,6 +37,11 @@ createServer((request, response) => {
   if (request.method === 'GET' && request.url === '/calls') {
     response.writeHead(200, { 'content-type': 'application/json' });
     return response.end(JSON.stringify(calls));
+  }
+  const [, define, name, words] = request.url.split('/');
+  if (request.method === 'GET' && define === 'define') {
+    tools.find((tool) => tool.name === name).description = decodeURIComponent(words);
+    return response.writeHead(200).end('defined');
   }
   if (request.method !== 'POST') return response.writeHead(405).end();
   let body = '';

@@ -88,6 +88,12 @@ pub fn call(operation: &str, id: &str, delay: Duration) -> Value {
     json!({"tool": "counter", "operation": operation, "args": {"id": id, "delay": delay}})
 }
 
+/// Has the counter describe an operation otherwise from now on: one word.
+pub fn define(namespace: &TempNamespace, operation: &str, word: &str) -> Result<()> {
+    let path = format!("/api/v1/namespaces/{}/services/counter:3001/proxy/define/{operation}/{word}", namespace.name);
+    namespace.kubectl.run(&["get", "--raw", &path]).map(drop)
+}
+
 /// What arrived so far, in order.
 pub fn arrived(namespace: &TempNamespace) -> Result<Vec<Arrived>> {
     calls(namespace)

@@ -66,6 +66,19 @@ pub fn approval(name: &str, requirements: &Value) -> Value {
     })
 }
 
+/// An Approval that asks whether what Tool `github` offers is accepted.
+#[must_use]
+pub fn drift(name: &str) -> Value {
+    json!({
+        "apiVersion": "belay.dev/v1alpha1", "kind": "Approval", "metadata": {"name": name},
+        "spec": {"request": {
+            "purpose": "Drift", "tool": "github", "definition": "sha256:d", "arguments": "{\"operations\":[]}",
+            "destination": "http://x/mcp", "message": "?", "requirements": [{"policy": "github", "quorum": 1}],
+            "requestedBy": "", "expiresAt": "2036-11-30T00:00:00Z", "nonce": "n", "digest": DIGEST,
+        }},
+    })
+}
+
 /// An entry of `spec.decisions`: an Allow by `by`, with the fields of `more`; null takes one away.
 #[must_use]
 pub fn entry(by: &str, more: &Value) -> Value {

@@ -276,6 +276,7 @@ impl Core {
             world: world.clone(),
             namespaces: namespaces.clone(),
             probes: probes.clone(),
+            guard: with.runs.guard.clone(),
             writes: writes.clone(),
             clock: Clock,
         };

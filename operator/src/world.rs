@@ -11,6 +11,9 @@ use tokio::sync::mpsc;
 
 use crate::approval_policy::named;
 
+/// What a run waits on whose tool drifted.
+pub const TOOL: &str = "tool";
+
 /// The caches of every kind. Cheap to clone.
 #[derive(Clone)]
 pub struct World {
@@ -196,19 +199,32 @@ impl Relations {
         named(&self.world, agent, &tools, &credentials).iter().any(|named| named.name == policy)
     }
 
-    /// The run that asks.
+    /// The run that asks, or the Tool that drifted.
     pub async fn approval_changed(&self, approval: &Approval) {
-        let (namespace, _) = place(approval);
-        self.queues.runs.push(&namespace, &approval.spec.request.run.name).await;
+        let ((namespace, _), request) = (place(approval), &approval.spec.request);
+        match &request.run {
+            Some(run) => self.queues.runs.push(&namespace, &run.name).await,
+            None => self.queues.tools.push(&namespace, &request.tool).await,
+        }
     }
 
-    /// Agents that list the Tool, and policies that name it.
+    /// Agents that list the Tool, policies that name it, and runs that may wait for it.
     pub async fn tool_changed(&self, tool: &Tool) {
         let (namespace, name) = place(tool);
         self.queues.tools.push(&namespace, &name).await;
         let lists = |agent: &Agent| agent.spec.tools.iter().any(|tool| tool.name == name);
         for agent in self.world.agents.state_filter(|agent| lists(agent) && within(agent, &namespace)) {
             self.queues.agents.push(&namespace, &agent.name_any()).await;
+        }
+        let agents = self.world.agents.state_filter(|agent| lists(agent) && within(agent, &namespace));
+        let agents: BTreeSet<String> = agents.iter().map(|agent| agent.name_any()).collect();
+        let waits = |run: &AgentRun| {
+            let on = run.status.as_ref().and_then(|status| status.waiting_on.as_ref());
+            on.is_some_and(|on| on.kind == TOOL && on.name == name)
+        };
+        let concerned = |run: &AgentRun| agents.contains(&run.spec.agent_ref.name) || waits(run);
+        for run in self.world.runs.state_filter(|run| within(run, &namespace) && !has_ended(run) && concerned(run)) {
+            self.queues.runs.push(&namespace, &run.name_any()).await;
         }
         let names = |policy: &ApprovalPolicy| policy.spec.rules.iter().any(|rule| rule.tools.contains(&name));
         for policy in self.world.policies.state_filter(|policy| names(policy) && within(policy, &namespace)) {

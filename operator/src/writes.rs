@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 
-use belay_crds::{AgentRun, Approval};
+use belay_crds::Approval;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::NamespaceResourceScope;
@@ -93,13 +93,13 @@ impl Writes {
     }
 
     /// Tells people what is asked of them, by an Event on the Approval. A lost one fails nothing.
-    pub async fn announce_question(&self, approval: &Approval, run: &AgentRun, note: &str) {
+    pub async fn announce_question(&self, approval: &Approval, asks: &impl Resource<DynamicType = ()>, note: &str) {
         let event = Event {
             type_: EventType::Normal,
             reason: "DecisionNeeded".to_owned(),
             note: Some(cut(note, NOTE_BYTES_MAX).to_owned()),
             action: "Ask".to_owned(),
-            secondary: Some(run.object_ref(&())),
+            secondary: Some(asks.object_ref(&())),
         };
         if let Err(error) = self.recorder.publish(&event, &approval.object_ref(&())).await {
             tracing::debug!(%error, reason = event.reason, "event not published");

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use belay_operator::gate::{ModelRequest, close};
 use belay_protocol::event::{
-    Answer, Approver, Ask, AskPurpose, DenyReason, EndReason, EpochEnd, Event, Finish, ListedOperation, Listing,
-    Outcome, Verdict,
+    AcceptedDefinition, Answer, Approver, Ask, AskPurpose, DeathProof, DenyReason, EndReason, EpochEnd, Event, Failure,
+    FailureReason, Finish, ListedOperation, Listing, Outcome, Verdict,
 };
 use belay_protocol::fold::CallState;
 use belay_protocol::plan::ObjectId;
@@ -485,6 +485,39 @@ async fn a_request_that_was_held_back_when_its_runner_is_let_go_gets_no_leave_ho
     }
     let state = world.journal.state(&run.uid).await.unwrap().unwrap();
     assert_eq!(state.tokens_spent(), 0, "nobody asked the model");
+}
+
+#[tokio::test]
+async fn a_model_request_is_held_back_while_a_definition_is_not_what_was_accepted() {
+    let world = World::start().await;
+    let run = world.accept("a").await;
+    let (runner, _) = world.welcome("a", "one", None).await;
+    let Event::ToolsListed { tool, listing: Listing::Listed(mut operations) } = listed() else { panic!("no listing") };
+    operations[0].definition = belay_protocol::Digest::of(b"changed");
+    let changed = Event::ToolsListed { tool, listing: Listing::Listed(operations) };
+    runner.send_batch(1, &[changed, requested(1)]).await;
+    within(async {
+        while !world.sessions.is_withheld(&run.uid) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let state = world.journal.state(&run.uid).await.unwrap().unwrap();
+    assert_eq!(state.drifted().map(|tool| tool.name.as_str()).collect::<Vec<_>>(), ["files"]);
+    // Its epoch ends, and the next one is welcomed with what people accepted.
+    assert!(world.sessions.let_go(&run.uid));
+    let failure = Failure { reason: FailureReason::Withheld, message: "it waits".into(), retrying: true };
+    let accepted = AcceptedDefinition { name: "read".into(), definition: Some(belay_protocol::Digest::of(b"changed")) };
+    let events = vec![
+        Event::ModelFailed { step: 1, attempt: 1, failure },
+        Event::EpochEnded { epoch: 1, cause: EpochEnd::Released, active_milliseconds: 1 },
+        Event::EpochDead { epoch: 1, proof: DeathProof::Reported },
+        Event::DefinitionsAccepted { tool: "files".into(), operations: vec![accepted], approval: None },
+    ];
+    let state = world.journal.append(&run, state.seq, events).await.unwrap();
+    world.sessions.let_gone(&run.uid);
+    let definition = state.plan.as_ref().unwrap().tool("files").unwrap().operation("read").unwrap().definition;
+    assert_eq!((definition, state.tokens_spent()), (belay_protocol::Digest::of(b"changed"), 0));
 }
 
 #[tokio::test]

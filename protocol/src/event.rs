@@ -65,6 +65,14 @@ pub enum Event {
     AskPosted { name: String, uid: String },
     /// Operator: what people decided on the sealed Approval, or that it will never be decided.
     AskSettled { name: String, answer: Answer },
+    /// Operator: what people accepted of a tool's server since the plan was made. The run goes by these definitions from
+    /// its next epoch on; `approval`: the Approval on which they said so, where that is known.
+    DefinitionsAccepted {
+        tool: String,
+        operations: Vec<AcceptedDefinition>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        approval: Option<String>,
+    },
     /// Operator: a limit of the plan is used up.
     LimitReached { limit: Limit },
     /// Operator: someone set `spec.cancel`.
@@ -108,6 +116,7 @@ impl Event {
             | Self::AskOpened { .. }
             | Self::AskPosted { .. }
             | Self::AskSettled { .. }
+            | Self::DefinitionsAccepted { .. }
             | Self::EpochEnded { .. }
             | Self::EpochDead { .. }
             | Self::RunEnded { .. } => false,
@@ -136,6 +145,7 @@ impl Event {
             Self::AskOpened { .. } => "AskOpened",
             Self::AskPosted { .. } => "AskPosted",
             Self::AskSettled { .. } => "AskSettled",
+            Self::DefinitionsAccepted { .. } => "DefinitionsAccepted",
             Self::LimitReached { .. } => "LimitReached",
             Self::CancelRequested {} => "CancelRequested",
             Self::EpochEnded { .. } => "EpochEnded",
@@ -157,6 +167,16 @@ pub enum Listing {
 pub struct ListedOperation {
     pub name: String,
     pub definition: Digest,
+}
+
+/// What an operation of the plan is accepted as from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AcceptedDefinition {
+    pub name: String,
+    /// Absent: that the operation is gone is what was accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definition: Option<Digest>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -328,6 +348,8 @@ pub enum LaterReason {
     CallsUnderWay,
     /// A policy that has a say could not be evaluated in time.
     PolicyStalled,
+    /// A tool's server offers an operation otherwise than it was accepted, and the run waits for people or for the server.
+    DefinitionDrifted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 //! which order of events is legal; journal, status, runner and CLI all read the state it makes.
 
 mod calls;
+mod drift;
 mod epochs;
 mod order;
 mod steps;
@@ -35,6 +36,11 @@ pub struct RunState {
     pub undead: BTreeMap<u64, String>,
     /// What each tool's server listed to this epoch's runner.
     pub listings: BTreeMap<String, Vec<ListedOperation>>,
+    /// When this epoch's runner last said so; milliseconds since the Unix epoch.
+    pub listed_at: Option<i64>,
+    /// By tool, operations of the plan whose listed definition is not the accepted one, or that were not listed. Whether
+    /// the run waits for them is the plan's word: [`RunState::drifted`].
+    pub differs: BTreeMap<String, Vec<String>>,
     /// How often this epoch's runner said so, by tool.
     pub listed: BTreeMap<String, u32>,
     pub model: ModelState,
@@ -298,7 +304,7 @@ impl RunState {
                 self.end_epoch(*epoch, Ended { cause: *cause, at }, *active_milliseconds)
             }
             Event::EpochDead { epoch, .. } => self.bury(*epoch),
-            Event::ToolsListed { tool, listing } => self.list(tool, listing),
+            Event::ToolsListed { tool, listing } => self.list(tool, listing, at),
             Event::ModelRequested { step, attempt, reserved_tokens, .. } => {
                 self.request_model(*step, *attempt, *reserved_tokens)
             }
@@ -319,6 +325,7 @@ impl RunState {
             Event::AskOpened { ask } => self.ask(ask),
             Event::AskPosted { name, uid } => self.post(name, uid),
             Event::AskSettled { name, answer } => self.settle_ask(name, answer),
+            Event::DefinitionsAccepted { tool, operations, .. } => self.accept_definitions(tool, operations),
             Event::LimitReached { limit } => {
                 self.limit = Some(*limit);
                 Ok(())

@@ -1,5 +1,6 @@
 //! The frozen plan of a run: every reference resolved when the run was accepted, digested, and never
-//! changed afterwards. The operator makes it, the runner follows it, the gate decides by it.
+//! changed afterwards, but for definitions that people accepted meanwhile ([`crate::fold`]). The operator makes it, the
+//! runner follows it, the gate decides by it.
 
 use std::collections::BTreeSet;
 
@@ -140,6 +141,27 @@ pub struct PlanTool {
     /// Names of the plan's policies that judge every call of this tool.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
+    /// What the run does where the server offers an operation otherwise than it was accepted. Left out where it is the
+    /// default, so that digests of older plans stay what they are.
+    #[serde(default, skip_serializing_if = "OnDrift::is_default")]
+    pub on_drift: OnDrift,
+}
+
+/// What a run does without the definition that it was planned with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnDrift {
+    /// It waits until people accept what the server offers, or the server is back at what was accepted.
+    Wait,
+    /// It goes on without the operation: not offered to the model, and denied. What plans without the field meant.
+    #[default]
+    Continue,
+}
+
+impl OnDrift {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over like that")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,6 +176,9 @@ pub struct PlanOperation {
     /// plans stay what they are.
     #[serde(default, skip_serializing_if = "Effects::is_default")]
     pub effects: Effects,
+    /// People accepted that its server does not offer it any more: it is neither waited for nor called.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
 }
 
 /// What sending a call twice would do.

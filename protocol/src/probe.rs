@@ -41,4 +41,76 @@ pub struct OperationDefinition {
     pub digest: Digest,
     /// Cut for status; the digest covers all of it.
     pub description: String,
+    /// Canonical JSON; absent where status would not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_schema: Option<String>,
+}
+
+/// The longest description and the longest schema that are kept, and all texts of one server together.
+pub const TEXT_BYTES_MAX: usize = 4096;
+pub const TEXTS_BYTES_MAX: usize = 256 * 1024;
+/// What is kept of a description where there is no room for more.
+const DESCRIPTION_BYTES_LEAST: usize = 256;
+
+/// What is kept of a listing: sorted, so that a server's order changes nothing, each name once, and texts as far as there
+/// is room. A schema is kept whole or not at all.
+#[must_use]
+pub fn bounded(mut listed: Vec<OperationDefinition>) -> Vec<OperationDefinition> {
+    listed.sort_by(|a, b| a.name.cmp(&b.name));
+    listed.dedup_by(|a, b| a.name == b.name);
+    let mut left = TEXTS_BYTES_MAX;
+    for operation in &mut listed {
+        cut(&mut operation.description, TEXT_BYTES_MAX);
+        operation.input_schema = operation.input_schema.take().filter(|schema| schema.len() <= TEXT_BYTES_MAX);
+        let bytes = |operation: &OperationDefinition| {
+            operation.description.len() + operation.input_schema.as_ref().map_or(0, String::len)
+        };
+        if bytes(operation) > left {
+            operation.input_schema = None;
+            cut(&mut operation.description, DESCRIPTION_BYTES_LEAST);
+        }
+        left = left.saturating_sub(bytes(operation));
+    }
+    listed
+}
+
+fn cut(text: &mut String, bytes: usize) {
+    text.truncate(text.floor_char_boundary(bytes));
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+
+    fn operation(name: &str, description: &str, schema: &str) -> OperationDefinition {
+        OperationDefinition {
+            name: name.to_owned(),
+            digest: Digest::of(name.as_bytes()),
+            description: description.to_owned(),
+            input_schema: Some(schema.to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_listing_is_sorted_each_name_once_and_its_texts_are_bounded() {
+        let long = "é".repeat(4000);
+        let listed =
+            vec![operation("b", &long, "{}"), operation("a", "", &"x".repeat(4097)), operation("b", "2", "{}")];
+        let kept = bounded(listed);
+        assert_eq!(kept.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!((kept[0].input_schema.as_deref(), kept[1].input_schema.as_deref()), (None, Some("{}")));
+        assert_eq!(kept[1].description.len(), TEXT_BYTES_MAX);
+    }
+
+    #[test]
+    fn all_texts_together_are_bounded_and_every_operation_stays() {
+        let text = "x".repeat(TEXT_BYTES_MAX);
+        let many: Vec<_> = (0..100).map(|number| operation(&format!("o{number:03}"), &text, &text)).collect();
+        let kept = bounded(many);
+        assert_eq!(kept.len(), 100);
+        let whole = kept.iter().filter(|one| one.input_schema.is_some()).count();
+        assert_eq!(whole, TEXTS_BYTES_MAX / TEXT_BYTES_MAX / 2);
+        assert!(kept[99].description.len() == DESCRIPTION_BYTES_LEAST && kept[99].input_schema.is_none());
+    }
 }

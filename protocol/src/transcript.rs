@@ -81,6 +81,7 @@ impl Transcript {
             | Event::CallUnknown { .. }
             | Event::CallInterrupted { .. }
             | Event::AskPosted { .. }
+            | Event::DefinitionsAccepted { .. }
             | Event::EpochDead { .. }
             | Event::LimitReached { .. }
             | Event::CancelRequested {}

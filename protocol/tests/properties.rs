@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use belay_protocol::call::definition_digest;
 use belay_protocol::cost::Usage;
 use belay_protocol::event::{
-    Answer, Ask, AskPurpose, DeathProof, DenyReason, EndReason, EpochEnd, Failure, FailureReason, Finish, Item,
-    LaterReason, Limit, ListedOperation, Listing, ModelResponse, NotSentReason, Outcome, ProposedCall, Record, RunEnd,
-    ToolResult, Verdict,
+    AcceptedDefinition, Answer, Ask, AskPurpose, DeathProof, DenyReason, EndReason, EpochEnd, Failure, FailureReason,
+    Finish, Item, LaterReason, Limit, ListedOperation, Listing, ModelResponse, NotSentReason, Outcome, ProposedCall,
+    Record, RunEnd, ToolResult, Verdict,
 };
 use belay_protocol::fold::{CallState, ModelState};
 use belay_protocol::plan::{
-    Effects, Limits, ModelApi, ObjectId, PLAN_VERSION, PlanModel, PlanOperation, PlanTool, Timeouts,
+    Effects, Limits, ModelApi, ObjectId, OnDrift, PLAN_VERSION, PlanModel, PlanOperation, PlanTool, Timeouts,
 };
 use belay_protocol::transcript::Transcript;
 use belay_protocol::{Digest, Event, Plan, RunState};
@@ -67,12 +67,14 @@ fn plan() -> Plan {
             credential: None,
             call_timeout_seconds: 60,
             policies: Vec::new(),
+            on_drift: OnDrift::Wait,
             operations: [("do", Effects::NonIdempotent), ("put", Effects::Idempotent)]
                 .map(|(name, effects)| PlanOperation {
                     name: name.into(),
                     model_name: format!("tool__{name}"),
                     definition: definition_digest(name, "", &json!({})).unwrap(),
                     effects,
+                    gone: false,
                 })
                 .into(),
         }],
@@ -173,6 +175,11 @@ fn event(turn: Turn, state: &RunState) -> Event {
             1 => Event::EpochEnded { epoch, cause: EpochEnd::Exited, active_milliseconds: 5 },
             2 => Event::EpochDead { epoch, proof: DeathProof::Reported },
             3 => Event::CancelRequested {},
+            6 => {
+                let definition = turn.fits.then(Digest::zero);
+                let operations = vec![AcceptedDefinition { name: "do".into(), definition }];
+                Event::DefinitionsAccepted { tool: "tool".into(), operations, approval: None }
+            }
             4 | 5 => {
                 let (model, by) = if turn.fits { ("script", "spare") } else { ("spare", "script") };
                 let because = FailureReason::ServerError;
@@ -488,6 +495,7 @@ fn walks_get_as_far_as_observations_and_ends() {
         "CallProposed",
         "CallUnknown",
         "CancelRequested",
+        "DefinitionsAccepted",
         "EpochDead",
         "EpochEnded",
         "EpochOpened",

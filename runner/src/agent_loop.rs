@@ -97,8 +97,11 @@ impl Agent {
     pub fn new(plan: Arc<Plan>, progress: Progress, operator: Operator, parts: Parts) -> Self {
         let servers = parts.servers.into_iter().map(|(tool, server)| (tool, Arc::new(Mutex::new(server)))).collect();
         // What people are asked about, another pod proposed: this one hears when they have decided.
-        let asked = progress.state().calls.iter().filter(|(_, call)| matches!(call, CallState::Asked { .. }));
-        let parked = asked.map(|(call_id, _)| call_id.clone()).collect();
+        // About one whose definition people accepted anew they have to be asked again.
+        let asked =
+            |call: &CallState| matches!(call, CallState::Asked { call, .. } if !progress.state().is_stale(call));
+        let calls = progress.state().calls.iter();
+        let parked = calls.filter(|(_, call)| asked(call)).map(|(call_id, _)| call_id.clone()).collect();
         Self {
             plan,
             progress,

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use belay_protocol::PROTOCOL_VERSION;
+use belay_protocol::digest::canonical;
 use belay_protocol::event::Failure;
-use belay_protocol::probe::{OperationDefinition, ProbeReport, ProbeTask};
+use belay_protocol::probe::{OperationDefinition, ProbeReport, ProbeTask, bounded};
 use belay_protocol::wire::probe_message::Body as ToOperator;
 use belay_protocol::wire::probe_order::Body as FromOperator;
 use belay_protocol::wire::{ProbeHello, ProbeMessage, ProbeOrder};
@@ -14,14 +15,12 @@ use tonic::Streaming;
 
 use crate::config::Config;
 use crate::credential::Credentials;
-use crate::egress::{EgressError, piece};
+use crate::egress::EgressError;
 use crate::redact::Redactor;
 use crate::session::{Link, LinkError};
 use crate::tools::mcp::McpServer;
 use crate::tools::{Definition, ToolServer as _};
 
-/// What of a description reaches status.
-const DESCRIPTION_BYTES_MAX: usize = 256;
 const ATTEMPTS_MAX: u32 = 10;
 const PAUSE: Duration = Duration::from_secs(2);
 /// The operator answers at once; listing a server has its own time-out.
@@ -92,7 +91,7 @@ async fn report(task: ProbeTask, credentials: &Credentials) -> Result<ProbeRepor
             Ok(ProbeReport::Tool(match listed {
                 Ok(definitions) => {
                     let nameable = definitions.into_iter().filter(|d| redactor.is_clean(&d.name));
-                    Ok(nameable.map(|d| shown(d, &redactor)).collect())
+                    Ok(bounded(nameable.map(|d| shown(d, &redactor)).collect()))
                 }
                 Err(error) => Err::<_, Failure>(error.into_failure()),
             }))
@@ -101,9 +100,11 @@ async fn report(task: ProbeTask, credentials: &Credentials) -> Result<ProbeRepor
 }
 
 fn shown(definition: Definition, redactor: &Redactor) -> OperationDefinition {
+    let schema = canonical(&redactor.redact_json(definition.input_schema)).ok();
     OperationDefinition {
         name: definition.name,
         digest: definition.digest,
-        description: piece(&redactor.redact(&definition.description), DESCRIPTION_BYTES_MAX),
+        description: redactor.redact(&definition.description).into_owned(),
+        input_schema: schema.and_then(|bytes| String::from_utf8(bytes).ok()),
     }
 }

@@ -1,8 +1,8 @@
-//! `belay approve NAME` and `belay deny NAME`: whether a call may be made.
+//! `belay approve NAME` and `belay deny NAME`: whether a call may be made, or what a server offers is accepted.
 
 use std::process::ExitCode;
 
-use belay_crds::{ApprovalPurpose, DecisionVerdict};
+use belay_crds::DecisionVerdict;
 use clap::Args;
 
 use super::deciding::{Manner, Wish, decide};
@@ -24,7 +24,7 @@ pub struct ApproveArguments {
 pub struct DenyArguments {
     /// Name of the Approval, as `belay approvals` shows it
     name: String,
-    /// Why: for the record, and for the agent, which is told
+    /// Why: for the record, and for the agent, which is told about its call
     #[arg(long)]
     reason: String,
     #[command(flatten)]
@@ -32,23 +32,11 @@ pub struct DenyArguments {
 }
 
 pub async fn approve(target: &Target, arguments: ApproveArguments) -> Result<ExitCode, CliError> {
-    let wish = Wish {
-        purpose: ApprovalPurpose::Call,
-        verdict: DecisionVerdict::Allow,
-        answer: None,
-        reason: arguments.reason,
-        words: "Allow this call",
-    };
+    let wish = Wish::plain(DecisionVerdict::Allow, arguments.reason);
     decide(target, &arguments.name, &wish, &arguments.manner).await
 }
 
 pub async fn deny(target: &Target, arguments: DenyArguments) -> Result<ExitCode, CliError> {
-    let wish = Wish {
-        purpose: ApprovalPurpose::Call,
-        verdict: DecisionVerdict::Deny,
-        answer: None,
-        reason: Some(arguments.reason),
-        words: "Deny this call",
-    };
+    let wish = Wish::plain(DecisionVerdict::Deny, Some(arguments.reason));
     decide(target, &arguments.name, &wish, &arguments.manner).await
 }

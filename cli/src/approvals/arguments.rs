@@ -1,7 +1,7 @@
 //! Arguments over several rows. Nothing is parsed and written again: what is shown are the bytes that would be sent, with
 //! breaks and indentation between them, and where a part is folded away it says how many bytes that are.
 
-use super::visible::visible;
+use belay_crds::visible;
 
 /// How much of what is long is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use belay_crds::{
     ALLOWS_MAX, Approval, ApprovalPurpose, ApprovalRequest, DECISIONS_MAX, Decision, DecisionAnswer, DecisionVerdict,
-    is_person,
+    is_person, visible,
 };
 use belay_protocol::Digest;
 use clap::Args;
@@ -18,7 +18,6 @@ use serde_json::json;
 use super::arguments::Detail;
 use super::difference::difference;
 use super::question::{question, standing};
-use super::visible::visible;
 use super::{api, checked_digest, fetch, policies};
 use crate::Target;
 use crate::can_i::may;
@@ -42,12 +41,42 @@ pub struct Manner {
 /// What is to be decided.
 pub struct Wish {
     /// What the Approval has to ask for this to be an answer.
-    pub purpose: ApprovalPurpose,
+    pub answers: Answers,
     pub verdict: DecisionVerdict,
     pub answer: Option<DecisionAnswer>,
     pub reason: Option<String>,
-    /// In a few words, for the question back.
-    pub words: &'static str,
+}
+
+/// What kind of question is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// One that a yes or a no answers.
+    Plain,
+    /// What became of a call. `words`: the answer in a few, for the question back.
+    Unknown { words: &'static str },
+}
+
+impl Wish {
+    /// Yes or no, with nothing more to say.
+    #[must_use]
+    pub fn plain(verdict: DecisionVerdict, reason: Option<String>) -> Self {
+        Self { answers: Answers::Plain, verdict, answer: None, reason }
+    }
+
+    /// In a few words, for the question back; none where it does not answer such a question.
+    fn words(&self, purpose: ApprovalPurpose) -> Option<&'static str> {
+        match (self.answers, purpose, self.verdict) {
+            (Answers::Plain, ApprovalPurpose::Call, DecisionVerdict::Allow) => Some("Allow this call"),
+            (Answers::Plain, ApprovalPurpose::Call, DecisionVerdict::Deny) => Some("Deny this call"),
+            (Answers::Plain, ApprovalPurpose::Drift, DecisionVerdict::Allow) => {
+                Some("Accept what the server offers now")
+            }
+            (Answers::Plain, ApprovalPurpose::Drift, DecisionVerdict::Deny) => Some("Do not accept it"),
+            (Answers::Unknown { words }, ApprovalPurpose::Unknown, _) => Some(words),
+            (Answers::Plain, ApprovalPurpose::Unknown, _)
+            | (Answers::Unknown { .. }, ApprovalPurpose::Call | ApprovalPurpose::Drift, _) => None,
+        }
+    }
 }
 
 /// Who decides.
@@ -72,10 +101,10 @@ pub enum Refused {
     #[error("only people decide, and you are {0}")]
     NoPerson(String),
     #[error(
-        "you may not decide this: it needs the verb approve on approvalpolicies.decide.belay.dev {policies}. \
+        "you may not decide this: it needs the verb approve on {resource}.decide.belay.dev {policies}. \
          See belay can-i approve POLICY, and docs/approvals.md"
     )]
-    MayNot { policies: String },
+    MayNot { resource: &'static str, policies: String },
     #[error(
         "you created the run, and {policies} wants others to say yes: ask one of them. You may say no: belay deny {name}"
     )]
@@ -133,7 +162,7 @@ pub async fn decide(target: &Target, name: &str, wish: &Wish, manner: &Manner) -
 /// Whether the Approval asks what `wish` answers, and still takes answers.
 pub fn can_be_decided(name: &str, approval: &Approval, wish: &Wish, now: Timestamp) -> Result<(), Refused> {
     let (name, request) = (name.to_owned(), &approval.spec.request);
-    if request.purpose != wish.purpose {
+    if wish.words(request.purpose).is_none() {
         let instead = how(&name, request.purpose);
         return Err(Refused::AsksSomethingElse { name, instead });
     }
@@ -149,7 +178,9 @@ pub fn can_be_decided(name: &str, approval: &Approval, wish: &Wish, now: Timesta
 /// What to type to decide a question of that kind.
 pub fn how(name: &str, purpose: ApprovalPurpose) -> String {
     match purpose {
-        ApprovalPurpose::Call => format!("belay approve {name}, or belay deny {name} --reason WHY"),
+        ApprovalPurpose::Call | ApprovalPurpose::Drift => {
+            format!("belay approve {name}, or belay deny {name} --reason WHY")
+        }
         ApprovalPurpose::Unknown => format!("belay resolve {name} with --happened RESULT, --retry or --end"),
     }
 }
@@ -158,7 +189,7 @@ pub async fn decider(target: &Target, request: &ApprovalRequest) -> Result<Decid
     let name = whoami(target).await?.unwrap_or_default();
     let mut may_for = BTreeSet::new();
     for policy in policies(request) {
-        if may(target, "approve", &policy).await? {
+        if may(target, "approve", request.decided_on(), &policy).await? {
             may_for.insert(policy);
         }
     }
@@ -246,7 +277,7 @@ fn for_whom(
     let names = |of: &[&belay_crds::Requirement]| of.iter().map(|one| one.policy.clone()).collect::<Vec<_>>();
     let (may, may_not): (Vec<_>, Vec<_>) = asked.into_iter().partition(|one| who.may.contains(&one.policy));
     if may.is_empty() {
-        return Err(Refused::MayNot { policies: names(&may_not).join(", ") });
+        return Err(Refused::MayNot { resource: request.decided_on(), policies: names(&may_not).join(", ") });
     }
     let excluded = |one: &belay_crds::Requirement| match verdict {
         DecisionVerdict::Allow => request.excludes(one, &who.name),
@@ -299,7 +330,9 @@ async fn confirmed(target: &Target, name: &str, approval: &Approval, asking: &As
     loop {
         let shown = question(name, &approval.spec.request, detail);
         print!("{}{}", shown.text, standing(approval, &asking.digest.to_string()));
-        print!("{}", difference(target, approval, detail).await);
+        if approval.spec.request.purpose == ApprovalPurpose::Call {
+            print!("{}", difference(target, approval, detail).await);
+        }
         if asking.manner.yes {
             return Ok(true);
         }
@@ -311,8 +344,8 @@ async fn confirmed(target: &Target, name: &str, approval: &Approval, asking: &As
             0 => (String::new(), ""),
             bytes => (format!("{bytes} bytes are folded. "), "/f to unfold"),
         };
-        match ask_back(&format!("{fold}{}, for {}? [y/N{more}] ", asking.wish.words, asking.added.join(", ")))?.as_str()
-        {
+        let words = asking.wish.words(approval.spec.request.purpose).unwrap_or_default();
+        match ask_back(&format!("{fold}{words}, for {}? [y/N{more}] ", asking.added.join(", ")))?.as_str() {
             "y" | "Y" | "yes" => return Ok(true),
             "f" => detail = Detail::Full,
             _ => return Ok(false),
@@ -342,7 +375,7 @@ mod tests {
     }
 
     fn wish(verdict: DecisionVerdict) -> Wish {
-        Wish { purpose: ApprovalPurpose::Call, verdict, answer: None, reason: Some("why".to_owned()), words: "go on" }
+        Wish::plain(verdict, Some("why".to_owned()))
     }
 
     const BOTH: [&str; 2] = ["careful", "owners"];
@@ -465,9 +498,24 @@ mod tests {
             "Approval a asks something else: use belay resolve a with --happened RESULT, --retry or --end"
         );
         let retry = DecisionAnswer { retry: Some(Retry {}), happened: None };
-        let resolve = Wish { purpose: ApprovalPurpose::Unknown, answer: Some(retry), ..wish(ALLOW) };
-        let words = can_be_decided("a", &open, &resolve, early).unwrap_err().to_string();
-        assert_eq!(words, "Approval a asks something else: use belay approve a, or belay deny a --reason WHY");
+        let answers = Answers::Unknown { words: "go on" };
+        let resolve = Wish { answers, answer: Some(retry), ..wish(ALLOW) };
+        let drift = super::super::question::tests::drift();
+        for open in [&open, &drift] {
+            let words = can_be_decided("a", open, &resolve, early).unwrap_err().to_string();
+            assert_eq!(words, "Approval a asks something else: use belay approve a, or belay deny a --reason WHY");
+        }
+        assert_eq!(can_be_decided("a", &drift, &wish(ALLOW), early), Ok(()));
+        assert_eq!(wish(DENY).words(ApprovalPurpose::Drift), Some("Do not accept it"));
+    }
+
+    #[test]
+    fn a_drift_is_decided_by_who_may_approve_on_the_tool() {
+        let drift = super::super::question::tests::drift();
+        let refused = choose("a", &drift, &decider("ada", &[]), &wish(ALLOW), None).unwrap_err().to_string();
+        assert!(refused.contains("verb approve on tools.decide.belay.dev github"), "{refused}");
+        let chosen = choose("a", &drift, &decider("ada", &["github"]), &wish(ALLOW), None);
+        assert!(matches!(chosen, Ok(Choice::Write { added, .. }) if added == ["github"]));
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! How a call differs from the last one of the same operation that people said yes to, as far as its Approval is still
 //! there: it goes with its run.
 
-use belay_crds::{Approval, ApprovalPurpose, ApprovalRequest, DecisionVerdict};
+use belay_crds::{Approval, ApprovalPurpose, ApprovalRequest, DecisionVerdict, visible};
 use futures::TryStreamExt as _;
 use similar::{Algorithm, ChangeTag, DiffOp, capture_diff_slices};
 
 use super::arguments::{Detail, Row, rows};
-use super::visible::visible;
 use super::{checked_digest, each};
 use crate::Target;
 
@@ -59,7 +58,7 @@ pub fn compared(last: Option<&Approval>, now: &ApprovalRequest, detail: Detail) 
         return format!(
             "No earlier approved call of {}/{} to compare with\n",
             visible(&now.tool),
-            visible(&now.operation)
+            visible(now.operation_name())
         );
     };
     let (name, then) = (last.metadata.name.as_deref().unwrap_or_default(), &last.spec.request);

@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use belay_crds::{Approval, ApprovalPurpose};
+use belay_crds::{Approval, ApprovalPurpose, visible};
 use futures::TryStreamExt as _;
 use jiff::Timestamp;
 
 use super::each;
-use super::visible::visible;
 use crate::exit::CliError;
 use crate::{Target, table};
 
@@ -34,6 +33,7 @@ fn row(approval: &Approval, now: Timestamp) -> Vec<String> {
     let request = &approval.spec.request;
     let purpose = match request.purpose {
         ApprovalPurpose::Call => "Call",
+        ApprovalPurpose::Drift => "Drift",
         ApprovalPurpose::Unknown => "Unknown",
     };
     let needs: Vec<String> = (request.requirements.iter())
@@ -44,10 +44,10 @@ fn row(approval: &Approval, now: Timestamp) -> Vec<String> {
         .collect();
     vec![
         approval.metadata.name.clone().unwrap_or_default(),
-        visible(&request.run.name),
+        visible(request.run_name()),
         purpose.to_owned(),
         visible(&request.tool),
-        visible(&request.operation),
+        visible(request.operation_name()),
         needs.join(","),
         request.given(&approval.spec.counted(&request.digest)),
         left(request.expires_at.0.as_second() - now.as_second()),

@@ -1,11 +1,13 @@
 //! The whole question, as it is read before it is decided: what would be done, for whom, and who said what so far.
 
-use belay_crds::{Approval, ApprovalPurpose, ApprovalRequest, Decision, DecisionVerdict, Requirement, is_person};
+use belay_crds::{
+    Approval, ApprovalPurpose, ApprovalRequest, Decision, DecisionVerdict, Requirement, is_person, visible,
+};
 
 use super::arguments::{Detail, rows, shown};
 use super::look_alikes::look_alikes;
+use super::offer;
 use super::policies;
-use super::visible::visible;
 
 /// The question in lines, and how many bytes of its arguments they leave out.
 pub struct Question {
@@ -16,27 +18,40 @@ pub struct Question {
 pub fn question(name: &str, request: &ApprovalRequest, detail: Detail) -> Question {
     let asked = match request.purpose {
         ApprovalPurpose::Call => "May this call be made? It has not been.",
+        ApprovalPurpose::Drift => "Is what the server offers now accepted? Calls to it are held until it is.",
         ApprovalPurpose::Unknown => "Did this call take effect? Nobody here can tell: look where it went.",
     };
     let mut lines = vec![format!("Approval {name}: {asked}")];
     lines.extend(facts(request));
+    let shown = match request.purpose {
+        ApprovalPurpose::Drift => {
+            lines.push("  offered: - what was accepted, + what is offered".to_owned());
+            offer::shown(&request.arguments, detail)
+        }
+        ApprovalPurpose::Call | ApprovalPurpose::Unknown => {
+            lines.push(arguments_line(request));
+            shown(&rows(&request.arguments), detail)
+        }
+    };
+    lines.extend(shown.lines.iter().map(|row| format!("    {row}")));
+    if shown.folded_bytes > 0 {
+        lines.push(format!("  FOLDED: {} bytes are not shown; --full shows them", shown.folded_bytes));
+    }
+    lines.extend(warnings(request).iter().map(|line| format!("  LOOK OUT: {}", visible(line))));
+    Question { text: joined(&lines), folded_bytes: shown.folded_bytes }
+}
+
+fn arguments_line(request: &ApprovalRequest) -> String {
     let bytes = request.arguments.len();
-    lines.push(if request.arguments_truncated == Some(true) {
-        let run = visible(&request.run.name);
+    if request.arguments_truncated == Some(true) {
+        let run = visible(request.run_name());
         format!(
             "  arguments: ONLY THE FIRST {bytes} bytes: no more fits into an Approval. belay journal export {run} has all \
              of them"
         )
     } else {
         format!("  arguments: {bytes} bytes, those that would be sent")
-    });
-    let arguments = shown(&rows(&request.arguments), detail);
-    lines.extend(arguments.lines.iter().map(|row| format!("    {row}")));
-    if arguments.folded_bytes > 0 {
-        lines.push(format!("  FOLDED: {} bytes of the arguments; --full shows them", arguments.folded_bytes));
     }
-    lines.extend(warnings(request).iter().map(|line| format!("  LOOK OUT: {}", visible(line))));
-    Question { text: joined(&lines), folded_bytes: arguments.folded_bytes }
 }
 
 fn joined(lines: &[String]) -> String {
@@ -48,19 +63,32 @@ fn facts(request: &ApprovalRequest) -> Vec<String> {
     let requester = if request.requested_by.is_empty() { "nobody vouched for it" } else { &request.requested_by };
     let credential = request.credential.as_ref().map(|name| format!("Credential {name}"));
     let sent_at = request.sent_at.as_ref().map(|at| line("sent about", &at.0.to_string()));
-    let before = [
-        line("run", &request.run.name),
-        line("requested by", requester),
-        line("call", &format!("{}, attempt {}", request.call_id, request.attempt)),
-        line("operation", &format!("{}/{}", request.tool, request.operation)),
-        line("defined as", &request.definition),
-        line("sent to", &request.destination),
-        line("with", credential.as_deref().unwrap_or("no Credential")),
-    ];
+    let with = line("with", credential.as_deref().unwrap_or("no Credential"));
+    let before = match request.purpose {
+        ApprovalPurpose::Call | ApprovalPurpose::Unknown => {
+            let call = request.call_id.as_deref().unwrap_or_default();
+            vec![
+                line("run", request.run_name()),
+                line("requested by", requester),
+                line("call", &format!("{call}, attempt {}", request.attempt.unwrap_or_default())),
+                line("operation", &format!("{}/{}", request.tool, request.operation_name())),
+                line("defined as", &request.definition),
+                line("sent to", &request.destination),
+                with,
+            ]
+        }
+        ApprovalPurpose::Drift => vec![
+            line("tool", &request.tool),
+            line("defined as", &request.definition),
+            line("server", &request.destination),
+            with,
+        ],
+    };
+    let on = if request.purpose == ApprovalPurpose::Drift { "Tool" } else { "policy" };
     let after = [
         line("known", &request.message),
         line("expires", &request.expires_at.0.to_string()),
-        line("needs", &format!("approve on policy {}", policies(request).join(", "))),
+        line("needs", &format!("approve on {on} {}", policies(request).join(", "))),
         line("digest", &request.digest),
     ];
     before.into_iter().chain(sent_at).chain(after).collect()
@@ -69,7 +97,7 @@ fn facts(request: &ApprovalRequest) -> Vec<String> {
 fn warnings(request: &ApprovalRequest) -> Vec<String> {
     let written = [
         request.tool.as_str(),
-        &request.operation,
+        request.operation_name(),
         &request.destination,
         request.credential.as_deref().unwrap_or_default(),
         &request.requested_by,
@@ -91,7 +119,8 @@ pub fn standing(approval: &Approval, digest: &str) -> String {
         let missing = request.people_needed(one).saturating_sub(yes.len());
         let who = if yes.is_empty() { "nobody".to_owned() } else { yes.join(", ") };
         let rest = if missing == 0 { "enough".to_owned() } else { format!("{missing} more needed") };
-        lines.push(format!("  policy {}: {} ({who} said yes; {rest})", visible(&one.policy), wanted(request, one)));
+        let on = if request.purpose == ApprovalPurpose::Drift { "Tool" } else { "policy" };
+        lines.push(format!("  {on} {}: {} ({who} said yes; {rest})", visible(&one.policy), wanted(request, one)));
     }
     lines.extend(approval.spec.decisions.iter().map(|decision| said(decision, counted.contains(&decision))));
     if counted.iter().any(|decision| decision.verdict == DecisionVerdict::Deny) {
@@ -150,6 +179,9 @@ pub mod tests {
         });
         for (field, value) in change.as_object().unwrap() {
             request[field] = value.clone();
+            if value.is_null() {
+                request.as_object_mut().unwrap().remove(field);
+            }
         }
         let digest = request_digest(&request).unwrap().to_string();
         request["digest"] = json!(digest);
@@ -161,6 +193,44 @@ pub mod tests {
             "spec": {"request": request, "decisions": decisions},
         });
         serde_json::from_value(object).unwrap()
+    }
+
+    /// What the operator makes of a Tool whose server changed `set_labels`.
+    pub fn drift() -> Approval {
+        let definition = |digest: &str, description: &str| json!({"digest": digest, "description": description, "inputSchema": "{}"});
+        let offer = json!({"operations": [{
+            "name": "set_labels", "change": "Changed",
+            "accepted": definition("sha256:old", "Sets labels."),
+            "offered": definition("sha256:new", "Sets labels.\u{202e} And more."),
+        }]});
+        approval(
+            &json!({
+                "purpose": "Drift", "run": null, "callId": null, "attempt": null, "operation": null, "callDigest": null,
+                "requestedBy": "", "arguments": offer.to_string(), "message": "Tool github does not offer what was accepted",
+                "requirements": [{"policy": "github", "quorum": 1}],
+            }),
+            &[],
+        )
+    }
+
+    #[test]
+    fn what_a_server_offers_is_shown_line_by_line_from_what_is_signed() {
+        let approval = drift();
+        let text = question("a", &approval.spec.request, Detail::Folded).text;
+        let expected = r"    set_labels changed
+      - description: Sets labels.
+      + description: Sets labels.\u{202e} And more.
+        {}
+";
+        assert!(text.contains(expected), "{text}");
+        for words in
+            ["Is what the server offers now accepted?", "tool         github", "needs        approve on Tool github"]
+        {
+            assert!(text.contains(words), "{text}");
+        }
+        assert!(!text.contains("run  ") && !text.contains('\u{202e}'), "{text:?}");
+        let standing = standing(&approval, &approval.spec.request.digest);
+        assert!(standing.contains("  Tool github: one person (nobody said yes; 1 more needed)"), "{standing}");
     }
 
     fn text(change: &Value, detail: Detail) -> String {

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use belay_crds::{ApprovalPurpose, DecisionAnswer, DecisionVerdict, Happened, Retry};
+use belay_crds::{DecisionAnswer, DecisionVerdict, Happened, Retry};
 use clap::Args;
 
-use super::deciding::{Manner, Wish, decide};
+use super::deciding::{Answers, Manner, Wish, decide};
 use crate::Target;
 use crate::exit::CliError;
 
@@ -54,7 +54,7 @@ fn wish(answer: Answer, reason: Option<String>) -> Wish {
         }
         Answer { .. } => (DecisionVerdict::Deny, None, "Decide that the run ends"),
     };
-    Wish { purpose: ApprovalPurpose::Unknown, verdict, answer, reason, words }
+    Wish { answers: Answers::Unknown { words }, verdict, answer, reason }
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ fn yaml_decision(approval: &Approval, namespace: &str, who: &Decider) -> String 
     let earlier = said.iter().map(|decision| format!("  - {}\n", json!(decision)));
     let new = may.filter(|policy| !said.iter().any(|one| one.policy == *policy));
     let answer = match request.purpose {
-        ApprovalPurpose::Call => "",
+        ApprovalPurpose::Call | ApprovalPurpose::Drift => "",
         ApprovalPurpose::Unknown => {
             "    answer: {}                     # complete it: {retry: {}} or {happened: {result: \"..\"}}; none with Deny\n"
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{ApprovalRequest, ApprovalSpec, Decision, DecisionVerdict, Requirement};
+use super::{ApprovalPurpose, ApprovalRequest, ApprovalSpec, Decision, DecisionVerdict, Requirement};
 
 /// As admission has it: no user of the system, and somebody at all.
 #[must_use]
@@ -26,6 +26,27 @@ impl ApprovalRequest {
             DecisionVerdict::Allow => is_person(&decision.by) && !self.excludes(one, &decision.by),
             DecisionVerdict::Deny => true,
         })
+    }
+
+    /// The resource of the virtual group on which whoever decides holds `approve`, by the name of the requirement.
+    #[must_use]
+    pub fn decided_on(&self) -> &'static str {
+        match self.purpose {
+            ApprovalPurpose::Drift => "tools",
+            ApprovalPurpose::Call | ApprovalPurpose::Unknown => "approvalpolicies",
+        }
+    }
+
+    /// The run that asks; empty where none does.
+    #[must_use]
+    pub fn run_name(&self) -> &str {
+        self.run.as_ref().map_or("", |run| &run.name)
+    }
+
+    /// The operation that is asked about; empty where it is not one.
+    #[must_use]
+    pub fn operation_name(&self) -> &str {
+        self.operation.as_deref().unwrap_or_default()
     }
 
     /// Whether `user` may not say yes for `requirement`, since they created the run. They may still say no.

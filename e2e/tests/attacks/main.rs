@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 mod decisions;
+mod drift;
 mod identity;
 mod objects;
 mod readers;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use belay_crds::conditions::{PEER_ADDRESS_VERIFIED, Statement, Truth};
 use belay_crds::reason::AgentReason;
-use belay_crds::{Agent, AgentTool, Model, Tool};
+use belay_crds::{Agent, AgentTool, Model, OnDrift, Tool};
 use kube::ResourceExt;
 
 use crate::approval_policy::{JUDGES_MAX, Named, Usable, usable};
@@ -13,6 +13,7 @@ use crate::namespaces::Service;
 use crate::readiness::Verdict;
 use crate::references::{missing, not_ready};
 use crate::service::AddressCheck;
+use crate::tool::drift::{drifted_of, is_drifted};
 
 /// Stands for every operation of a Tool.
 pub const EVERY_OPERATION: &str = "*";
@@ -113,8 +114,11 @@ fn judge_tool(subject: &str, namespace: &str, listed: &AgentTool, tool: Option<&
         return Some(Verdict::waiting(AgentReason::ToolMissing, missing(subject, "Tool", &listed.name, namespace)));
     };
     let status = tool.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    if let Some(message) = not_ready(subject, "Tool", tool, status) {
+    if let Some(message) = not_ready(subject, "Tool", tool, status).filter(|_| !is_drifted(tool)) {
         return Some(Verdict::waiting(AgentReason::ToolNotReady, message));
+    }
+    if let Some(message) = held(subject, listed, tool) {
+        return Some(Verdict::waiting(AgentReason::ToolDrifted, message));
     }
     let offered = tool.status.as_ref().map_or(&[][..], |status| &status.operations);
     let offers = |operation: &String| operation == EVERY_OPERATION || offered.iter().any(|o| o.name == *operation);
@@ -128,6 +132,20 @@ fn judge_tool(subject: &str, namespace: &str, listed: &AgentTool, tool: Option<&
             some(&offered)
         );
         Verdict::stalled(AgentReason::OperationMissing, message)
+    })
+}
+
+/// What a run would wait for at once, whose Agent says to wait.
+fn held(subject: &str, listed: &AgentTool, tool: &Tool) -> Option<String> {
+    let drifted = drifted_of(tool, &listed.operations);
+    let waits = listed.on_drift.unwrap_or_default() == OnDrift::Wait;
+    (waits && !drifted.is_empty()).then(|| {
+        format!(
+            "{subject}.operations lists {}, which Tool \"{name}\" does not offer as it was accepted: belay tool accept \
+             {name} shows what differs and accepts it; onDrift: Continue goes on without",
+            some(&drifted),
+            name = listed.name
+        )
     })
 }
 
@@ -147,7 +165,11 @@ fn reach(agent: &Agent, found: &Found) -> String {
         Usable::LastGood { why, .. } => Some(why),
         Usable::AsItIs(_) | Usable::Not { .. } => None,
     });
-    let notes: BTreeSet<String> = outdated.collect();
+    let without = agent.spec.tools.iter().zip(&found.tools).filter_map(|(listed, tool)| {
+        let drifted = drifted_of(tool.as_deref()?, &listed.operations);
+        (!drifted.is_empty()).then(|| format!("without {} of {}, which drifted", some(&drifted), listed.name))
+    });
+    let notes: BTreeSet<String> = outdated.chain(without).collect();
     let lines = [format!("it may call {}", tools.join("; ")), judges];
     lines.into_iter().chain(notes).collect::<Vec<_>>().join("; ")
 }
@@ -165,6 +187,7 @@ fn some(names: &[impl AsRef<str>]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
     use belay_crds::ApprovalPolicy;
 
     use super::*;
@@ -202,6 +225,52 @@ mod tests {
         for (found, standing, reason) in table {
             let verdict = judge(&listed, Service::Enabled, &found);
             assert_eq!((verdict.standing, verdict.reason), (standing, reason), "{}", verdict.message);
+        }
+    }
+
+    /// Tool `github`, whose server changed `set_labels`, removed `drop` and added `force`.
+    fn drifted() -> Tool {
+        let mut github =
+            not_ready(tool("github", &["drop", "list_issues", "set_labels"]), "Drifted", "set_labels changed");
+        let operation = |name: &str, change| belay_crds::DriftedOperation {
+            name: name.to_owned(),
+            change,
+            digest: None,
+            description: String::new(),
+            input_schema: None,
+            diff: String::new(),
+        };
+        let operations = vec![
+            operation("drop", belay_crds::Change::Removed),
+            operation("force", belay_crds::Change::Added),
+            operation("set_labels", belay_crds::Change::Changed),
+        ];
+        github.status.get_or_insert_default().drift =
+            Some(belay_crds::ToolDrift { operations, ..belay_crds::ToolDrift::default() });
+        github
+    }
+
+    #[test]
+    fn an_agent_waits_for_a_drift_of_what_it_lists_and_for_no_other() {
+        let (wait, go_on) = (None, Some(OnDrift::Continue));
+        let table: [(&[&str], Option<OnDrift>, Standing, AgentReason); 7] = [
+            (&["list_issues"], wait, Standing::Ready, AgentReason::Ready),
+            (&["list_issues", "set_labels"], wait, Standing::Waiting, AgentReason::ToolDrifted),
+            (&["drop"], wait, Standing::Waiting, AgentReason::ToolDrifted),
+            (&["*"], wait, Standing::Waiting, AgentReason::ToolDrifted),
+            (&["*"], go_on, Standing::Ready, AgentReason::Ready),
+            (&["set_labels"], go_on, Standing::Ready, AgentReason::Ready),
+            (&["force"], wait, Standing::Stalled, AgentReason::OperationMissing),
+        ];
+        for (operations, on_drift, standing, reason) in table {
+            let mut agent = agent("triage", "writer", &[("github", operations)]);
+            agent.spec.tools[0].on_drift = on_drift;
+            let all = found(Some(ready(model("writer", None))), vec![Some(drifted())]);
+            let verdict = judge(&agent, Service::Enabled, &all);
+            assert_eq!((verdict.standing, verdict.reason), (standing, reason), "{operations:?}: {}", verdict.message);
+            let told =
+                verdict.message.contains("belay tool accept github") || verdict.message.contains("which drifted");
+            assert_eq!(told, *operations != ["list_issues"] && reason != AgentReason::OperationMissing);
         }
     }
 

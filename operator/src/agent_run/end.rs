@@ -11,6 +11,7 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
 use super::AgentRuns;
+use super::drift::is_behind;
 use super::ending::Ending;
 use super::observe::Sight;
 use super::plan::LEAVING_MAX;
@@ -105,14 +106,9 @@ impl AgentRuns {
             }
         }
         for tool in &plan.tools {
-            let listed = state.listings.get(&tool.name);
-            let offered = |operation: &belay_protocol::plan::PlanOperation| {
-                listed.is_none_or(|all| {
-                    all.iter().any(|o| o.name == operation.name && o.definition == operation.definition)
-                })
-            };
-            let unavailable = reason == EndReason::ToolUnavailable && listed.is_none();
-            if unavailable || !tool.operations.iter().all(offered) {
+            let unavailable = reason == EndReason::ToolUnavailable && !state.listings.contains_key(&tool.name);
+            let behind = || self.world.tool(namespace, &tool.name).is_some_and(|it| is_behind(state, tool, &it));
+            if unavailable || (state.differs.contains_key(&tool.name) && behind()) {
                 self.probes.again(&tool.uid);
                 self.queues.tools.push(namespace, &tool.name).await;
             }

@@ -11,8 +11,10 @@ use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
 use super::AgentRuns;
+use super::adopt::DOUBT_EVERY;
+use super::drift::DriftSeen;
 use super::observe::Sight;
-use super::plan::{CANCEL_GRACE, Follow, LAST_WORDS_MAX, SILENT_MAX, Wait, quarantine, waiting_since};
+use super::plan::{BACK_AFTER, CANCEL_GRACE, Follow, LAST_WORDS_MAX, SILENT_MAX, Wait, quarantine, waiting_since};
 use super::status::{Facts, Stand, Witness, fold, is_news};
 use crate::controller::Failure;
 use crate::pod_view::PodView;
@@ -40,6 +42,7 @@ impl AgentRuns {
     pub(super) async fn follow(&self, run: &AgentRun, sight: &Sight, follow: Follow) -> Result<Action, Failure> {
         let Some(state) = sight.state.as_deref() else { return Ok(Action::await_change()) };
         self.clear_old_pods(sight).await?;
+        self.doubt_tools(sight, state).await;
         let claimed = state.live_epoch().is_some_and(|epoch| epoch.claim.is_some());
         if claimed && self.lobby.started(&sight.id.uid) {
             self.wake_next().await;
@@ -73,6 +76,11 @@ impl AgentRuns {
         for undead in &sight.undead {
             next = next.min(quarantine(state, self.times).saturating_sub(undead.waited) + MOMENT);
         }
+        next = match sight.drift {
+            DriftSeen::Unseen { .. } => next.min(left(DOUBT_EVERY, sight.memory.doubted_at)),
+            DriftSeen::Back { .. } => next.min(left(BACK_AFTER, sight.memory.resting_since)),
+            DriftSeen::None | DriftSeen::Waits { .. } | DriftSeen::Accepted { .. } => next,
+        };
         if cancelling {
             next = next.min(left(CANCEL_GRACE, sight.memory.cancelling_since));
         }

@@ -28,6 +28,8 @@ pub struct Memory {
     active: Option<Active>,
     /// The newest witness of status that was found in the journal.
     pub witness: Option<JournalRef>,
+    /// When Tools were last doubted of which this run's runner saw other definitions.
+    pub doubted_at: Option<Instant>,
     /// How the newest runner was lost.
     pub last_words: Option<String>,
     refresh: Option<Refresh>,

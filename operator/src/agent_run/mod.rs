@@ -1,8 +1,10 @@
 //! AgentRun: from a request to a pod to an end. The journal is the truth about what a run did; this folder is
 //! what Kubernetes sees of it.
 
+mod adopt;
 mod asks;
 mod deletion;
+pub(crate) mod drift;
 mod end;
 mod ending;
 mod epochs;
@@ -102,6 +104,7 @@ impl Reconcile for AgentRuns {
             Decision::Post { name } => self.post(&run, &sight, &name).await,
             Decision::Settle { name } => self.settle(&run, &sight, &name).await,
             Decision::Count { name } => self.count(&sight, &name).await,
+            Decision::Adopt { tool } => self.adopt(&sight, &tool).await,
             Decision::RequestCancel => self.request_cancel(&run, &sight).await,
             Decision::Follow(follow) => self.follow(&run, &sight, follow).await,
             Decision::End(ending) => self.end(&run, &sight, ending).await,
@@ -182,7 +185,8 @@ pub async fn resume_slots(journal: &Journal, lobby: &Lobby) -> Result<(), crate:
             state => state?,
         };
         // One that waits for a person gave its slot back.
-        let holds = |state: &Arc<RunState>| state.live_epoch().is_some() || state.asks.is_empty();
+        let waits = |state: &RunState| !state.asks.is_empty() || state.drifted().next().is_some();
+        let holds = |state: &Arc<RunState>| state.live_epoch().is_some() || !waits(state);
         let plan = state.filter(holds).and_then(|state| state.plan.clone());
         if let Some(plan) = plan {
             lobby.resume(&run.uid, &run.namespace, &plan.agent.name);

@@ -14,6 +14,7 @@ use kube::{Api, ResourceExt};
 use tokio::time::Instant;
 
 use super::AgentRuns;
+use super::drift::{self, DriftSeen};
 use super::memory::{MadePod, Memory};
 use super::plan::{AgentView, AskSeen, JournalHead, Observed, Stream, Undead, is_idle};
 use super::resolve::{id_of, limits};
@@ -43,6 +44,7 @@ pub struct Sight {
     pub limits: Limits,
     pub undead: Vec<Undead>,
     pub asks: Vec<AskSeen>,
+    pub drift: DriftSeen,
     pub guard_down: Option<String>,
     pub active_for: Duration,
     pub withheld: bool,
@@ -66,6 +68,7 @@ impl Sight {
             ended_for: since(self.memory.pod_ended_since),
             undead: self.undead.clone(),
             asks: self.asks.clone(),
+            drift: self.drift.clone(),
             guard_down: self.guard_down.clone(),
             active_for: self.active_for,
             last_words: self.memory.last_words.clone(),
@@ -118,6 +121,8 @@ impl AgentRuns {
             Some(state) => self.asks(&id, state).await?,
             None => Vec::new(),
         };
+        let tool_of = |name: &str| self.world.tool(&id.namespace, name);
+        let drift = state.as_ref().map(|state| drift::look(state, tool_of)).unwrap_or_default();
         let frozen = state.as_ref().and_then(|state| state.plan.as_ref()).map(|plan| plan.limits);
         let limits = frozen.unwrap_or_else(|| {
             limits(agent.as_ref().and_then(|agent| agent.spec.limits.as_ref()), run.spec.limits.as_ref())
@@ -137,6 +142,7 @@ impl AgentRuns {
             limits,
             undead,
             asks,
+            drift,
             guard_down: self.guard_down(),
             active_for,
             withheld,

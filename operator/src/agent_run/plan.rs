@@ -1,6 +1,7 @@
 //! What to do next with a run, by everything that was looked at. Pure and total: the order of the checks is
 //! Tekton's (over, cancelled, out of time, lost its pod, not started) with the journal's word first.
 
+mod drift;
 mod epoch;
 mod rest;
 
@@ -13,7 +14,9 @@ use belay_protocol::fold::{CallState, RunState};
 use belay_protocol::plan::Limits;
 use kube::ResourceExt;
 
+pub use self::drift::BACK_AFTER;
 pub use self::epoch::{is_idle, quarantine};
+use super::drift::DriftSeen;
 use super::ending::Ending;
 use super::questions::unasked;
 use crate::namespaces::Service;
@@ -52,6 +55,8 @@ pub struct Observed<'a> {
     /// Epochs that ended and may still act.
     pub undead: Vec<Undead>,
     pub asks: Vec<AskSeen>,
+    /// Definitions that the run waits for.
+    pub drift: DriftSeen,
     /// Why no decision of people counts now.
     pub guard_down: Option<String>,
     /// How long the live epoch was claimed, by the monotonic clock as far as this process saw it.
@@ -153,6 +158,8 @@ pub enum Decision {
     Settle { name: String },
     /// Its status is to say how many said yes.
     Count { name: String },
+    /// What is accepted of that tool by now becomes what the run goes by.
+    Adopt { tool: String },
     /// Someone asked for the end.
     RequestCancel,
     /// It goes on by itself.
@@ -399,7 +406,7 @@ impl Observed<'_> {
                 let on = WaitingOn::new("agent", name);
                 Some(Wait { on, reason: RunReason::Suspended, message: suspended(name) })
             }
-            AgentView::Missing | AgentView::NotReady(_) | AgentView::Ready => None,
+            AgentView::Missing | AgentView::NotReady(_) | AgentView::Ready => self.drift_wait(),
         })
     }
 
@@ -428,8 +435,11 @@ impl Observed<'_> {
 fn wants_a_runner(state: &RunState) -> bool {
     let asked = |call_id: &str| state.asks.values().any(|open| open.ask.call_id == call_id);
     let unknown = state.calls.values().any(|call| matches!(call, CallState::Unknown { .. }));
-    let to_send =
-        |call: &CallState| matches!(call, CallState::Due { .. } | CallState::Later { .. } | CallState::Proposed { .. });
+    let to_send = |call: &CallState| match call {
+        CallState::Due { .. } | CallState::Later { .. } | CallState::Proposed { .. } => true,
+        CallState::Asked { call, .. } => state.is_stale(call),
+        CallState::Permitted { .. } | CallState::Unknown { .. } | CallState::Settled(_) => false,
+    };
     !unknown && state.calls.iter().any(|(call_id, call)| to_send(call) && !asked(call_id))
 }
 

@@ -6,13 +6,15 @@ use std::time::Duration;
 use belay_crds::reason::RunReason;
 use belay_crds::{AgentRun, AgentRunStatus, JournalRef, Phase};
 use belay_protocol::event::{
-    Answer, Ask, AskPurpose, DeathProof, EndReason, EpochEnd, Event, Limit, Outcome, RunEnd, Verdict,
+    AcceptedDefinition, Answer, Ask, AskPurpose, DeathProof, EndReason, EpochEnd, Event, Limit, Outcome, RunEnd,
+    Verdict,
 };
 use belay_protocol::fold::{CallState, ModelState};
 use belay_protocol::judgement::PolicyRequirement;
 use belay_protocol::{Digest, Record, RunState};
 use jiff::Timestamp;
 
+use super::drift::DriftSeen;
 use super::ending::Ending;
 use super::plan::*;
 use super::resolve::limits;
@@ -37,6 +39,7 @@ struct Look {
     ended_for: Duration,
     undead: Vec<Undead>,
     asks: Vec<AskSeen>,
+    drift: DriftSeen,
     guard_down: Option<String>,
     active_for: Duration,
     resting_for: Duration,
@@ -60,6 +63,7 @@ impl Look {
             ended_for: Duration::ZERO,
             undead: vec![],
             asks: vec![],
+            drift: DriftSeen::None,
             guard_down: None,
             active_for: Duration::ZERO,
             resting_for: Duration::ZERO,
@@ -98,6 +102,7 @@ impl Look {
             ended_for: self.ended_for,
             undead: self.undead.clone(),
             asks: self.asks.clone(),
+            drift: self.drift.clone(),
             guard_down: self.guard_down.clone(),
             active_for: self.active_for,
             last_words: Some("ended with OOMKilled, exit code 137".to_owned()),
@@ -514,6 +519,78 @@ fn a_suspended_agents_run_waits_and_lets_its_pod_go_once_nothing_is_under_way() 
     assert_eq!(wait_of(resting.decide()), waits);
 }
 
+fn waits_for_people() -> DriftSeen {
+    DriftSeen::Waits { tool: "github".to_owned(), why: "belay tool accept github".to_owned() }
+}
+
+fn accepted_since() -> DriftSeen {
+    DriftSeen::Accepted { tool: "github".to_owned(), operations: vec![], approval: None }
+}
+
+fn back() -> DriftSeen {
+    DriftSeen::Back { tool: "github".to_owned() }
+}
+
+#[test]
+fn a_run_that_waits_for_a_definition_lets_its_pod_go_and_goes_on_when_that_is_over() {
+    let waits = (RunReason::DefinitionDrifted, "tool/github".to_owned());
+    let idle = || state(vec![opened(), claimed()]);
+    let unseen = DriftSeen::Unseen { tool: "github".to_owned() };
+    for drift in [waits_for_people(), unseen] {
+        let live = |idle_for| Look { drift: drift.clone(), idle_for, ..Look::running(idle()) };
+        assert_eq!(wait_of(live(Duration::from_secs(1)).decide()), waits);
+        assert_eq!(epoch_end_of(live(Times::default().wait_grace).decide()).cause, EpochEnd::Released);
+        let resting = Look { drift: drift.clone(), ..Look::new(Some(crashed(1))) };
+        assert_eq!(wait_of(resting.decide()), waits);
+        let busy = Look { drift, idle_for: Times::default().wait_grace, ..Look::running(in_flight()) };
+        assert_eq!(wait_of(busy.decide()), waits, "a call is in flight");
+    }
+    for over in [accepted_since(), back()] {
+        let live = Look { drift: over, ..Look::running(idle()) };
+        assert_eq!(epoch_end_of(live.decide()).cause, EpochEnd::Released, "at once: the next one lists anew");
+    }
+    let resting =
+        |drift, seconds| Look { drift, resting_for: Duration::from_secs(seconds), ..Look::new(Some(crashed(1))) };
+    assert_eq!(resting(accepted_since(), 0).decide(), Decision::Adopt { tool: "github".to_owned() });
+    assert_eq!(wait_of(resting(back(), 29).decide()), waits, "a server that is now this and now that costs no pods");
+    assert_eq!(resting(back(), 30).decide(), Decision::Launch);
+    let late = Look { now: CREATED_AT + 604_900_000, ..resting(waits_for_people(), 0) };
+    assert_eq!(end_of(late.decide()).end.reason, EndReason::WaitExceeded);
+}
+
+#[test]
+fn people_who_are_asked_about_a_call_come_before_a_definition_and_the_agents_suspension_too() {
+    let asks = vec![AskSeen { name: "nightly-c1-x".to_owned(), seen: Approved::Open }];
+    let asked = Look { asks, drift: waits_for_people(), ..Look::new(Some(asked_before(false))) };
+    assert_eq!(wait_of(asked.decide()).0, RunReason::ApprovalPending);
+    let allowed = vec![AskSeen { name: "nightly-c1-x".to_owned(), seen: Approved::Allowed }];
+    let allowed = Look { asks: allowed, drift: waits_for_people(), ..Look::new(Some(asked_before(false))) };
+    assert_eq!(wait_of(allowed.decide()).0, RunReason::DefinitionDrifted, "no pod is started to send it");
+    let suspended = Look {
+        agent: AgentView::Suspended,
+        drift: back(),
+        resting_for: Duration::from_mins(1),
+        ..Look::new(Some(crashed(1)))
+    };
+    assert_eq!(wait_of(suspended.decide()).0, RunReason::Suspended);
+}
+
+#[test]
+fn what_people_are_asked_about_a_call_is_out_of_date_once_its_definition_is() {
+    let mut state = asked_before(false);
+    let ask = state.asks.values().next().unwrap().ask.clone();
+    assert_eq!(super::questions::out_of_date(&state, &ask), None);
+    let definition = Some(Digest::of(b"new"));
+    let operations = vec![AcceptedDefinition { name: "list_issues".to_owned(), definition }];
+    let event = Event::DefinitionsAccepted { tool: "github".to_owned(), operations, approval: None };
+    state.apply(&Record { seq: state.seq + 1, at: state.updated_at, event }).unwrap();
+    assert!(super::questions::out_of_date(&state, &ask).is_some());
+    state.asks.clear();
+    assert_eq!(super::questions::unasked(&state), None, "it is proposed anew first");
+    let wanted = Look::new(Some(state)).decide();
+    assert_eq!(wanted, Decision::Launch, "by another runner");
+}
+
 #[test]
 fn a_call_that_waits_for_an_earlier_pods_end_says_so() {
     let mut held = in_flight();
@@ -675,6 +752,13 @@ fn overdue_states() -> Vec<(&'static str, Look)> {
                 ..Look::running(state(vec![opened(), claimed()]))
             }),
         ),
+        (
+            "definition-unseen",
+            waits(Look { drift: DriftSeen::Unseen { tool: "github".to_owned() }, ..Look::new(Some(crashed(1))) }),
+        ),
+        ("definition-drifted", waits(Look { drift: waits_for_people(), ..Look::new(Some(crashed(1))) })),
+        ("definition-accepted", Look { drift: accepted_since(), ..Look::new(Some(crashed(1))) }),
+        ("definition-back", Look { drift: back(), resting_for: BACK_AFTER, ..Look::new(Some(crashed(1))) }),
         ("suspended-without-a-pod", waits(suspended(Look::new(Some(crashed(1)))))),
         ("cancelling", Look { cancelling_for: CANCEL_GRACE, ..Look::running(cancelled) }),
         ("cancelled-and-undead", undead(gone)),

@@ -40,7 +40,8 @@ pub fn out_of_date(state: &RunState, ask: &Ask) -> Option<String> {
         (AskPurpose::Unknown, Some(CallState::Unknown { attempt, .. }))
         | (AskPurpose::Call, Some(CallState::Due { attempt })) => *attempt == ask.attempt,
         (AskPurpose::Call, Some(CallState::Asked { attempt, call, requirements, .. })) => {
-            *attempt == ask.attempt && ask.call == Some(call.digest) && ask.requirements == *requirements
+            let same = *attempt == ask.attempt && ask.call == Some(call.digest);
+            same && ask.requirements == *requirements && !state.is_stale(call)
         }
         (AskPurpose::Call, Some(CallState::Proposed { attempt, call } | CallState::Later { attempt, call })) => {
             *attempt == ask.attempt && ask.call == Some(call.digest)
@@ -54,7 +55,16 @@ pub fn out_of_date(state: &RunState, ask: &Ask) -> Option<String> {
 #[must_use]
 pub fn unasked(state: &RunState) -> Option<&str> {
     let asked = |call_id: &str| state.asks.values().any(|open| open.ask.call_id == call_id);
-    let wants = |call: &CallState| matches!(call, CallState::Unknown { .. } | CallState::Asked { .. });
+    // A call whose definition was accepted anew since is proposed anew first.
+    let wants = |call: &CallState| match call {
+        CallState::Unknown { .. } => true,
+        CallState::Asked { call, .. } => !state.is_stale(call),
+        CallState::Due { .. }
+        | CallState::Proposed { .. }
+        | CallState::Later { .. }
+        | CallState::Permitted { .. }
+        | CallState::Settled(_) => false,
+    };
     state.calls.iter().find(|(id, call)| wants(call) && !asked(id)).map(|(id, _)| id.as_str())
 }
 

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use belay_crds::{
-    Agent, AgentRun, Credential, Inject as CrdInject, Limits as CrdLimits, Model, ModelApi, NameRef, Tool, Usd,
+    Agent, AgentRun, AgentTool, Credential, Inject as CrdInject, Limits as CrdLimits, Model, ModelApi, NameRef,
+    OnDrift as CrdOnDrift, Tool, Usd,
 };
 use belay_policy::freeze_effects;
 use belay_protocol::Digest;
 use belay_protocol::call::model_name;
 use belay_protocol::cost::Prices;
 use belay_protocol::plan::{
-    Effects, Inject, Limits, ModelApi as PlanApi, ObjectId, PLAN_VERSION, Plan, PlanCredential, PlanModel,
+    Effects, Inject, Limits, ModelApi as PlanApi, ObjectId, OnDrift, PLAN_VERSION, Plan, PlanCredential, PlanModel,
     PlanOperation, PlanPolicy, PlanTool, ScriptedCall, ScriptedTurn, Timeouts,
 };
 use kube::{Resource, ResourceExt};
@@ -95,7 +96,7 @@ pub fn freeze(run: &AgentRun, parts: &Parts) -> Result<Plan, String> {
     let mut taken = BTreeSet::new();
     let mut tools = Vec::with_capacity(parts.tools.len());
     for (listed, tool) in parts.agent.spec.tools.iter().zip(&parts.tools) {
-        tools.push(freeze_tool(&listed.operations, tool, &mut taken)?);
+        tools.push(freeze_tool(listed, tool, &mut taken)?);
     }
     Ok(Plan {
         version: PLAN_VERSION,
@@ -125,18 +126,20 @@ pub fn id_of(object: &impl Resource) -> ObjectId {
     }
 }
 
-fn freeze_tool(listed: &[String], tool: &Tool, taken: &mut BTreeSet<String>) -> Result<PlanTool, String> {
-    let offered = tool.status.as_ref().map_or(&[][..], |status| &status.operations);
+fn freeze_tool(listed: &AgentTool, tool: &Tool, taken: &mut BTreeSet<String>) -> Result<PlanTool, String> {
+    let AgentTool { operations: listed, on_drift, .. } = listed;
+    let accepted = tool.status.as_ref().map_or(&[][..], |status| &status.operations);
     let every = listed.iter().any(|name| name == EVERY_OPERATION);
     let mut operations = Vec::new();
-    for operation in offered.iter().filter(|operation| every || listed.contains(&operation.name)) {
+    for operation in accepted.iter().filter(|operation| every || listed.contains(&operation.name)) {
         let definition: Digest = operation.digest.parse().map_err(|_| {
             format!("Tool {}: status.operations holds no digest for {}", tool.name_any(), operation.name)
         })?;
         let model_name = model_name(&tool.name_any(), &operation.name, taken);
         taken.insert(model_name.clone());
         let effects = effects(tool, &operation.name);
-        operations.push(PlanOperation { name: operation.name.clone(), model_name, definition, effects });
+        let name = operation.name.clone();
+        operations.push(PlanOperation { name, model_name, definition, effects, gone: false });
     }
     Ok(PlanTool {
         name: tool.name_any(),
@@ -146,6 +149,10 @@ fn freeze_tool(listed: &[String], tool: &Tool, taken: &mut BTreeSet<String>) -> 
         call_timeout_seconds: tool.spec.call_timeout_seconds.map_or(CALL_TIMEOUT_SECONDS, positive),
         operations,
         policies: policy_names(&tool.spec.policy_refs),
+        on_drift: match on_drift.unwrap_or_default() {
+            CrdOnDrift::Wait => OnDrift::Wait,
+            CrdOnDrift::Continue => OnDrift::Continue,
+        },
     })
 }
 

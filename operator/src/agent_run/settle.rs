@@ -1,7 +1,7 @@
 //! How answers of people are taken. An Approval is sealed before its decisions are journaled, so that a Deny lands
 //! before the seal and wins, or is refused; and nothing is sealed before the admission rules were seen to be in force.
 
-use belay_crds::{AgentRun, Approval, ApprovalStatus};
+use belay_crds::{AgentRun, Approval};
 use belay_protocol::event::{Answer, Ask, AskPurpose, DenyReason, EndReason, EpochEnd, Event, Verdict};
 use belay_protocol::fold::{OpenAsk, RunState};
 use kube::ResourceExt;
@@ -88,11 +88,7 @@ impl AgentRuns {
     }
 
     async fn seal(&self, approval: Approval, ask: &Ask) -> Result<Approval, Failure> {
-        if approval.is_sealed() {
-            return Ok(approval);
-        }
-        let given = Some(approval::given(&approval, ask.digest));
-        self.writes.apply_status(&approval, &ApprovalStatus { sealed: Some(true), given }).await
+        approval::seal(&self.writes, approval, ask.digest).await
     }
 
     /// `GIVEN` follows the decisions, one write for each.
@@ -100,11 +96,7 @@ impl AgentRuns {
         let open = sight.state.as_deref().and_then(|state| state.asks.get(name));
         let found = self.fetch_approval(&sight.id.namespace, name).await?;
         let (Some(open), Some(found)) = (open, found) else { return Ok(Action::requeue(SOON)) };
-        let given = approval::given(&found, open.ask.digest);
-        let status = found.status.clone().unwrap_or_default();
-        if !found.is_sealed() && status.given.as_ref() != Some(&given) {
-            self.writes.apply_status(&found, &ApprovalStatus { given: Some(given), ..status }).await?;
-        }
+        approval::count(&self.writes, &found, open.ask.digest).await?;
         Ok(Action::requeue(SOON))
     }
 

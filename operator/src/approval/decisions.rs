@@ -50,7 +50,7 @@ pub fn settled(approval: &Approval, digest: Digest) -> Settled {
     if let Some(deny) = denial(&decisions) {
         let (by, reason) = (deny.by.clone(), deny.reason.clone().unwrap_or_default());
         return Settled::Answer(match purpose {
-            ApprovalPurpose::Call => Answer::Denied { by, reason },
+            ApprovalPurpose::Call | ApprovalPurpose::Drift => Answer::Denied { by, reason },
             ApprovalPurpose::Unknown => Answer::End { by, reason },
         });
     }
@@ -58,7 +58,9 @@ pub fn settled(approval: &Approval, digest: Digest) -> Settled {
         return Settled::Nothing("it was sealed before enough people had decided".to_owned());
     }
     match purpose {
-        ApprovalPurpose::Call => Settled::Answer(Answer::Allowed { by: approvers(&decisions) }),
+        ApprovalPurpose::Call | ApprovalPurpose::Drift => {
+            Settled::Answer(Answer::Allowed { by: approvers(&decisions) })
+        }
         ApprovalPurpose::Unknown => what_became_of_it(&decisions),
     }
 }

@@ -69,6 +69,7 @@ impl Pending {
     fn label(&self) -> Asked {
         let purpose = match self.purpose {
             ApprovalPurpose::Call => "Call",
+            ApprovalPurpose::Drift => "Drift",
             ApprovalPurpose::Unknown => "Unknown",
         };
         Asked { purpose }
@@ -88,7 +89,7 @@ fn pending(approvals: &[Arc<Approval>], now: Timestamp) -> Vec<Pending> {
         let count = i64::try_from(ages.len()).unwrap_or(i64::MAX);
         Pending { purpose, count, oldest_seconds: ages.into_iter().max().unwrap_or(0) }
     };
-    [ApprovalPurpose::Call, ApprovalPurpose::Unknown].map(of).to_vec()
+    [ApprovalPurpose::Call, ApprovalPurpose::Drift, ApprovalPurpose::Unknown].map(of).to_vec()
 }
 
 #[cfg(test)]
@@ -135,6 +136,7 @@ mod tests {
         .map(Arc::new);
         let expected = [
             Pending { purpose: ApprovalPurpose::Call, count: 2, oldest_seconds: 3600 },
+            Pending { purpose: ApprovalPurpose::Drift, count: 0, oldest_seconds: 0 },
             Pending { purpose: ApprovalPurpose::Unknown, count: 1, oldest_seconds: 0 },
         ];
         assert_eq!(pending(&approvals, NOW.parse().unwrap()), expected);

@@ -17,7 +17,7 @@ use crate::controller::{Failure, Reconcile};
 use crate::metrics::Kind;
 use crate::namespaces::{Namespaces, Service};
 use crate::pod_template::Mount;
-use crate::probe_pod::{ProbePods, Question, Step, Subject, still_tells};
+use crate::probe_pod::{Known, ProbePods, Question, Step, Subject, still_tells};
 use crate::writes::{Writes, owner_of};
 
 /// What passes over Credentials need.
@@ -39,7 +39,8 @@ impl Reconcile for Credentials {
             Service::Starting => return Ok(Action::await_change()),
             Service::Enabled => {
                 self.probes.sweep(&namespace, &credential.uid().unwrap_or_default()).await;
-                Ok(self.probes.consult(&question(&credential, &namespace), is_ready(&credential)))
+                let known = Known { is_ready: is_ready(&credential), good_for: None };
+                Ok(self.probes.consult(&question(&credential, &namespace), known))
             }
             service @ (Service::NotEnabled | Service::Forbidden) => Err(service),
         };

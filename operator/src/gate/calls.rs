@@ -18,12 +18,17 @@ pub struct Proposal<'a> {
     pub call: &'a ProposedCall,
 }
 
-/// Checks, in order: is the run going on, does the Agent list the operation, is its definition the accepted one, is
+/// Checks, in order: is the run going on and not waiting for a definition, does the Agent list the operation, is its
+/// definition the accepted one, is
 /// the digest the one over exactly this call, what do policies and people say, and may it go just now. Whatever
 /// fails means no. People are asked at once, also about a call that could not go yet.
 pub fn judge(run: &RunState, proposal: &Proposal<'_>, circumstances: &Circumstances<'_>) -> (Verdict, Option<Judged>) {
     if run.cancel_requested || run.end.is_some() {
         return (deny(DenyReason::RunEnding, "the run is ending".into()), None);
+    }
+    // Before anything is asked or denied: it is proposed anew with what comes of it.
+    if run.drifted().next().is_some() {
+        return (later(LaterReason::DefinitionDrifted), None);
     }
     if let Err(denied) = listed(run, proposal.call) {
         return (denied, None);
@@ -82,8 +87,8 @@ fn listed(run: &RunState, call: &ProposedCall) -> Result<(), Verdict> {
         );
         return Err(deny(DenyReason::NotListed, message));
     };
-    let offered = run.listings.get(&call.tool).and_then(|all| all.iter().find(|o| o.name == call.operation));
-    let unchanged = offered.is_some_and(|o| o.definition == operation.definition);
+    let offered = run.offered(&call.tool, &call.operation);
+    let unchanged = !operation.gone && offered == Some(operation.definition);
     if !unchanged || call.definition != operation.definition {
         let message = format!(
             "the server's definition of {name} is not the one that was accepted for this run: go on without it; \

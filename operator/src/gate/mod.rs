@@ -120,14 +120,15 @@ fn verdict(run: &RunState, event: &Event, circumstances: &Circumstances<'_>) -> 
     Some(Event::CallDecided { call_id: call_id.clone(), attempt: *attempt, verdict, judged: judged.map(Box::new) })
 }
 
-/// What holds every permit of the run up: its Agent is suspended, an earlier epoch may still act, or people are
-/// asked what became of a call.
+/// What holds every permit of the run up: its Agent is suspended, an earlier epoch may still act, a tool's server offers
+/// an operation otherwise than it was accepted, or people are asked what became of a call.
 #[must_use]
 pub fn held(run: &RunState, standing: Standing) -> Option<LaterReason> {
     let asked = run.calls.values().any(|call| matches!(call, CallState::Unknown { .. }));
     match standing {
         Standing::Suspended => Some(LaterReason::Suspended),
         Standing::Running if !run.undead.is_empty() => Some(LaterReason::EarlierEpoch),
+        Standing::Running if run.drifted().next().is_some() => Some(LaterReason::DefinitionDrifted),
         Standing::Running => asked.then_some(LaterReason::UnknownCall),
     }
 }

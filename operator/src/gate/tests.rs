@@ -3,18 +3,21 @@
 use belay_protocol::call::CallBinding;
 use belay_protocol::cost::{Prices, Usage};
 use belay_protocol::event::{
-    Answer, Approver, Ask, AskPurpose, DenyReason, EndReason, Event, Failure, FailureReason, Finish, Item, LaterReason,
-    ListedOperation, Listing, ModelResponse, Outcome, ProposedCall, RunEnd, ToolResult, Verdict,
+    AcceptedDefinition, Answer, Approver, Ask, AskPurpose, DeathProof, DenyReason, EndReason, EpochEnd, Event, Failure,
+    FailureReason, Finish, Item, LaterReason, ListedOperation, Listing, ModelResponse, Outcome, ProposedCall, RunEnd,
+    ToolResult, Verdict,
 };
 use belay_protocol::fold::{CallState, IllegalEvent, RunState};
 use belay_protocol::judgement::{Judged, Judgement, PolicyRequirement};
-use belay_protocol::plan::{Effects, Limits, ModelApi, ObjectId, Plan, PlanModel, PlanOperation, PlanTool, Timeouts};
+use belay_protocol::plan::{
+    Effects, Limits, ModelApi, ObjectId, OnDrift, Plan, PlanModel, PlanOperation, PlanTool, Timeouts,
+};
 use belay_protocol::{Digest, LISTINGS_PER_EPOCH_MAX, Record};
 use proptest::prelude::*;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::{Circumstances, Room, Standing, Word, Words, decide};
+use super::{Circumstances, Room, Standing, Word, Words, decide, held};
 
 fn definition() -> Digest {
     Digest::of(b"definition")
@@ -57,11 +60,13 @@ pub(crate) fn plan_of(run: &ObjectId) -> Plan {
             credential: None,
             call_timeout_seconds: 5,
             policies: vec![],
+            on_drift: OnDrift::Continue,
             operations: vec![PlanOperation {
                 name: "read".into(),
                 model_name: "files__read".into(),
                 definition: definition(),
                 effects: Effects::NonIdempotent,
+                gone: false,
             }],
         }],
         credentials: vec![],
@@ -229,6 +234,80 @@ fn a_definition_that_the_server_changed_since_the_plan_is_denied() {
     assert!(matches!(verdict, Verdict::Denied { reason: DenyReason::DefinitionChanged, .. }), "{verdict:?}");
 }
 
+/// A run whose Agent says to wait, and whose server offers `read` with this definition.
+fn offered(definition: Digest) -> RunState {
+    let mut plan = plan();
+    plan.tools[0].on_drift = OnDrift::Wait;
+    let mut events = claimed(plan);
+    let operation = ListedOperation { name: "read".into(), definition };
+    events.pop();
+    events.push(Event::ToolsListed { tool: "files".into(), listing: Listing::Listed(vec![operation]) });
+    events.extend([request(1, 1), response(1, &["c1"], Finish::ToolCalls, 10)]);
+    folded(events)
+}
+
+#[test]
+fn while_a_run_waits_for_a_definition_nothing_is_permitted_asked_or_denied() {
+    let call = call("files", "read", json!({}));
+    let drifted = offered(Digest::of(b"changed"));
+    for judged in [allow(), ask(&[wants("p", 1)])] {
+        let verdict = verdict_by(&drifted, call.clone(), &judged, Standing::Running);
+        assert_eq!(verdict, Verdict::Later { reason: LaterReason::DefinitionDrifted });
+    }
+    assert_eq!(held(&drifted, Standing::Running), Some(LaterReason::DefinitionDrifted));
+    assert!(matches!(verdict_on(&offered(definition()), call, Standing::Running), Verdict::Allowed { .. }));
+}
+
+#[test]
+fn what_people_allowed_under_another_definition_is_asked_anew_once_that_is_accepted() {
+    let requirements = [wants("p", 1)];
+    let old = call("files", "read", json!({}));
+    let mut state = approved(&old, &requirements);
+    assert!(matches!(verdict_by(&state, old.clone(), &ask(&requirements), Standing::Running), Verdict::Allowed { .. }));
+    let changed = Digest::of(b"changed");
+    let operations = vec![AcceptedDefinition { name: "read".into(), definition: Some(changed) }];
+    let operation = ListedOperation { name: "read".into(), definition: changed };
+    apply(
+        &mut state,
+        vec![
+            Event::EpochEnded { epoch: 1, cause: EpochEnd::Released, active_milliseconds: 0 },
+            Event::EpochDead { epoch: 1, proof: DeathProof::Reported },
+            Event::DefinitionsAccepted { tool: "files".into(), operations, approval: None },
+            Event::EpochOpened { epoch: 2, pod_name: "belay-run-b".into() },
+            Event::InstanceClaimed { epoch: 2, instance: "j".into(), pod_uid: "q".into() },
+            Event::ToolsListed { tool: "files".into(), listing: Listing::Listed(vec![operation]) },
+        ],
+    );
+    let denied = verdict_by(&state, old.clone(), &ask(&requirements), Standing::Running);
+    assert!(matches!(denied, Verdict::Denied { reason: DenyReason::DefinitionChanged, .. }), "{denied:?}");
+    let plan = state.plan.clone().unwrap();
+    let digest = CallBinding::new(&plan, &plan.tools[0], changed, "read", &old.args).digest().unwrap();
+    let anew = ProposedCall { definition: changed, digest, ..old };
+    let asked = verdict_by(&state, anew, &ask(&requirements), Standing::Running);
+    assert_eq!(asked, Verdict::Asked { requirements: requirements.to_vec() });
+}
+
+#[test]
+fn an_operation_whose_end_people_accepted_is_denied_although_it_is_offered_again() {
+    let mut state = folded(claimed(plan()));
+    let operations = vec![AcceptedDefinition { name: "read".into(), definition: None }];
+    apply(
+        &mut state,
+        vec![
+            Event::EpochEnded { epoch: 1, cause: EpochEnd::Released, active_milliseconds: 0 },
+            Event::EpochDead { epoch: 1, proof: DeathProof::Reported },
+            Event::DefinitionsAccepted { tool: "files".into(), operations, approval: None },
+            Event::EpochOpened { epoch: 2, pod_name: "belay-run-b".into() },
+            Event::InstanceClaimed { epoch: 2, instance: "j".into(), pod_uid: "q".into() },
+            listed_again(),
+            request(1, 1),
+            response(1, &["c1"], Finish::ToolCalls, 10),
+        ],
+    );
+    let verdict = verdict_on(&state, call("files", "read", json!({})), Standing::Running);
+    assert!(matches!(verdict, Verdict::Denied { reason: DenyReason::DefinitionChanged, .. }), "{verdict:?}");
+}
+
 #[test]
 fn a_cancelled_run_gets_no_permit_suspended_or_not() {
     let mut cancelled = asked(plan());
@@ -387,6 +466,7 @@ fn two_tools() -> Plan {
         model_name: name.into(),
         definition: definition(),
         effects,
+        gone: false,
     };
     plan.tools[0].operations = vec![operation("read", Effects::None), operation("write", Effects::NonIdempotent)];
     let mail = PlanTool { name: "mail".into(), uid: "mail-uid".into(), ..plan.tools[0].clone() };

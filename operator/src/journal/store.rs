@@ -91,7 +91,8 @@ fn ends(event: &Event) -> bool {
         | Event::CallObserved { .. }
         | Event::CallNotSent { .. }
         | Event::AskOpened { .. }
-        | Event::AskPosted { .. } => false,
+        | Event::AskPosted { .. }
+        | Event::DefinitionsAccepted { .. } => false,
     }
 }
 

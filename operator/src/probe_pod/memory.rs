@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use belay_protocol::Digest;
 use belay_protocol::probe::ProbeReport;
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Report;
@@ -33,10 +34,21 @@ pub enum Step {
     Use { report: Report, again: Option<Duration> },
 }
 
+/// What the object's status already tells, and how long a good answer is enough.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// It holds a good answer to this very question.
+    pub is_ready: bool,
+    /// None: until the question changes, or a run doubts it.
+    pub good_for: Option<Duration>,
+}
+
 #[derive(Clone, Debug)]
 struct Entry {
     fingerprint: Digest,
     state: State,
+    /// When the newest probe was started.
+    began: Timestamp,
     /// Answers in a row that were not good.
     failures: u32,
 }
@@ -53,9 +65,9 @@ enum State {
 pub struct Memory(HashMap<String, Entry>);
 
 impl Memory {
-    pub fn step(&self, uid: &str, fingerprint: Digest, is_ready: bool, now: Instant) -> Step {
+    pub fn step(&self, uid: &str, fingerprint: Digest, known: Known, now: Instant) -> Step {
         let Some(entry) = self.0.get(uid) else {
-            return if is_ready { Step::Rest } else { Step::Start };
+            return if known.is_ready { Step::Rest } else { Step::Start };
         };
         if entry.fingerprint != fingerprint {
             return Step::Start;
@@ -63,10 +75,10 @@ impl Memory {
         match &entry.state {
             State::Running => Step::Wait,
             State::Doubted => Step::Start,
-            State::Done { outcome, .. } if is_good(outcome) => Step::Use { report: report(outcome), again: None },
             State::Done { outcome, at } => {
-                let due = *at + pause(entry.failures);
-                match due.checked_duration_since(now) {
+                let good_for = if is_good(outcome) { known.good_for } else { Some(pause(entry.failures)) };
+                let Some(good_for) = good_for else { return Step::Use { report: report(outcome), again: None } };
+                match (*at + good_for).checked_duration_since(now) {
                     Some(left) if !left.is_zero() => Step::Use { report: report(outcome), again: Some(left) },
                     Some(_) | None => Step::Start,
                 }
@@ -74,9 +86,9 @@ impl Memory {
         }
     }
 
-    pub fn start(&mut self, uid: &str, fingerprint: Digest) {
+    pub fn start(&mut self, uid: &str, fingerprint: Digest, began: Timestamp) {
         let failures = self.0.get(uid).filter(|e| e.fingerprint == fingerprint).map_or(0, |entry| entry.failures);
-        self.0.insert(uid.to_owned(), Entry { fingerprint, state: State::Running, failures });
+        self.0.insert(uid.to_owned(), Entry { fingerprint, state: State::Running, began, failures });
     }
 
     /// Takes an answer, unless the question has changed since it was asked.
@@ -86,12 +98,23 @@ impl Memory {
         entry.state = State::Done { outcome, at: now };
     }
 
+    /// When the probe was started whose answer is known.
+    pub fn began(&self, uid: &str) -> Option<Timestamp> {
+        let entry = self.0.get(uid)?;
+        matches!(entry.state, State::Done { .. }).then_some(entry.began)
+    }
+
     pub fn doubt(&mut self, uid: &str) {
         match self.0.get_mut(uid) {
             Some(Entry { state: State::Running, .. }) => {}
             Some(entry) => entry.state = State::Doubted,
             None => {
-                let entry = Entry { fingerprint: Digest::zero(), state: State::Doubted, failures: 0 };
+                let entry = Entry {
+                    fingerprint: Digest::zero(),
+                    state: State::Doubted,
+                    began: Timestamp::UNIX_EPOCH,
+                    failures: 0,
+                };
                 self.0.insert(uid.to_owned(), entry);
             }
         }
@@ -126,6 +149,8 @@ mod tests {
     use belay_protocol::probe::Presence;
 
     const UID: &str = "uid";
+    const READY: Known = Known { is_ready: true, good_for: None };
+    const UNREADY: Known = Known { is_ready: false, good_for: None };
 
     fn print(text: &str) -> Digest {
         Digest::of(text.as_bytes())
@@ -139,10 +164,10 @@ mod tests {
     fn what_is_ready_rests_and_what_is_not_is_asked_for_once() {
         let mut memory = Memory::default();
         let now = Instant::now();
-        assert_eq!(memory.step(UID, print("a"), true, now), Step::Rest);
-        assert_eq!(memory.step(UID, print("a"), false, now), Step::Start);
-        memory.start(UID, print("a"));
-        assert_eq!(memory.step(UID, print("a"), false, now), Step::Wait);
+        assert_eq!(memory.step(UID, print("a"), READY, now), Step::Rest);
+        assert_eq!(memory.step(UID, print("a"), UNREADY, now), Step::Start);
+        memory.start(UID, print("a"), Timestamp::UNIX_EPOCH);
+        assert_eq!(memory.step(UID, print("a"), UNREADY, now), Step::Wait);
     }
 
     #[test]
@@ -150,12 +175,12 @@ mod tests {
         let mut memory = Memory::default();
         let now = Instant::now();
         for seconds in [5, 10, 20, 40, 80, 160, 320, 600, 600] {
-            memory.start(UID, print("a"));
+            memory.start(UID, print("a"), Timestamp::UNIX_EPOCH);
             memory.finish(UID, print("a"), found(Presence::Missing), now);
             let again = Some(Duration::from_secs(seconds));
             let report = Ok(ProbeReport::Credential(Presence::Missing));
-            assert_eq!(memory.step(UID, print("a"), false, now), Step::Use { report, again });
-            assert_eq!(memory.step(UID, print("a"), false, now + Duration::from_secs(seconds)), Step::Start);
+            assert_eq!(memory.step(UID, print("a"), UNREADY, now), Step::Use { report, again });
+            assert_eq!(memory.step(UID, print("a"), UNREADY, now + Duration::from_secs(seconds)), Step::Start);
         }
     }
 
@@ -163,23 +188,37 @@ mod tests {
     fn a_good_answer_holds_until_the_question_changes_or_a_run_doubts_it() {
         let mut memory = Memory::default();
         let now = Instant::now();
-        memory.start(UID, print("a"));
+        memory.start(UID, print("a"), Timestamp::UNIX_EPOCH);
         memory.finish(UID, print("a"), found(Presence::Present), now);
         let report = Ok(ProbeReport::Credential(Presence::Present));
         let later = now + Duration::from_hours(24);
-        assert_eq!(memory.step(UID, print("a"), false, later), Step::Use { report, again: None });
-        assert_eq!(memory.step(UID, print("b"), false, now), Step::Start);
+        assert_eq!(memory.step(UID, print("a"), UNREADY, later), Step::Use { report, again: None });
+        assert_eq!(memory.step(UID, print("b"), UNREADY, now), Step::Start);
         memory.doubt(UID);
-        assert_eq!(memory.step(UID, print("a"), true, now), Step::Start);
+        assert_eq!(memory.step(UID, print("a"), READY, now), Step::Start);
     }
 
     #[test]
     fn an_answer_to_an_earlier_question_is_dropped() {
         let mut memory = Memory::default();
         let now = Instant::now();
-        memory.start(UID, print("a"));
-        memory.start(UID, print("b"));
+        memory.start(UID, print("a"), Timestamp::UNIX_EPOCH);
+        memory.start(UID, print("b"), Timestamp::UNIX_EPOCH);
         memory.finish(UID, print("a"), found(Presence::Present), now);
-        assert_eq!(memory.step(UID, print("b"), false, now), Step::Wait);
+        assert_eq!(memory.step(UID, print("b"), UNREADY, now), Step::Wait);
+    }
+
+    #[test]
+    fn a_good_answer_that_is_not_good_enough_is_asked_for_again_after_a_time() {
+        let mut memory = Memory::default();
+        let (now, hour) = (Instant::now(), Duration::from_hours(1));
+        memory.start(UID, print("a"), Timestamp::from_second(5).unwrap());
+        assert_eq!(memory.began(UID), None, "its answer is not known yet");
+        memory.finish(UID, print("a"), found(Presence::Present), now);
+        assert_eq!(memory.began(UID), Timestamp::from_second(5).ok());
+        let known = Known { is_ready: false, good_for: Some(hour) };
+        let report = Ok(ProbeReport::Credential(Presence::Present));
+        assert_eq!(memory.step(UID, print("a"), known, now), Step::Use { report, again: Some(hour) });
+        assert_eq!(memory.step(UID, print("a"), known, now + hour), Step::Start);
     }
 }

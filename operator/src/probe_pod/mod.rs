@@ -11,6 +11,7 @@ use belay_crds::{POD_PREFIX, PROBE_LABEL, conditions};
 use belay_protocol::Digest;
 use belay_protocol::digest::digest_of;
 use belay_protocol::probe::{ProbeReport, ProbeTask};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use kube::api::PostParams;
@@ -22,9 +23,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::memory::Step;
+pub use self::memory::{Known, Step};
 use self::memory::{Memory, Outcome};
 use crate::agent_run::pod::default_resources;
+use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
 use crate::pod_template::{Mode, Mount, PodSettings, PodShape, SharedSettings, base_labels, build_pod, random_suffix};
@@ -111,15 +113,15 @@ impl ProbePods {
         }))
     }
 
-    /// What to do about the question now; starts a probe where one is due. `is_ready` says that the object's
-    /// status already holds a good answer to this very question.
+    /// What to do about the question now; starts a probe where one is due.
     #[must_use]
-    pub fn consult(&self, question: &Question, is_ready: bool) -> Step {
+    pub fn consult(&self, question: &Question, known: Known) -> Step {
         let fingerprint = question.fingerprint();
         let mut memory = self.0.memory.lock();
-        let step = memory.step(&question.owner.uid, fingerprint, is_ready, Instant::now());
+        let step = memory.step(&question.owner.uid, fingerprint, known, Instant::now());
         if step == Step::Start {
-            memory.start(&question.owner.uid, fingerprint);
+            let began = Timestamp::from_millisecond(Clock.milliseconds()).unwrap_or_default();
+            memory.start(&question.owner.uid, fingerprint, began);
             let (probes, question) = (self.clone(), question.clone());
             self.0.tasks.spawn(async move { probes.run(question, fingerprint).await });
         }
@@ -129,6 +131,12 @@ impl ProbePods {
     /// Makes the next look at the object ask anew, whatever is known: a run found otherwise.
     pub fn again(&self, uid: &str) {
         self.0.memory.lock().doubt(uid);
+    }
+
+    /// When the probe was started whose answer [`Step::Use`] hands out.
+    #[must_use]
+    pub fn began(&self, uid: &str) -> Option<Timestamp> {
+        self.0.memory.lock().began(uid)
     }
 
     /// Deletes probe pods of the object that no probe of this process waits for: an earlier operator's.

@@ -87,7 +87,10 @@ impl Parked {
                 Verdict::Allowed { .. } | Verdict::Denied { .. } => None,
                 Verdict::Asked { .. } => Some(Waits::Asked),
                 Verdict::Later { reason } => Some(match reason {
-                    LaterReason::Suspended | LaterReason::EarlierEpoch | LaterReason::UnknownCall => Waits::Held,
+                    LaterReason::Suspended
+                    | LaterReason::EarlierEpoch
+                    | LaterReason::UnknownCall
+                    | LaterReason::DefinitionDrifted => Waits::Held,
                     LaterReason::CallsUnderWay => Waits::Siblings,
                     LaterReason::PolicyStalled => Waits::Policy(STALLED_LOOKS),
                 }),

@@ -87,7 +87,8 @@ impl From<JournalError> for Over {
     }
 }
 
-/// An answer that waits: the Agent is suspended, and the model is not asked meanwhile.
+/// An answer that waits: the Agent is suspended, or a definition is not what was accepted, and the model is not asked
+/// meanwhile.
 struct Withheld {
     n: u64,
     asked: Vec<Event>,
@@ -244,7 +245,8 @@ impl Stream {
         Ok(if used.saturating_add(adds) > bytes_max { Room::Used { bytes_max } } else { Room::Left })
     }
 
-    /// Answers a batch that asks for the model, once its Agent lets it go on or the run is ending.
+    /// Answers a batch that asks for the model, once its Agent and its tools' definitions let it go on, or the run is
+    /// ending.
     async fn release(&mut self, run: &ObjectId, session: u64, withheld: Withheld) -> Result<Option<Withheld>, Over> {
         // Before the look at the journal: whoever lets the runner go after it counts what it asked for as begun.
         if !self.service.sessions.take_up(&run.uid, session) {
@@ -252,7 +254,8 @@ impl Stream {
         }
         let state = self.service.journal.state(&run.uid).await?.unwrap_or_default();
         let goes_on = state.end.is_none() && !state.cancel_requested;
-        if goes_on && standing(&self.service.suspended, &state) == Standing::Suspended {
+        let drifted = state.drifted().next().is_some();
+        if goes_on && (drifted || standing(&self.service.suspended, &state) == Standing::Suspended) {
             return Ok(Some(withheld));
         }
         self.answer(&state, &withheld).await.map(|()| None)

@@ -76,6 +76,7 @@ impl World {
                 self.append(vec![Event::AskPosted { name, uid }]);
             }
             Decision::Settle { name } => self.settle_ask(name),
+            Decision::Adopt { .. } => unreachable!("its tool never drifts"),
         }
     }
 
@@ -117,6 +118,7 @@ impl World {
             ended_for: since(memory.ended_since),
             undead,
             asks: self.asks_seen(),
+            drift: crate::agent_run::drift::DriftSeen::None,
             guard_down: None,
             active_for: since(memory.active_since),
             last_words: None,

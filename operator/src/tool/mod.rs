@@ -1,26 +1,36 @@
-//! Tool: Ready once a probe pod listed the operations of its server. The operator never opens the URL.
+//! Tool: Ready once a probe pod listed the operations of its server. The operator never opens the URL. What the server
+//! offers otherwise than it was accepted is held, and people are asked.
 
+pub mod drift;
+mod offer;
+mod question;
+#[cfg(test)]
+mod question_tests;
 mod verdict;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use belay_crds::conditions;
 use belay_crds::reason::ToolReason;
-use belay_crds::{Credential, Tool};
+use belay_crds::{Credential, Tool, ToolStatus};
 use belay_protocol::plan::Timeouts;
 use belay_protocol::probe::ProbeTask;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
-use self::verdict::Found;
+use self::question::Asked;
+use self::verdict::{Found, Judged};
 use crate::agent_run::resolve::freeze_credential;
 use crate::clock::Clock;
 use crate::controller::{Failure, Reconcile};
+use crate::guard::Guard;
 use crate::metrics::Kind;
 use crate::namespaces::{Namespaces, Service};
 use crate::pod_template::Mount;
-use crate::probe_pod::{ProbePods, Question, Step, Subject, still_tells};
+use crate::probe_pod::{Known, ProbePods, Question, Step, Subject, still_tells};
+use crate::readiness::Verdict;
 use crate::references::{CredentialState, credential_state};
 use crate::world::World;
 use crate::writes::{Writes, owner_of};
@@ -29,11 +39,15 @@ use crate::writes::{Writes, owner_of};
 const PROBE_TIMEOUTS: Timeouts =
     Timeouts { connect_seconds: 5, first_byte_seconds: 15, idle_seconds: 15, total_seconds: 30 };
 
+/// How often a server is asked again that is not as it was accepted.
+const DRIFTED_AGAIN: Duration = Duration::from_mins(10);
+
 /// What passes over Tools need.
 pub struct Tools {
     pub world: World,
     pub namespaces: Namespaces,
     pub probes: ProbePods,
+    pub guard: Guard,
     pub writes: Writes,
     pub clock: Clock,
 }
@@ -42,8 +56,8 @@ impl Reconcile for Tools {
     type Kind = Tool;
     const KIND: Kind = Kind::Tool;
 
-    /// 1. Look up the Credential. 2. Ask a probe pod, where one is due. 3. Decide. 4. Write status, if it has
-    ///    changed. 5. Announce a flip.
+    /// 1. Look up the Credential. 2. Ask a probe pod, where one is due. 3. Take in what it found. 4. Ask people about what
+    ///    differs, and take what they said. 5. Decide. 6. Write status, if it has changed. 7. Announce a flip.
     async fn reconcile(&self, tool: Arc<Tool>) -> Result<Action, Failure> {
         let namespace = tool.namespace().unwrap_or_default();
         let service = self.namespaces.service(&namespace);
@@ -51,26 +65,48 @@ impl Reconcile for Tools {
             return Ok(Action::await_change());
         }
         let found = self.find(&tool, &namespace, service).await;
-        let again = match &found {
-            Found::Probe(Step::Rest) => return Ok(Action::await_change()),
-            Found::Probe(Step::Start | Step::Wait) if tells(&tool) => return Ok(Action::await_change()),
+        let probe_again = match &found {
             Found::Probe(Step::Use { again, .. }) => *again,
-            Found::Probe(Step::Start | Step::Wait) | Found::NotServed(_) | Found::Credential(_) => None,
+            Found::Probe(Step::Rest | Step::Start | Step::Wait) | Found::NotServed(_) | Found::Credential(_) => None,
         };
-        let (verdict, operations) = verdict::judge(&tool, found);
-
         let mut status = tool.status.clone().unwrap_or_default();
-        if let Some(operations) = operations {
-            status.operation_count = i32::try_from(operations.len()).ok();
-            status.operations = operations;
+        let judged = verdict::judge(&tool, found);
+        if let Judged::Listed(operations) = &judged {
+            let began = self.probes.began(&tool.uid().unwrap_or_default()).unwrap_or_default();
+            drift::take(&mut status, &tool.spec, operations.clone(), MicroTime(began));
         }
-        let flip = verdict.write(&mut status.conditions, tool.metadata.generation, &Time(self.clock.now()));
-        status.observed_generation = tool.metadata.generation;
+        let asked = match service {
+            Service::Enabled => self.settle(&tool, &mut status).await?,
+            Service::Starting | Service::NotEnabled | Service::Forbidden => Asked::default(),
+        };
+        if status.accepted_from.is_some() {
+            status.operation_count = i32::try_from(status.operations.len()).ok();
+        }
+        let verdict = standing(&tool, &status, judged, &asked);
+        let now = Time(self.clock.now());
+        let flip = verdict.as_ref().map(|it| it.write(&mut status.conditions, tool.metadata.generation, &now));
+        if verdict.is_some() {
+            status.observed_generation = tool.metadata.generation;
+        }
         if tool.status.as_ref() != Some(&status) {
             self.writes.apply_status(&*tool, &status).await?;
         }
-        self.writes.announce(&*tool, flip, &verdict).await;
+        if let (Some(verdict), Some(flip)) = (&verdict, flip) {
+            self.writes.announce(&*tool, flip, verdict).await;
+        }
+        let again = [probe_again, asked.again].into_iter().flatten().min();
         Ok(again.map_or_else(Action::await_change, Action::requeue))
+    }
+}
+
+/// What conditions say: of a server that was listed, how what it offers compares; of any other, why it was not. None: what
+/// they say already, while a probe looks again.
+fn standing(tool: &Tool, status: &ToolStatus, judged: Judged, asked: &Asked) -> Option<Verdict<ToolReason>> {
+    match judged {
+        Judged::Listed(_) => Some(drift::verdict(tool, status, asked.unasked.as_deref())),
+        Judged::Asking(_) if was_listed(tool) => Some(drift::verdict(tool, status, asked.unasked.as_deref())),
+        Judged::Asking(_) if tells(tool) => None,
+        Judged::Asking(verdict) | Judged::Not(verdict) => Some(verdict),
     }
 }
 
@@ -87,8 +123,16 @@ impl Tools {
             state @ (CredentialState::Missing(_) | CredentialState::NotReady(_)) => return Found::Credential(state),
         }
         self.probes.sweep(namespace, &tool.uid().unwrap_or_default()).await;
-        Found::Probe(self.probes.consult(&question(tool, namespace, credential.as_deref()), is_ready(tool)))
+        // A server that is not as it was accepted may be so again.
+        let good_for = drift::is_drifted(tool).then_some(DRIFTED_AGAIN);
+        let known = Known { is_ready: is_ready(tool), good_for };
+        Found::Probe(self.probes.consult(&question(tool, namespace, credential.as_deref()), known))
     }
+}
+
+/// Whether status tells what an earlier probe listed of this generation.
+fn was_listed(tool: &Tool) -> bool {
+    is_ready(tool) || drift::is_drifted(tool)
 }
 
 fn tells(tool: &Tool) -> bool {

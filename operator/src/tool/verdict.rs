@@ -1,20 +1,18 @@
-//! Whether a Tool is ready, what it offers, and in which words it is not ready. Pure.
+//! What a pass found out about a Tool's server, and in which words it could not be listed. Pure.
 
 use belay_crds::reason::ToolReason;
 use belay_crds::{Tool, ToolOperation};
 use belay_protocol::event::{Failure, FailureReason};
-use belay_protocol::probe::{OperationDefinition, ProbeReport};
+use belay_protocol::probe::{OperationDefinition, ProbeReport, bounded};
 use kube::ResourceExt;
 
 use crate::namespaces::Service;
 use crate::probe_pod::Step;
 use crate::readiness::Verdict;
 use crate::references::CredentialState;
-use crate::writes::cut;
 
-/// What status holds of an operation; the schema takes no more.
+/// What status holds of a name; the schema takes no more.
 const OPERATION_NAME_MAX: usize = 128;
-const DESCRIPTION_BYTES_MAX: usize = 256;
 const OPERATIONS_MAX: usize = 1024;
 
 /// What a pass found before it judged.
@@ -25,10 +23,20 @@ pub enum Found {
     Probe(Step),
 }
 
-/// The verdict, and the operations where the server listed them.
-pub fn judge(tool: &Tool, found: Found) -> (Verdict<ToolReason>, Option<Vec<ToolOperation>>) {
+/// What a pass came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Judged {
+    /// What the server offers now.
+    Listed(Vec<ToolOperation>),
+    /// A probe pod is asking, or status holds what one found.
+    Asking(Verdict<ToolReason>),
+    /// It cannot be listed.
+    Not(Verdict<ToolReason>),
+}
+
+pub fn judge(tool: &Tool, found: Found) -> Judged {
     let subject = format!("Tool {}: spec.mcp.url", tool.name_any());
-    let verdict = match found {
+    Judged::Not(match found {
         Found::NotServed(service) => {
             let complaint = service.complaint(&tool.namespace().unwrap_or_default()).unwrap_or_default();
             Verdict::stalled(ToolReason::NamespaceNotEnabled, complaint)
@@ -42,7 +50,7 @@ pub fn judge(tool: &Tool, found: Found) -> (Verdict<ToolReason>, Option<Vec<Tool
         Found::Credential(CredentialState::None | CredentialState::Ready)
         | Found::Probe(Step::Start | Step::Wait | Step::Rest) => {
             let message = format!("a probe pod is asking {} for its operations", tool.spec.mcp.url);
-            Verdict::unknown(ToolReason::NotProbed, message)
+            return Judged::Asking(Verdict::unknown(ToolReason::NotProbed, message));
         }
         Found::Probe(Step::Use { report: Err(why), .. }) => {
             Verdict::waiting(ToolReason::ProbeFailed, format!("{subject} is not known: {why}"))
@@ -54,12 +62,9 @@ pub fn judge(tool: &Tool, found: Found) -> (Verdict<ToolReason>, Option<Vec<Tool
             Verdict::waiting(reason(&failure), failure.message)
         }
         Found::Probe(Step::Use { report: Ok(ProbeReport::Tool(Ok(listed))), .. }) => {
-            let operations = operations(listed);
-            let message = format!("the server offers {} operations", operations.len());
-            return (Verdict::ready(ToolReason::Ready, message), Some(operations));
+            return Judged::Listed(operations(listed));
         }
-    };
-    (verdict, None)
+    })
 }
 
 fn reason(failure: &Failure) -> ToolReason {
@@ -85,21 +90,16 @@ fn reason(failure: &Failure) -> ToolReason {
 }
 
 /// What a server says is bounded before it reaches status. A name that no Agent could list is left out.
-fn operations(listed: Vec<OperationDefinition>) -> Vec<ToolOperation> {
-    let mut operations: Vec<ToolOperation> = listed
-        .into_iter()
-        .filter(|operation| !operation.name.is_empty() && operation.name.chars().count() <= OPERATION_NAME_MAX)
-        .map(|operation| ToolOperation {
-            name: operation.name,
-            digest: operation.digest.to_string(),
-            description: cut(&operation.description, DESCRIPTION_BYTES_MAX).to_owned(),
-        })
-        .collect();
-    // A list-map: sorted, so that a server's order changes nothing, and each name once.
-    operations.sort_by(|a, b| a.name.cmp(&b.name));
-    operations.dedup_by(|a, b| a.name == b.name);
-    operations.truncate(OPERATIONS_MAX);
-    operations
+fn operations(mut listed: Vec<OperationDefinition>) -> Vec<ToolOperation> {
+    listed.retain(|operation| !operation.name.is_empty() && operation.name.chars().count() <= OPERATION_NAME_MAX);
+    let kept = bounded(listed).into_iter().take(OPERATIONS_MAX);
+    kept.map(|OperationDefinition { name, digest, description, input_schema }| ToolOperation {
+        name,
+        digest: digest.to_string(),
+        description,
+        input_schema,
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -115,7 +115,8 @@ mod tests {
         let definition = |name: &&str| OperationDefinition {
             name: (*name).to_owned(),
             digest: Digest::of(name.as_bytes()),
-            description: "é".repeat(1000),
+            description: "é".repeat(3000),
+            input_schema: Some("{}".to_owned()),
         };
         let report = Ok(ProbeReport::Tool(Ok(names.iter().map(definition).collect())));
         Found::Probe(Step::Use { report, again: None })
@@ -126,14 +127,21 @@ mod tests {
         Found::Probe(Step::Use { report: Ok(ProbeReport::Tool(Err(failure))), again: None })
     }
 
+    fn verdict_of(judged: Judged) -> Verdict<ToolReason> {
+        match judged {
+            Judged::Not(verdict) | Judged::Asking(verdict) => verdict,
+            Judged::Listed(operations) => unreachable!("{operations:?}"),
+        }
+    }
+
     #[test]
     fn what_the_server_lists_is_sorted_bounded_and_each_name_once() {
         let long = "x".repeat(129);
-        let (verdict, operations) = judge(&tool("t", &[]), listed(&["b", "a", "b", &long, ""]));
-        let operations = operations.unwrap();
+        let Judged::Listed(operations) = judge(&tool("t", &[]), listed(&["b", "a", "b", &long, ""])) else {
+            unreachable!("it was listed")
+        };
         assert_eq!(operations.iter().map(|o| o.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-        assert!(operations.iter().all(|o| o.description.len() <= DESCRIPTION_BYTES_MAX));
-        assert_eq!((verdict.standing, verdict.reason), (Standing::Ready, ToolReason::Ready));
+        assert!(operations.iter().all(|o| o.description.len() <= 4096 && o.input_schema.as_deref() == Some("{}")));
     }
 
     #[test]
@@ -146,17 +154,15 @@ mod tests {
             (failed(FailureReason::Malformed), ToolReason::ServerFailed),
         ];
         for (found, reason) in table {
-            let (verdict, operations) = judge(&tool("t", &[]), found);
+            let verdict = verdict_of(judge(&tool("t", &[]), found));
             assert_eq!((verdict.standing, verdict.reason), (Standing::Waiting, reason));
             assert_eq!(verdict.message, "Tool t: http://x/mcp");
-            assert!(operations.is_none());
         }
     }
 
     #[test]
     fn a_credential_that_is_missing_is_not_probed_with() {
         let found = Found::Credential(CredentialState::Missing("names Credential \"k\"".into()));
-        let (verdict, _) = judge(&tool("t", &[]), found);
-        assert_eq!(verdict.reason, ToolReason::CredentialMissing);
+        assert_eq!(verdict_of(judge(&tool("t", &[]), found)).reason, ToolReason::CredentialMissing);
     }
 }

@@ -15,7 +15,9 @@ use belay_operator::tls::{Material, Reloadable, trust_bundle};
 use belay_protocol::call::CallBinding;
 use belay_protocol::event::{Event, Finish, Item, ListedOperation, Listing, ModelResponse, ProposedCall, ToolResult};
 use belay_protocol::judgement::{Judged, Judgement, PolicyRequirement};
-use belay_protocol::plan::{Effects, Limits, ModelApi, ObjectId, Plan, PlanModel, PlanOperation, PlanTool, Timeouts};
+use belay_protocol::plan::{
+    Effects, Limits, ModelApi, ObjectId, OnDrift, Plan, PlanModel, PlanOperation, PlanTool, Timeouts,
+};
 use belay_protocol::wire::operator_message::Body as FromOperator;
 use belay_protocol::wire::run_service_client::RunServiceClient;
 use belay_protocol::wire::runner_message::Body as ToOperator;
@@ -334,6 +336,7 @@ pub fn plan(name: &str) -> Plan {
             credential: None,
             call_timeout_seconds: 5,
             policies: vec![],
+            on_drift: OnDrift::Wait,
             operations: ["read", "delete"].map(operation).to_vec(),
         }],
         credentials: vec![],
@@ -345,7 +348,8 @@ pub fn plan(name: &str) -> Plan {
 
 fn operation(name: &str) -> PlanOperation {
     let model_name = format!("files__{name}");
-    PlanOperation { name: name.into(), model_name, definition: definition(), effects: Effects::NonIdempotent }
+    let effects = Effects::NonIdempotent;
+    PlanOperation { name: name.into(), model_name, definition: definition(), effects, gone: false }
 }
 
 pub fn listed() -> Event {

@@ -118,6 +118,7 @@ impl Effects {
             | Event::LimitReached { .. }
             | Event::CancelRequested {}
             | Event::AskPosted { .. }
+            | Event::DefinitionsAccepted { .. }
             | Event::EpochEnded { .. }
             | Event::EpochDead { .. }
             | Event::RunEnded { .. } => {}

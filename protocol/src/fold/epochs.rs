@@ -12,6 +12,8 @@ impl RunState {
             return Err(out_of_order("EpochOpened", "epochs count up by one"));
         }
         self.listings.clear();
+        self.listed_at = None;
+        self.differs.clear();
         self.listed.clear();
         self.epoch = Some(Epoch { number, pod_name: pod_name.to_owned(), opened_at: at, claim: None, ended: None });
         Ok(())

@@ -8,7 +8,7 @@ use crate::event::{Failure, FailureReason, Item, Listing, ModelResponse};
 use crate::{CALLS_PER_RESPONSE_MAX, MODEL_ATTEMPTS_MAX};
 
 impl RunState {
-    pub(super) fn list(&mut self, tool: &str, listing: &Listing) -> Result<(), IllegalEvent> {
+    pub(super) fn list(&mut self, tool: &str, listing: &Listing, at: i64) -> Result<(), IllegalEvent> {
         if self.plan.as_ref().is_none_or(|plan| plan.tool(tool).is_none()) {
             return Err(out_of_order("ToolsListed", "the plan names no such tool"));
         }
@@ -17,6 +17,8 @@ impl RunState {
         match listing {
             Listing::Listed(operations) => {
                 self.listings.insert(tool.to_owned(), operations.clone());
+                self.listed_at = Some(at);
+                self.compare(tool);
             }
             Listing::Failed(failure) => self.failure = Some(failure.clone()),
         }

@@ -61,7 +61,7 @@ impl Agent {
         let Some(tool) = self.plan.tool(tool) else { return Vec::new() };
         let offer = |definition: Definition| {
             let operation = tool.operation(&definition.name)?;
-            (operation.definition == definition.digest).then(|| OfferedTool {
+            (!operation.gone && operation.definition == definition.digest).then(|| OfferedTool {
                 name: operation.model_name.clone(),
                 description: self.redactor.redact(&definition.description).into_owned(),
                 input_schema: self.redactor.redact_json(definition.input_schema),

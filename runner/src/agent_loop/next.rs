@@ -42,6 +42,10 @@ pub fn next(state: &RunState, listed: bool, parked: &BTreeSet<String>) -> Next {
         ModelState::Idle => Next::Ask { step: state.steps + 1, attempt: 1 },
         ModelState::Failed { step, attempt } => Next::Ask { step, attempt: attempt + 1 },
     };
+    // The operator holds all of it up: its end is another epoch's beginning.
+    if state.drifted().next().is_some() {
+        return if state.calls_in_flight().next().is_some() { Next::Busy } else { Next::Wait };
+    }
     let due = due(state, parked);
     if !due.is_empty() {
         Next::Propose(due)

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use belay_protocol::Plan;
 use belay_protocol::call::{definition_digest, model_name};
 use belay_protocol::plan::{
-    Effects, Inject, Limits, ModelApi, ObjectId, PLAN_VERSION, PlanCredential, PlanModel, PlanOperation, PlanTool,
-    ScriptedCall, ScriptedTurn, Timeouts,
+    Effects, Inject, Limits, ModelApi, ObjectId, OnDrift, PLAN_VERSION, PlanCredential, PlanModel, PlanOperation,
+    PlanTool, ScriptedCall, ScriptedTurn, Timeouts,
 };
 use belay_runner::credential::Credentials;
 use serde_json::{Value, json};
@@ -98,6 +98,7 @@ pub fn tool(url: &str, operations: &[&str]) -> PlanTool {
             )
             .unwrap(),
             effects: Effects::NonIdempotent,
+            gone: false,
         }
     };
     PlanTool {
@@ -107,6 +108,7 @@ pub fn tool(url: &str, operations: &[&str]) -> PlanTool {
         credential: None,
         call_timeout_seconds: 5,
         policies: Vec::new(),
+        on_drift: OnDrift::Continue,
         operations: operations.iter().map(operation).collect(),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use belay_protocol::Event;
 use belay_protocol::event::{EndReason, NotSentReason, Outcome, ToolResult};
 use belay_protocol::fold::CallState;
-use belay_protocol::plan::{Effects, PlanTool, ScriptedTurn};
+use belay_protocol::plan::{Effects, OnDrift, PlanTool, ScriptedTurn};
 use belay_runner::agent_loop::Parting;
 use belay_runner::models::scripted::Scripted;
 use belay_runner::redact::Redactor;
@@ -376,6 +376,32 @@ async fn definitions_that_differ_from_the_accepted_ones_are_not_offered_and_left
     });
     assert_ne!(proposed.unwrap().definition, accepted, "the gate sees what the server lists now");
     assert_eq!(journal.state.listings[TOOL].len(), 1);
+}
+
+#[tokio::test]
+async fn a_run_that_waits_for_a_definition_says_what_it_saw_and_asks_nobody() {
+    for (on_drift, expected) in
+        [(OnDrift::Wait, vec!["ToolsListed"]), (OnDrift::Continue, vec!["ToolsListed", "ModelRequested"])]
+    {
+        let server = FakeMcp::start(Era::Sessions, &["echo"]).await;
+        let mut drifted = PlanTool { on_drift, ..tool(&server.url(), &["echo"]) };
+        drifted.operations[0].definition = belay_protocol::Digest::of(b"an older definition");
+        let plan = plan(scripted(vec![says("never")]), vec![drifted]);
+        let stop_on = Some("ToolsListed");
+        let script = Script { stop_on, grace: Duration::from_secs(5), ..Script::default() };
+        let journal = run_plan(plan, script, &[]).await;
+        assert_eq!(journal.names(), [expected]);
+    }
+}
+
+#[tokio::test]
+async fn an_operation_whose_end_was_accepted_is_not_offered_although_its_server_lists_it() {
+    let server = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let mut gone = PlanTool { on_drift: OnDrift::Wait, ..tool(&server.url(), &["echo"]) };
+    gone.operations[0].gone = true;
+    let plan = plan(scripted(vec![says("done")]), vec![gone]);
+    let journal = run_plan(plan, Script::default(), &[]).await;
+    assert_eq!(journal.end().outcome, Outcome::Succeeded, "it waits for nothing");
 }
 
 fn people(operation: &str, say: People) -> Script {

@@ -58,7 +58,8 @@ impl Observed<'_> {
             return self.unclaimed(epoch);
         }
         let Some(wait) = self.wait(state) else { return Decision::Follow(self.at_work(state)) };
-        if is_idle(state, self.withheld) && self.idle_for >= self.times.wait_grace {
+        let patient = self.idle_for < self.times.wait_grace && !self.drift_is_over();
+        if is_idle(state, self.withheld) && !patient {
             let message = format!("the run waits for {}", wait.on.display);
             let (epoch, cause) = (epoch.number, EpochEnd::Released);
             return Decision::EndEpoch(EpochEnding { epoch, cause, proof: None, message });

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use belay_crds::reason::RunReason;
 use belay_protocol::event::{DeathProof, EndReason, EpochEnd};
 use belay_protocol::fold::RunState;
 
 use super::epoch::quarantine;
-use super::{AgentView, CRASHES_MAX, Decision, Follow, Observed};
+use super::{AgentView, CRASHES_MAX, Decision, Follow, Observed, Wait};
+use crate::agent_run::drift::DriftSeen;
 use crate::agent_run::ending::Ending;
 use crate::namespaces::Service;
 use crate::pod_view::PodView;
@@ -41,8 +43,12 @@ impl Observed<'_> {
     }
 
     pub(super) fn resting(&self, state: &RunState) -> Decision {
+        if let DriftSeen::Accepted { tool, .. } = &self.drift {
+            return Decision::Adopt { tool: tool.clone() };
+        }
+        let over = |wait: &Wait| wait.reason == RunReason::DefinitionDrifted && self.may_list_again();
         if state.started_at.is_some()
-            && let Some(wait) = self.wait(state)
+            && let Some(wait) = self.wait(state).filter(|wait| !over(wait))
         {
             return Decision::Follow(Follow::Waiting(wait));
         }

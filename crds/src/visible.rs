@@ -2,6 +2,7 @@
 
 /// Control, formatting, bidirectional and private characters, and every space but the plain one, as `\u{..}`; everything
 /// else as it is.
+#[must_use]
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {

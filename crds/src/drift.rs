@@ -1,0 +1,186 @@
+//! What a Tool's server offers otherwise than it was accepted: as people sign it, and as they read it. One rule for the
+//! operator, which asks and takes, and for who shows it. Pure.
+
+use serde::{Deserialize, Serialize};
+use similar::{Algorithm, ChangeTag, DiffOp, capture_diff_slices, group_diff_ops};
+
+use crate::tool::{Change, DriftedOperation, ToolOperation, ToolStatus};
+use crate::visible::visible;
+
+/// All texts of one question, as long as they are in JSON: with names and digests they fit into `arguments`.
+const TEXTS_BYTES_MAX: usize = 96 * 1024;
+/// What is left of a description where there is no room for more.
+const DESCRIPTION_BYTES_LEAST: usize = 256;
+/// Lines around a change.
+const CONTEXT: usize = 2;
+
+/// What `spec.request.arguments` of a Drift holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    pub operations: Vec<OfferedChange>,
+}
+
+/// One operation: what was accepted, what is offered, and which of both is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferedChange {
+    pub name: String,
+    pub change: Change,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<Definition>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered: Option<Definition>,
+}
+
+/// A definition as far as it is kept: the digest is over all of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Definition {
+    pub digest: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_schema: Option<String>,
+}
+
+impl Offer {
+    /// What the status of a Tool says that people are to accept. None: nothing.
+    #[must_use]
+    pub fn of(status: &ToolStatus) -> Option<Self> {
+        let drift = status.drift.as_ref().filter(|drift| !drift.operations.is_empty())?;
+        let accepted = |name: &str| status.operations.iter().find(|operation| operation.name == name);
+        let change = |operation: &DriftedOperation| OfferedChange {
+            name: operation.name.clone(),
+            change: operation.change,
+            accepted: accepted(&operation.name).map(Definition::from),
+            offered: Definition::offered(operation),
+        };
+        let mut operations: Vec<OfferedChange> = drift.operations.iter().map(change).collect();
+        let mut left = TEXTS_BYTES_MAX;
+        for operation in &mut operations {
+            if operation.text_bytes() > left {
+                operation.both().for_each(Definition::shorten);
+            }
+            left = left.saturating_sub(operation.text_bytes());
+        }
+        Some(Self { operations })
+    }
+}
+
+impl Definition {
+    fn offered(operation: &DriftedOperation) -> Option<Self> {
+        let (description, input_schema) = (operation.description.clone(), operation.input_schema.clone());
+        operation.digest.clone().map(|digest| Self { digest, description, input_schema })
+    }
+
+    fn shorten(&mut self) {
+        self.input_schema = None;
+        self.description.truncate(self.description.floor_char_boundary(DESCRIPTION_BYTES_LEAST));
+    }
+
+    /// The description, then the schema, a line for each value.
+    fn lines(&self) -> Vec<String> {
+        let description = self.description.split('\n').map(|line| format!("description: {line}"));
+        let schema = match &self.input_schema {
+            None => vec!["(the schema is too long to be kept)".to_owned()],
+            Some(text) => {
+                let value: Option<serde_json::Value> = serde_json::from_str(text).ok();
+                let pretty = value.and_then(|value| serde_json::to_string_pretty(&value).ok());
+                pretty.as_deref().unwrap_or(text).lines().map(str::to_owned).collect()
+            }
+        };
+        description.chain(schema).map(|line| visible(&line)).collect()
+    }
+}
+
+impl From<&ToolOperation> for Definition {
+    fn from(operation: &ToolOperation) -> Self {
+        let ToolOperation { digest, description, input_schema, .. } = operation.clone();
+        Self { digest, description, input_schema }
+    }
+}
+
+impl OfferedChange {
+    fn both(&mut self) -> impl Iterator<Item = &mut Definition> {
+        self.accepted.iter_mut().chain(&mut self.offered)
+    }
+
+    fn text_bytes(&self) -> usize {
+        let texts = |one: &Definition| escaped(&one.description) + one.input_schema.as_deref().map_or(0, escaped);
+        self.accepted.iter().chain(&self.offered).map(texts).sum()
+    }
+
+    /// Line by line: `-` what was accepted, `+` what is offered. Nothing in it reaches a terminal raw.
+    #[must_use]
+    pub fn diff(&self) -> Vec<String> {
+        let lines = |definition: &Option<Definition>| definition.as_ref().map(Definition::lines).unwrap_or_default();
+        let (old, new) = (lines(&self.accepted), lines(&self.offered));
+        let groups = group_diff_ops(capture_diff_slices(Algorithm::Myers, &old, &new), CONTEXT);
+        let mut shown = Vec::new();
+        for (index, group) in groups.iter().enumerate() {
+            if index > 0 {
+                shown.push("  ..".to_owned());
+            }
+            for change in group.iter().flat_map(|op: &DiffOp| op.iter_changes(&old, &new)) {
+                let sign = match change.tag() {
+                    ChangeTag::Delete => '-',
+                    ChangeTag::Insert => '+',
+                    ChangeTag::Equal => ' ',
+                };
+                shown.push(format!("{sign} {}", change.value_ref()));
+            }
+        }
+        if shown.is_empty() {
+            shown.push("  it differs in what is too long to be kept here: ask the server what it offers".to_owned());
+        }
+        shown
+    }
+}
+
+/// How long a text is in JSON.
+fn escaped(text: &str) -> usize {
+    serde_json::to_string(text).map_or(usize::MAX, |json| json.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(description: &str, schema: Option<&str>) -> Definition {
+        let (description, input_schema) = (description.to_owned(), schema.map(str::to_owned));
+        Definition { digest: format!("sha256:{description}"), description, input_schema }
+    }
+
+    fn diff(accepted: impl Into<Option<Definition>>, offered: impl Into<Option<Definition>>) -> String {
+        let (change, accepted, offered) = (Change::Changed, accepted.into(), offered.into());
+        OfferedChange { name: "o".to_owned(), change, accepted, offered }.diff().join("\n")
+    }
+
+    #[test]
+    fn what_changed_is_told_line_by_line() {
+        let old = definition("Sets labels.", Some(r#"{"properties":{"repo":{"type":"string"}},"type":"object"}"#));
+        let schema = r#"{"properties":{"force":{"type":"boolean"},"repo":{"type":"string"}},"type":"object"}"#;
+        let new = definition("Sets labels.\nAlways set force.", Some(schema));
+        let expected = r#"  description: Sets labels.
++ description: Always set force.
+  {
+    "properties": {
++     "force": {
++       "type": "boolean"
++     },
+      "repo": {
+        "type": "string""#;
+        assert_eq!(diff(old.clone(), new), expected);
+        let gone = diff(old.clone(), None);
+        assert!(gone.lines().all(|line| line.starts_with("- ")) && gone.contains("Sets labels."), "{gone}");
+        assert!(diff(None, old).lines().all(|line| line.starts_with("+ ")));
+    }
+
+    #[test]
+    fn nothing_hides_in_it_and_what_is_not_kept_is_said() {
+        let hidden = diff(definition("a", Some("{}")), definition("a\u{202e}\u{200b}", Some("{}")));
+        assert!(hidden.contains("+ description: a\\u{202e}\\u{200b}"), "{hidden}");
+        let schema = diff(definition("a", Some("{\"a\":1}")), definition("a", None));
+        assert!(schema.contains("+ (the schema is too long to be kept)"), "{schema}");
+        assert!(diff(definition("a", None), definition("a", None)).contains("too long to be kept here"));
+    }
+}

@@ -1,0 +1,435 @@
+//! What a Tool's server offers otherwise than it was accepted: found, told, accepted. Pure.
+
+use std::collections::BTreeMap;
+
+use belay_crds::conditions::{READY, find};
+use belay_crds::drift::{Definition, OfferedChange};
+use belay_crds::reason::ToolReason;
+use belay_crds::{
+    Acceptance, CHANGES_MAX, Change, DriftedOperation, Tool, ToolDrift, ToolOperation, ToolSpec, ToolStatus,
+};
+use belay_protocol::digest::digest_of;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::ResourceExt;
+use serde_json::json;
+
+use crate::agent::EVERY_OPERATION;
+use crate::readiness::Verdict;
+use crate::writes::cut;
+
+/// What status keeps of texts that are offered, and of differences: an object has a megabyte or so.
+const TEXTS_BYTES_MAX: usize = 96 * 1024;
+const DIFFS_BYTES_MAX: usize = 96 * 1024;
+const DESCRIPTION_BYTES_LEAST: usize = 256;
+const DIFF_BYTES_MAX: usize = 4096;
+const DIFF_CUT: &str = "\n(cut: belay tool accept shows all of it)";
+/// Names that a message lists before it says how many more there are.
+const NAMES_MAX: usize = 12;
+
+/// Whether the Tool's own server is all right but for definitions: whoever needs none of those goes on.
+#[must_use]
+pub fn is_drifted(tool: &Tool) -> bool {
+    let status = tool.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    find(status, READY).is_some_and(|ready| {
+        ready.reason == ToolReason::Drifted.as_str() && ready.observed_generation == tool.metadata.generation
+    })
+}
+
+/// Which of the `listed` operations the server does not offer as they were accepted.
+#[must_use]
+pub fn drifted_of<'a>(tool: &'a Tool, listed: &[String]) -> Vec<&'a str> {
+    let every = listed.iter().any(|name| name == EVERY_OPERATION);
+    let drift = tool.status.as_ref().and_then(|status| status.drift.as_ref());
+    let held =
+        drift.into_iter().flat_map(|drift| &drift.operations).filter(|operation| operation.change != Change::Added);
+    held.filter(|operation| every || listed.contains(&operation.name))
+        .map(|operation| operation.name.as_str())
+        .collect()
+}
+
+/// Takes in what the server offers now, sorted by name. The first offer of a server is accepted; after that what differs
+/// is held until people accept it.
+pub fn take(status: &mut ToolStatus, spec: &ToolSpec, offered: Vec<ToolOperation>, probed_at: MicroTime) {
+    status.probed_at = Some(probed_at);
+    if !was_accepted(status, spec) {
+        status.operations = offered;
+        status.accepted_from = Some(spec.mcp.clone());
+        (status.drift, status.acceptance) = (None, None);
+        return;
+    }
+    status.accepted_from = Some(spec.mcp.clone());
+    let changes = changes(&status.operations, &offered);
+    // The same definition, of which a version before this one kept less.
+    refresh(&mut status.operations, &offered);
+    let before = status.drift.take();
+    status.drift = drift(&status.operations, &changes, before);
+}
+
+/// Whether `status.operations` were accepted from this very server. One that says nothing is of an earlier version.
+#[must_use]
+pub fn was_accepted(status: &ToolStatus, spec: &ToolSpec) -> bool {
+    match &status.accepted_from {
+        Some(from) => *from == spec.mcp,
+        None => !status.operations.is_empty(),
+    }
+}
+
+fn changes(accepted: &[ToolOperation], offered: &[ToolOperation]) -> Vec<DriftedOperation> {
+    let by_name = |operations: &'_ [ToolOperation]| -> BTreeMap<String, ToolOperation> {
+        operations.iter().map(|operation| (operation.name.clone(), operation.clone())).collect()
+    };
+    let (old, new) = (by_name(accepted), by_name(offered));
+    let mut changes: Vec<DriftedOperation> = Vec::new();
+    for (name, operation) in &new {
+        let change = match old.get(name) {
+            None => Change::Added,
+            Some(accepted) if accepted.digest != operation.digest => Change::Changed,
+            Some(_) => continue,
+        };
+        changes.push(DriftedOperation {
+            name: name.clone(),
+            change,
+            digest: Some(operation.digest.clone()),
+            description: operation.description.clone(),
+            input_schema: operation.input_schema.clone(),
+            diff: String::new(),
+        });
+    }
+    changes.extend(old.keys().filter(|name| !new.contains_key(*name)).map(|name| DriftedOperation {
+        name: name.clone(),
+        change: Change::Removed,
+        digest: None,
+        description: String::new(),
+        input_schema: None,
+        diff: String::new(),
+    }));
+    changes.sort_by(|a, b| a.name.cmp(&b.name));
+    changes
+}
+
+fn refresh(accepted: &mut [ToolOperation], offered: &[ToolOperation]) {
+    for operation in accepted {
+        if let Some(same) = offered.iter().find(|one| one.name == operation.name && one.digest == operation.digest) {
+            operation.clone_from(same);
+        }
+    }
+}
+
+/// The question about the same changes goes on; about others there is none yet.
+fn drift(accepted: &[ToolOperation], changes: &[DriftedOperation], before: Option<ToolDrift>) -> Option<ToolDrift> {
+    if changes.is_empty() {
+        return None;
+    }
+    let told: Vec<_> = changes.iter().map(|one| json!({"name": one.name, "digest": one.digest})).collect();
+    // Names and digests are strings: they always have a canonical form.
+    let digest = digest_of(&told).map(|digest| digest.to_string()).unwrap_or_default();
+    if let Some(before) = before.filter(|before| before.digest == digest) {
+        return Some(before);
+    }
+    let operations = bounded(accepted, changes.iter().take(CHANGES_MAX).cloned().collect());
+    let more = i32::try_from(changes.len().saturating_sub(CHANGES_MAX)).ok().filter(|more| *more > 0);
+    Some(ToolDrift { digest, operations, more, question: None, refused: None })
+}
+
+/// With the differences, and with texts as far as there is room.
+fn bounded(accepted: &[ToolOperation], mut changes: Vec<DriftedOperation>) -> Vec<DriftedOperation> {
+    let (mut texts, mut diffs) = (TEXTS_BYTES_MAX, DIFFS_BYTES_MAX);
+    for change in &mut changes {
+        let bytes =
+            |change: &DriftedOperation| change.description.len() + change.input_schema.as_ref().map_or(0, String::len);
+        if bytes(change) > texts {
+            change.input_schema = None;
+            change.description = cut(&change.description, DESCRIPTION_BYTES_LEAST).to_owned();
+        }
+        texts = texts.saturating_sub(bytes(change));
+        let old = accepted.iter().find(|operation| operation.name == change.name);
+        let offered = change.digest.clone().map(|digest| Definition {
+            digest,
+            description: change.description.clone(),
+            input_schema: change.input_schema.clone(),
+        });
+        let whole = OfferedChange {
+            name: change.name.clone(),
+            change: change.change,
+            accepted: old.map(Definition::from),
+            offered,
+        };
+        change.diff = shortened(&whole.diff().join("\n"), DIFF_BYTES_MAX.min(diffs));
+        diffs = diffs.saturating_sub(change.diff.len());
+    }
+    changes
+}
+
+fn shortened(diff: &str, bytes: usize) -> String {
+    if diff.len() <= bytes {
+        return diff.to_owned();
+    }
+    format!("{}{DIFF_CUT}", cut(diff, bytes.saturating_sub(DIFF_CUT.len()))).trim_start().to_owned()
+}
+
+/// People said yes to what is held: from now on that is what is accepted. What differs beyond it is found by the next
+/// probe.
+pub fn accept(status: &mut ToolStatus, acceptance: Acceptance) {
+    let Some(drift) = status.drift.take() else { return };
+    let mut operations: BTreeMap<String, ToolOperation> =
+        std::mem::take(&mut status.operations).into_iter().map(|one| (one.name.clone(), one)).collect();
+    for DriftedOperation { name, digest, description, input_schema, .. } in drift.operations {
+        match digest {
+            Some(digest) => {
+                operations.insert(name.clone(), ToolOperation { name, digest, description, input_schema });
+            }
+            None => drop(operations.remove(&name)),
+        }
+    }
+    status.operations = operations.into_values().collect();
+    status.acceptance = Some(acceptance);
+}
+
+/// How a Tool stands whose server was listed. `unasked`: why people could not be asked, if they could not.
+#[must_use]
+pub fn verdict(tool: &Tool, status: &ToolStatus, unasked: Option<&str>) -> Verdict<ToolReason> {
+    let (name, count) = (tool.name_any(), status.operations.len());
+    let Some(drift) = &status.drift else {
+        return Verdict::ready(ToolReason::Ready, format!("the server offers {count} operations"));
+    };
+    let what = summary(drift);
+    let then = match (&drift.refused, unasked) {
+        (Some(no), _) => {
+            let reason = if no.reason.is_empty() { String::new() } else { format!(": {}", no.reason) };
+            format!(
+                "{} said no{reason}; people are asked again once the server offers something else or the Tool's spec \
+                 changes",
+                no.by
+            )
+        }
+        (None, Some(why)) => why.to_owned(),
+        (None, None) => format!("belay tool accept {name} shows what differs and accepts it"),
+    };
+    if drift.operations.iter().all(|operation| operation.change == Change::Added) {
+        let message =
+            format!("the server offers the {count} accepted operations, and more that are held: {what}; {then}");
+        return Verdict::ready(ToolReason::Ready, message);
+    }
+    let message = format!("calls are held to what the server does not offer as it was accepted: {what}; {then}");
+    if drift.refused.is_some() {
+        Verdict::stalled(ToolReason::Drifted, message)
+    } else {
+        Verdict::waiting(ToolReason::Drifted, message)
+    }
+}
+
+/// `set_labels changed, drop was removed`.
+#[must_use]
+pub fn summary(drift: &ToolDrift) -> String {
+    let words = |operation: &DriftedOperation| {
+        let name = belay_crds::visible(&operation.name);
+        match operation.change {
+            Change::Changed => format!("{name} changed"),
+            Change::Removed => format!("{name} was removed"),
+            Change::Added => format!("{name} was added"),
+        }
+    };
+    let shown: Vec<String> = drift.operations.iter().take(NAMES_MAX).map(words).collect();
+    let more = drift.operations.len().saturating_sub(NAMES_MAX);
+    let more = more.saturating_add(drift.more.and_then(|more| usize::try_from(more).ok()).unwrap_or_default());
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{rest}", shown.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use belay_crds::drift::Offer;
+    use belay_crds::{DriftQuestion, DriftRefusal, Mcp, QuestionGuard};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::fixtures::tool;
+    use crate::readiness::Standing;
+
+    fn operation(name: &str, digest: &str) -> ToolOperation {
+        ToolOperation {
+            name: name.to_owned(),
+            digest: format!("sha256:{digest}"),
+            description: format!("does {digest}"),
+            input_schema: Some("{}".to_owned()),
+        }
+    }
+
+    fn at(second: i64) -> MicroTime {
+        MicroTime(jiff::Timestamp::from_second(second).unwrap())
+    }
+
+    /// After the server offered these, one list after the other, as `name=digest`.
+    fn offered(lists: &[&[(&str, &str)]]) -> (Tool, ToolStatus) {
+        let mut tool = tool("github", &[]);
+        let mut status = ToolStatus::default();
+        for (second, list) in (1..).zip(lists) {
+            take(
+                &mut status,
+                &tool.spec,
+                list.iter().map(|(name, digest)| operation(name, digest)).collect(),
+                at(second),
+            );
+        }
+        tool.status = Some(status.clone());
+        (tool, status)
+    }
+
+    fn accepted(status: &ToolStatus) -> Vec<(&str, &str)> {
+        status.operations.iter().map(|one| (one.name.as_str(), one.digest.as_str())).collect()
+    }
+
+    fn told(status: &ToolStatus) -> String {
+        status.drift.as_ref().map(summary).unwrap_or_default()
+    }
+
+    const FIRST: &[(&str, &str)] = &[("list", "1"), ("set", "1")];
+
+    #[test]
+    fn the_first_offer_is_accepted_and_what_differs_after_it_is_held() {
+        type Row<'a> = (&'a [(&'a str, &'a str)], &'a str, Standing);
+        let table: [Row<'_>; 6] = [
+            (FIRST, "", Standing::Ready),
+            (&[("list", "1"), ("set", "2")], "set changed", Standing::Waiting),
+            (&[("list", "1")], "set was removed", Standing::Waiting),
+            (&[("drop", "1"), ("list", "1"), ("set", "1")], "drop was added", Standing::Ready),
+            (&[("drop", "1"), ("list", "2")], "drop was added, list changed, set was removed", Standing::Waiting),
+            (&[], "list was removed, set was removed", Standing::Waiting),
+        ];
+        for (now, words, standing) in table {
+            let (tool, status) = offered(&[FIRST, now]);
+            assert_eq!(accepted(&status), [("list", "sha256:1"), ("set", "sha256:1")], "a probe accepts nothing anew");
+            assert_eq!(told(&status), words);
+            let verdict = verdict(&tool, &status, None);
+            assert_eq!(verdict.standing, standing, "{}", verdict.message);
+            assert!(verdict.message.contains(words), "{}", verdict.message);
+        }
+        let (_, nothing) = offered(&[&[], FIRST]);
+        assert_eq!((accepted(&nothing).len(), told(&nothing).as_str()), (0, "list was added, set was added"));
+    }
+
+    #[test]
+    fn a_server_that_offers_again_what_was_accepted_is_as_it_was() {
+        let (tool, status) = offered(&[FIRST, &[("list", "1"), ("set", "2")], FIRST]);
+        assert_eq!((status.drift.is_none(), status.probed_at.clone()), (true, Some(at(3))));
+        assert_eq!(verdict(&tool, &status, None).reason, ToolReason::Ready);
+    }
+
+    #[test]
+    fn another_server_or_credential_is_accepted_anew_and_another_spec_is_not() {
+        let (tool, mut status) = offered(&[FIRST]);
+        let now = || vec![operation("list", "2")];
+        let mut same = tool.spec.clone();
+        same.call_timeout_seconds = Some(7);
+        take(&mut status.clone(), &same, now(), at(2));
+        let mut kept = status.clone();
+        take(&mut kept, &same, now(), at(2));
+        assert_eq!(accepted(&kept), [("list", "sha256:1"), ("set", "sha256:1")]);
+        let mut other = tool.spec.clone();
+        other.mcp = Mcp { url: "http://other/mcp".into(), credential_ref: None };
+        take(&mut status, &other, now(), at(2));
+        assert_eq!((accepted(&status), status.drift.is_none()), (vec![("list", "sha256:2")], true));
+        let mut keyed = other.clone();
+        keyed.mcp.credential_ref = Some(belay_crds::NameRef::new("k"));
+        assert!(!was_accepted(&status, &keyed));
+    }
+
+    #[test]
+    fn what_an_earlier_version_listed_was_accepted() {
+        let tool = tool("github", &["list"]);
+        let mut status = tool.status.clone().unwrap();
+        take(&mut status, &tool.spec, vec![operation("list", "2")], at(1));
+        assert_eq!(told(&status), "list changed");
+        assert_eq!(status.accepted_from, Some(tool.spec.mcp.clone()));
+    }
+
+    fn question() -> DriftQuestion {
+        let guard = QuestionGuard {
+            policy_uid: "p".into(),
+            policy_generation: 1,
+            binding_uid: "b".into(),
+            binding_generation: 1,
+        };
+        let expires_at = Time(jiff::Timestamp::from_second(9).unwrap());
+        let (approval, nonce, digest) = ("a".into(), "n".into(), "sha256:d".into());
+        DriftQuestion { approval, uid: Some("u".into()), nonce, digest, expires_at, guard }
+    }
+
+    #[test]
+    fn the_question_and_a_refusal_stay_while_the_offer_does_and_go_with_it() {
+        let changed: &[(&str, &str)] = &[("list", "1"), ("set", "2")];
+        let (tool, mut status) = offered(&[FIRST, changed]);
+        let drift = status.drift.as_mut().unwrap();
+        drift.question = Some(question());
+        let no = DriftRefusal { by: "ada".into(), reason: "no".into(), approval: "a".into(), generation: 1 };
+        drift.refused = Some(no);
+        let offer = |list: &[(&str, &str)]| list.iter().map(|(name, digest)| operation(name, digest)).collect();
+        let mut same = status.clone();
+        take(&mut same, &tool.spec, offer(changed), at(5));
+        assert_eq!(same.drift, status.drift);
+        let words = verdict(&tool, &same, None);
+        assert_eq!(words.standing, Standing::Stalled);
+        assert!(words.message.contains("ada said no: no; people are asked again once"), "{}", words.message);
+        take(&mut status, &tool.spec, offer(&[("list", "1"), ("set", "3")]), at(5));
+        let drift = status.drift.unwrap();
+        assert_eq!((drift.question, drift.refused), (None, None), "something else is asked about anew");
+    }
+
+    #[test]
+    fn a_yes_makes_what_was_held_the_accepted_definitions() {
+        let (_, mut status) = offered(&[FIRST, &[("drop", "1"), ("list", "2")]]);
+        let acceptance =
+            Acceptance { approval: "a".into(), by: vec!["ada".into()], at: Time(jiff::Timestamp::UNIX_EPOCH) };
+        accept(&mut status, acceptance.clone());
+        assert_eq!(accepted(&status), [("drop", "sha256:1"), ("list", "sha256:2")]);
+        assert_eq!((status.drift.is_none(), status.acceptance.as_ref()), (true, Some(&acceptance)));
+        assert_eq!(status.operations[1].description, "does 2");
+        accept(&mut status, acceptance);
+        assert_eq!(accepted(&status).len(), 2, "there is nothing to accept twice");
+    }
+
+    #[test]
+    fn a_difference_is_readable_and_bounded_and_so_is_what_people_sign() {
+        let (_, status) = offered(&[FIRST, &[("list", "1"), ("set", "2")]]);
+        assert_eq!(status.drift.unwrap().operations[0].diff, "- description: does 1\n+ description: does 2\n  {}");
+        let mut tool = tool("github", &[]);
+        let many = |text: char| -> Vec<ToolOperation> {
+            (0..300)
+                .map(|number| ToolOperation {
+                    name: format!("{number:03}{}", "n".repeat(125)),
+                    digest: format!("sha256:{text}"),
+                    description: text.to_string().repeat(4096),
+                    input_schema: Some(format!("\"{}\"", text.to_string().repeat(4000))),
+                })
+                .collect()
+        };
+        let mut status = ToolStatus::default();
+        take(&mut status, &tool.spec, many('a'), at(1));
+        take(&mut status, &tool.spec, many('b'), at(2));
+        let drift = status.drift.as_ref().unwrap();
+        assert_eq!((drift.operations.len(), drift.more), (CHANGES_MAX, Some(172)));
+        assert!(told(&status).ends_with(" and 288 more"), "{}", told(&status));
+        let texts: usize = drift.operations.iter().map(|one| one.description.len() + one.diff.len()).sum();
+        assert!(texts <= TEXTS_BYTES_MAX + DIFFS_BYTES_MAX + CHANGES_MAX * DESCRIPTION_BYTES_LEAST, "{texts}");
+        assert!(drift.operations.iter().all(|one| one.diff.len() <= DIFF_BYTES_MAX));
+        let signed = belay_protocol::digest::canonical(&Offer::of(&status).unwrap()).unwrap();
+        assert!(signed.len() <= crate::approval::ARGUMENTS_BYTES_MAX, "{}", signed.len());
+        tool.status = Some(status);
+        assert!(!is_drifted(&tool), "its conditions say so, not its drift");
+    }
+
+    #[test]
+    fn an_agent_is_held_by_what_it_lists_alone() {
+        let (tool, _) = offered(&[FIRST, &[("drop", "1"), ("list", "2"), ("set", "1")]]);
+        let drifted = |listed: &[&str]| {
+            let listed: Vec<String> = listed.iter().map(|name| (*name).to_owned()).collect();
+            drifted_of(&tool, &listed).join(",")
+        };
+        assert_eq!(
+            (drifted(&["set"]), drifted(&["list", "set"]), drifted(&["*"])),
+            (String::new(), "list".into(), "list".into())
+        );
+        assert_eq!(drifted(&["drop"]), "", "it was never accepted: the Agent finds it missing");
+    }
+}
