@@ -20,7 +20,7 @@ pub(super) const DOUBT_EVERY: Duration = Duration::from_secs(30);
 impl AgentRuns {
     /// The run goes by what is accepted now; its next epoch lists again.
     pub(super) async fn adopt(&self, sight: &Sight, tool: &str) -> Result<Action, Failure> {
-        if let DriftSeen::Accepted { tool: seen, operations, approval } = &sight.drift
+        if let DriftSeen::Accepted { tool: seen, operations, approval } = &*sight.drift
             && seen == tool
         {
             let (operations, approval) = (operations.clone(), approval.clone());

@@ -42,7 +42,7 @@ impl AgentRuns {
     pub(super) async fn follow(&self, run: &AgentRun, sight: &Sight, follow: Follow) -> Result<Action, Failure> {
         let Some(state) = sight.state.as_deref() else { return Ok(Action::await_change()) };
         self.clear_old_pods(sight).await?;
-        self.doubt_tools(sight, state).await;
+        Box::pin(self.doubt_tools(sight, state)).await;
         let claimed = state.live_epoch().is_some_and(|epoch| epoch.claim.is_some());
         if claimed && self.lobby.started(&sight.id.uid) {
             self.wake_next().await;
@@ -76,7 +76,7 @@ impl AgentRuns {
         for undead in &sight.undead {
             next = next.min(quarantine(state, self.times).saturating_sub(undead.waited) + MOMENT);
         }
-        next = match sight.drift {
+        next = match *sight.drift {
             DriftSeen::Unseen { .. } => next.min(left(DOUBT_EVERY, sight.memory.doubted_at)),
             DriftSeen::Back { .. } => next.min(left(BACK_AFTER, sight.memory.resting_since)),
             DriftSeen::None | DriftSeen::Waits { .. } | DriftSeen::Accepted { .. } => next,

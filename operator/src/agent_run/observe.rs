@@ -44,7 +44,8 @@ pub struct Sight {
     pub limits: Limits,
     pub undead: Vec<Undead>,
     pub asks: Vec<AskSeen>,
-    pub drift: DriftSeen,
+    /// Shared, since a pass holds several looks.
+    pub drift: Arc<DriftSeen>,
     pub guard_down: Option<String>,
     pub active_for: Duration,
     pub withheld: bool,
@@ -68,7 +69,7 @@ impl Sight {
             ended_for: since(self.memory.pod_ended_since),
             undead: self.undead.clone(),
             asks: self.asks.clone(),
-            drift: self.drift.clone(),
+            drift: (*self.drift).clone(),
             guard_down: self.guard_down.clone(),
             active_for: self.active_for,
             last_words: self.memory.last_words.clone(),
@@ -122,7 +123,7 @@ impl AgentRuns {
             None => Vec::new(),
         };
         let tool_of = |name: &str| self.world.tool(&id.namespace, name);
-        let drift = state.as_ref().map(|state| drift::look(state, tool_of)).unwrap_or_default();
+        let drift = Arc::new(state.as_ref().map(|state| drift::look(state, tool_of)).unwrap_or_default());
         let frozen = state.as_ref().and_then(|state| state.plan.as_ref()).map(|plan| plan.limits);
         let limits = frozen.unwrap_or_else(|| {
             limits(agent.as_ref().and_then(|agent| agent.spec.limits.as_ref()), run.spec.limits.as_ref())

@@ -244,7 +244,7 @@ impl Stage {
     }
 
     async fn pass_over(&self, object: AgentRun) -> Result<(), Failure> {
-        self.runs.reconcile(Arc::new(object)).await.map(drop)
+        Box::pin(self.runs.reconcile(Arc::new(object))).await.map(drop)
     }
 
     /// The runner of the first epoch says Hello.
