@@ -4,6 +4,7 @@ mod approve;
 mod arguments;
 mod deciding;
 mod difference;
+mod grant;
 mod list;
 mod look_alikes;
 mod offer;
@@ -23,6 +24,7 @@ pub use self::deciding::{Manner, Refused, Wish, decide};
 pub use self::list::list;
 pub use self::resolve::{ResolveArguments, resolve};
 pub use self::show::{ShowArguments, show};
+pub use self::visible::visible;
 use crate::Target;
 use crate::exit::CliError;
 

@@ -17,8 +17,17 @@ use crate::exit::{CliError, FAILED};
 const OPERATOR_NAMESPACE: &str = "belay-system";
 /// What the operator is bound to in each namespace that opted in.
 const NAMESPACE_BINDING: &str = "belay-operator";
-const KINDS: [&str; 8] =
-    ["models", "credentials", "tools", "approvalpolicies", "agents", "agentruns", "approvals", "readgrants"];
+const KINDS: [&str; 9] = [
+    "models",
+    "credentials",
+    "tools",
+    "approvalpolicies",
+    "agents",
+    "agentruns",
+    "approvals",
+    "approvalgrants",
+    "readgrants",
+];
 
 enum Finding {
     Good(String),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use belay_protocol::event::RunEnd;
-use belay_protocol::export::{Effect, EffectOutcome, PermittedBy, Verified, verify};
+use belay_protocol::export::{Effect, EffectOutcome, GrantedBy, PermittedBy, Verified, verify};
 use clap::Subcommand;
 use jiff::Timestamp;
 
@@ -87,6 +87,10 @@ fn permitted_by(permit: &PermittedBy) -> String {
         PermittedBy::People(people) => {
             let people: Vec<String> = people.iter().map(|one| format!("{} ({})", one.by, one.policy)).collect();
             people.join(", ")
+        }
+        PermittedBy::Grants(grants) => {
+            let one = |it: &GrantedBy| format!("grant {} of {} ({})", it.grant, it.people.join(", "), it.policy);
+            grants.iter().map(one).collect::<Vec<_>>().join("; ")
         }
         PermittedBy::Nobody(reason) => format!("denied: {reason:?}"),
     }

@@ -8,6 +8,7 @@ mod doctor;
 mod exit;
 mod follow;
 mod get;
+mod grants;
 mod journal;
 mod logs;
 mod namespace;
@@ -63,6 +64,13 @@ enum Command {
     Show(approvals::ShowArguments),
     /// Say yes to a call that waits, or to what a Tool's server offers
     Approve(approvals::ApproveArguments),
+    /// Show what people allowed for the rest of a run
+    Grants,
+    /// Take back what is left of what people allowed for the rest of a run
+    Revoke {
+        /// Name of the ApprovalGrant, as `belay grants` shows it
+        name: String,
+    },
     /// Say no to it; also after a yes, until the Approval is sealed
     Deny(approvals::DenyArguments),
     /// Say what became of a call whose end nobody knows
@@ -141,6 +149,8 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Approvals => approvals::list(&target).await,
         Command::Show(arguments) => approvals::show(&target, &arguments).await,
         Command::Approve(arguments) => approvals::approve(&target, arguments).await,
+        Command::Grants => grants::list(&target).await,
+        Command::Revoke { name } => grants::revoke(&target, &name).await,
         Command::Deny(arguments) => approvals::deny(&target, arguments).await,
         Command::Resolve(arguments) => approvals::resolve(&target, arguments).await,
         Command::Tool(command) => tool::tool(&target, command).await,

@@ -16,8 +16,9 @@ pub const APPROVALS: &str = "belay-approvals";
 pub const RESTORE: &str = "kubectl apply --server-side --force-conflicts -k manifests/admission";
 
 /// Every file of `manifests/admission`.
-pub const FILES: [&str; 6] = [
+pub const FILES: [&str; 7] = [
     include_str!("../../manifests/admission/agent-tools.yaml"),
+    include_str!("../../manifests/admission/approval-grants.yaml"),
     include_str!("../../manifests/admission/approvals.yaml"),
     include_str!("../../manifests/admission/read-grants.yaml"),
     include_str!("../../manifests/admission/references.yaml"),

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::counting::is_person;
+use crate::approval_grant::{GrantAnswer, GrantTerms};
 
 /// What the schema takes in `decisions` of an Approval.
 pub const DECISIONS_MAX: usize = 32;
@@ -40,7 +41,8 @@ pub const ALLOWS_MAX: usize = 24;
 )]
 #[x_kube(
     validation = ("!has(oldSelf.decisions) || has(self.decisions)", "decisions cannot be removed"),
-    validation = ("self.request.purpose != 'Call' || !has(self.decisions) || self.decisions.all(d, !has(d.answer))", "on a Call a decision carries no answer: Allow lets it be made, Deny does not"),
+    validation = ("self.request.purpose != 'Call' || !has(self.decisions) || self.decisions.all(d, !has(d.answer) || (d.verdict == 'Allow' && has(d.answer.grant)))", "on a Call a decision carries no answer, or an Allow answer.grant: Allow lets it be made, Deny does not"),
+    validation = ("!has(self.decisions) || self.decisions.all(d, !has(d.answer) || !has(d.answer.grant) || (self.request.purpose == 'Call' && self.request.requirements.exists(q, q.policy == d.policy && has(q.grants) && d.answer.grant.count <= q.grants.maxCount && d.answer.grant.seconds <= q.grants.maxSeconds)))", "answer.grant needs a policy that lets people give it (spec.request.requirements[].grants), and stays within its maxCount and maxSeconds"),
     validation = ("self.request.purpose != 'Drift' || !has(self.decisions) || self.decisions.all(d, !has(d.answer))", "on a Drift a decision carries no answer: Allow accepts what the server offers, Deny does not"),
     validation = ("self.request.purpose == 'Drift' || (has(self.request.run) && has(self.request.callId) && has(self.request.attempt) && has(self.request.operation) && has(self.request.callDigest))", "a question about a call names run, callId, attempt, operation and callDigest"),
     validation = ("self.request.purpose != 'Drift' || !(has(self.request.run) || has(self.request.callId) || has(self.request.attempt) || has(self.request.operation) || has(self.request.callDigest))", "a Drift is about a Tool: it names no run, callId, attempt, operation or callDigest"),
@@ -143,7 +145,7 @@ pub struct ApprovalRequest {
 /// What a question is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum ApprovalPurpose {
-    /// May the call be made? It has not been. Allow with no answer; Deny is told to the model.
+    /// May the call be made? It has not been. Allow with no answer, or with `answer.grant`; Deny is told to the model.
     Call,
     /// Is what the Tool's server offers now accepted? Until it is, calls to what changed are held. Allow with no answer;
     /// after a Deny it stays held.
@@ -181,6 +183,9 @@ pub struct Requirement {
     /// Whether whoever created the run may not be one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub separation_of_duty: Option<bool>,
+    /// How far a yes may allow more such calls for the rest of the run (`answer.grant`). Absent: it may not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grants: Option<GrantTerms>,
 }
 
 /// What one person decided, for good.
@@ -216,7 +221,7 @@ pub enum DecisionVerdict {
 
 /// Exactly one of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[schemars(extend("x-kubernetes-validations" = [{"rule": "has(self.happened) != has(self.retry)", "message": "an answer is either happened or retry"}]))]
+#[schemars(extend("x-kubernetes-validations" = [{"rule": "[has(self.happened), has(self.retry), has(self.grant)].filter(x, x).size() == 1", "message": "an answer is one of happened, retry and grant"}]))]
 pub struct DecisionAnswer {
     /// The call took effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -224,6 +229,10 @@ pub struct DecisionAnswer {
     /// It did not, or doing it twice does no harm: it is sent again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// On a Call: more such calls may be made in this run. Counts once as many people as the policy wants gave the
+    /// very same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<GrantAnswer>,
 }
 
 /// What the call came to.

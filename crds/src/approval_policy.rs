@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::approval_grant::GrantTerms;
 use crate::tool::Effects;
 
 /// What calls are allowed, asked or denied. An Agent, a Tool or a Credential names policies in `spec.policyRefs`;
@@ -140,6 +141,10 @@ pub struct PolicyAsk {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 30, max = 2_592_000))]
     pub expires_after_seconds: Option<i32>,
+    /// How far people may, with their yes to a call, allow more such calls for the rest of the run. Where one of
+    /// several rules that ask has none, nobody may. Default: nobody may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grants: Option<GrantTerms>,
 }
 
 /// A call, and what the policy has to say of it, alone and as if in `Enforce`.

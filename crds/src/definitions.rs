@@ -3,7 +3,7 @@
 use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
 
-use crate::{Agent, AgentRun, Approval, ApprovalPolicy, Credential, Model, ReadGrant, Tool};
+use crate::{Agent, AgentRun, Approval, ApprovalGrant, ApprovalPolicy, Credential, Model, ReadGrant, Tool};
 
 /// One definition a kind, in the order in which kinds name each other.
 pub fn definitions() -> Result<Vec<Value>, serde_json::Error> {
@@ -15,6 +15,7 @@ pub fn definitions() -> Result<Vec<Value>, serde_json::Error> {
         Agent::crd(),
         AgentRun::crd(),
         Approval::crd(),
+        ApprovalGrant::crd(),
         ReadGrant::crd(),
     ];
     crds.iter()

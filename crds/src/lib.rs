@@ -5,6 +5,7 @@ pub mod admission;
 mod agent;
 mod agent_run;
 mod approval;
+mod approval_grant;
 mod approval_policy;
 pub mod conditions;
 mod credential;
@@ -25,6 +26,7 @@ pub use approval::{
     ALLOWS_MAX, Approval, ApprovalPurpose, ApprovalRequest, ApprovalRun, ApprovalSpec, ApprovalStatus, DECISIONS_MAX,
     Decision, DecisionAnswer, DecisionVerdict, Happened, Requirement, Retry, is_person,
 };
+pub use approval_grant::{ApprovalGrant, ApprovalGrantSpec, ApprovalGrantStatus, GrantAnswer, GrantTerms};
 pub use approval_policy::{
     ApprovalPolicy, ApprovalPolicySpec, ApprovalPolicyStatus, Expectation, LastGood, Otherwise, PolicyAsk, PolicyMode,
     PolicyRule, PolicyTest, RuleAction, TestCall,

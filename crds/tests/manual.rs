@@ -105,6 +105,7 @@ fn the_columns_are_those_that_the_api_promises() {
         ("Agent", "MODEL READY REASON AGE"),
         ("AgentRun", "AGENT PHASE REASON WAITING-ON STEPS TOKENS COST-USD AGE MODEL+ POD+ REQUESTED-BY+"),
         ("Approval", "RUN PURPOSE TOOL OPERATION NEEDS GIVEN EXPIRES AGE"),
+        ("ApprovalGrant", "RUN POLICY TOOL OPERATION LEFT EXPIRES AGE"),
         ("ReadGrant", "RUN PURPOSE BY SECONDS AGE"),
     ];
     let found: Vec<(String, String)> = definitions()
@@ -128,7 +129,8 @@ fn short_names_and_the_category_are_ours() {
         assert_eq!(definition["spec"]["names"]["categories"], serde_json::json!(["belay"]));
         names.extend(definition["spec"]["names"]["shortNames"].as_array().unwrap().iter().map(Value::to_string));
     }
-    let expected = [r#""bm""#, r#""bcred""#, r#""bt""#, r#""apol""#, r#""bagent""#, r#""ar""#, r#""apv""#, r#""brg""#];
+    let expected =
+        [r#""bm""#, r#""bcred""#, r#""bt""#, r#""apol""#, r#""bagent""#, r#""ar""#, r#""apv""#, r#""apg""#, r#""brg""#];
     assert_eq!(names, expected);
 }
 

@@ -45,6 +45,7 @@ fn refusals(kind: &str, new: &str, old: Option<&str>) -> Vec<String> {
 #[case("ApprovalPolicy", "{}")]
 #[case("ApprovalPolicy", "{rules: [{name: r, action: Allow}, {name: s, action: Ask}, {name: t, action: Deny}]}")]
 #[case("ApprovalPolicy", "{rules: [{name: r, action: Ask, ask: {quorum: 2}}, {name: s, action: Deny, reason: no}]}")]
+#[case("ApprovalPolicy", "{rules: [{name: r, action: Ask, ask: {grants: {maxCount: 5, maxSeconds: 60}}}]}")]
 fn what_is_right_is_accepted(#[case] kind: &str, #[case] spec: &str) {
     assert_eq!(refusals(kind, spec, None), Vec::<String>::new());
 }
@@ -195,4 +196,67 @@ fn asked(request: &str, change: &str) -> Vec<String> {
 fn an_approval_is_about_a_call_or_about_a_tool(#[case] request: &str, #[case] change: &str, #[case] words: &str) {
     let expected = Some(words.to_owned()).filter(|words| !words.is_empty());
     assert_eq!(asked(request, change), Vec::from_iter(expected), "{change}");
+}
+
+/// The request of an Approval that asks `purpose` for `careful`, which lets people give five calls in a minute, and `owners`,
+/// which lets them give none; with one decision.
+fn decided(purpose: &str, decision: &str) -> Vec<String> {
+    let spec = format!(
+        "{{request: {{purpose: {purpose}, run: {{name: r, uid: u}}, callId: c1, attempt: 1, tool: t, operation: o, \
+         definition: d, arguments: '{{}}', destination: x, callDigest: c, message: m, requestedBy: eve, \
+         expiresAt: '2026-11-30T10:00:00Z', nonce: n, digest: q, requirements: [{{policy: careful, quorum: 1, \
+         grants: {{maxCount: 5, maxSeconds: 60}}}}, {{policy: owners, quorum: 1}}]}}, \
+         decisions: [{{by: ada, digest: q, {decision}}}]}}"
+    );
+    refusals("Approval", &spec, None)
+}
+
+const BEYOND: &str = "answer.grant needs a policy that lets people give it (spec.request.requirements[].grants), and stays \
+                      within its maxCount and maxSeconds";
+const NO_ANSWER: &str =
+    "on a Call a decision carries no answer, or an Allow answer.grant: Allow lets it be made, Deny does not";
+
+#[rstest]
+#[case("Call", "policy: careful, verdict: Allow")]
+#[case("Call", "policy: careful, verdict: Deny")]
+#[case("Call", "policy: careful, verdict: Allow, answer: {grant: {when: a, count: 5, seconds: 60}}")]
+#[case("Call", "policy: careful, verdict: Allow, answer: {grant: {when: a, count: 1, seconds: 1}}")]
+#[case("Unknown", "policy: careful, verdict: Allow, answer: {retry: {}}")]
+fn a_decision_may_carry_what_its_question_and_its_policy_let_it(#[case] purpose: &str, #[case] decision: &str) {
+    assert_eq!(decided(purpose, decision), Vec::<String>::new());
+}
+
+#[rstest]
+#[case("Call", "policy: careful, verdict: Allow, answer: {grant: {when: a, count: 6, seconds: 60}}", &[BEYOND])]
+#[case("Call", "policy: careful, verdict: Allow, answer: {grant: {when: a, count: 5, seconds: 61}}", &[BEYOND])]
+#[case("Call", "policy: owners, verdict: Allow, answer: {grant: {when: a, count: 1, seconds: 1}}", &[BEYOND])]
+#[case("Call", "policy: nobodys, verdict: Allow, answer: {grant: {when: a, count: 1, seconds: 1}}", &[BEYOND])]
+#[case("Unknown", "policy: careful, verdict: Allow, answer: {grant: {when: a, count: 1, seconds: 1}}", &[BEYOND])]
+#[case("Call", "policy: careful, verdict: Deny, answer: {grant: {when: a, count: 1, seconds: 1}}", &[NO_ANSWER])]
+#[case("Call", "policy: careful, verdict: Allow, answer: {retry: {}}", &[NO_ANSWER])]
+#[case(
+    "Call",
+    "policy: careful, verdict: Allow, answer: {grant: {when: a, count: 1, seconds: 1}, retry: {}}",
+    &["an answer is one of happened, retry and grant"]
+)]
+#[case("Call", "policy: careful, verdict: Allow, answer: {}", &["an answer is one of happened, retry and grant", NO_ANSWER])]
+fn a_decision_carries_nothing_else(#[case] purpose: &str, #[case] decision: &str, #[case] words: &[&str]) {
+    let mut refused = decided(purpose, decision);
+    refused.sort();
+    let mut words = words.to_vec();
+    words.sort_unstable();
+    assert_eq!(refused, words);
+}
+
+#[test]
+fn a_grant_is_fixed_once_it_is_made() {
+    let grant = "{run: {name: r, uid: u}, approval: a, by: [ada], policy: careful, tool: t, operation: o, definition: d, \
+                 when: w, count: 5, seconds: 60, expiresAt: '2026-11-30T10:00:00Z', digest: g}";
+    assert_eq!(refusals("ApprovalGrant", grant, Some(grant)), Vec::<String>::new());
+    for (from, to) in
+        [("count: 5", "count: 9"), ("when: w", "when: 'true'"), ("name: r", "name: s"), ("digest: g", "digest: h")]
+    {
+        let refused = refusals("ApprovalGrant", &grant.replace(from, to), Some(grant));
+        assert_eq!(refused, ["spec cannot change: delete it to take back what is left"]);
+    }
 }

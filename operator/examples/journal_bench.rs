@@ -233,7 +233,7 @@ impl Runner {
     async fn say(&mut self, events: Vec<Event>) -> anyhow::Result<()> {
         self.batches += 1;
         let asked = Instant::now();
-        let allowed = || Word::Judged(Judged { judgement: Judgement::Allow, opinions: Vec::new() });
+        let allowed = || Word::Judged(Judged { judgement: Judgement::Allow, opinions: Vec::new(), grants: Vec::new() });
         let proposals = events.iter().filter_map(|event| match event {
             Event::CallProposed { call_id, attempt, .. } => Some(((call_id.clone(), *attempt), allowed())),
             _ => None, // nothing else needs leave of a policy

@@ -13,6 +13,7 @@ pub mod credential;
 #[cfg(test)]
 mod fixtures;
 pub mod gate;
+pub mod grant;
 pub mod guard;
 pub mod http;
 pub mod journal;

@@ -236,12 +236,13 @@ impl Core {
         self.let_readers_in(&guard, &writes, &tasks);
         let feeds = self.feeds(&relations, &suspensions, &current, &runs, &tasks);
         feeds.watch(caches, &tasks).await?;
+        let law = self.law(&judge, &guard);
         self.patrol(guard, &relations, &tasks);
         feeds.listen_to(&judge, &tasks);
         feeds.listen(&sessions, &self.journal, &tasks);
 
         let listener = listen(self.config.grpc_address).await?;
-        let service = self.run_service(&namespaces, sessions, probes, suspensions, Arc::new(judge.clone()));
+        let service = self.run_service(&namespaces, sessions, probes, suspensions, law);
         let grpc = service::serve(listener, tls, service, self.shutdown.clone());
         stages.reach(Stage::Serving);
         tracing::info!(grpc = %self.config.grpc_address, "serving runners");

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use belay_crds::{Agent, AgentRun, Approval, ApprovalPolicy, Credential, Model, Tool};
+use belay_crds::{Agent, AgentRun, Approval, ApprovalGrant, ApprovalPolicy, Credential, Model, Tool};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -24,6 +24,7 @@ pub struct World {
     pub agents: Store<Agent>,
     pub runs: Store<AgentRun>,
     pub approvals: Store<Approval>,
+    pub grants: Store<ApprovalGrant>,
     pub namespaces: Store<Namespace>,
 }
 
@@ -56,6 +57,11 @@ impl World {
     #[must_use]
     pub fn approval(&self, namespace: &str, name: &str) -> Option<Arc<Approval>> {
         self.approvals.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    #[must_use]
+    pub fn grant(&self, namespace: &str, name: &str) -> Option<Arc<ApprovalGrant>> {
+        self.grants.get(&ObjectRef::new(name).within(namespace))
     }
 
     #[must_use]
@@ -206,6 +212,12 @@ impl Relations {
             Some(run) => self.queues.runs.push(&namespace, &run.name).await,
             None => self.queues.tools.push(&namespace, &request.tool).await,
         }
+    }
+
+    /// The run whose calls may go by it.
+    pub async fn grant_changed(&self, grant: &ApprovalGrant) {
+        let (namespace, _) = place(grant);
+        self.queues.runs.push(&namespace, &grant.spec.run.name).await;
     }
 
     /// Agents that list the Tool, policies that name it, and runs that may wait for it.

@@ -3,7 +3,8 @@
 
 use std::fmt::Debug;
 
-use belay_crds::Approval;
+use belay_crds::{AgentRun, Approval};
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::NamespaceResourceScope;
@@ -106,6 +107,20 @@ impl Writes {
         }
     }
 
+    /// Tells people something by an Event. A lost one fails nothing.
+    pub async fn tell(&self, about: &ObjectReference, note: Note<'_>) {
+        let event = Event {
+            type_: note.type_,
+            reason: note.reason.to_owned(),
+            note: Some(cut(note.note, NOTE_BYTES_MAX).to_owned()),
+            action: note.action.to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, about).await {
+            tracing::debug!(%error, reason = event.reason, "event not published");
+        }
+    }
+
     #[must_use]
     pub fn client(&self) -> Client {
         self.client.clone()
@@ -117,6 +132,14 @@ impl Writes {
     {
         Api::namespaced(self.client.clone(), object.meta().namespace.as_deref().unwrap_or_default())
     }
+}
+
+/// What an Event says.
+pub struct Note<'a> {
+    pub type_: EventType,
+    pub reason: &'static str,
+    pub action: &'static str,
+    pub note: &'a str,
 }
 
 /// One object, for good.

@@ -6,7 +6,7 @@ use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, L
 
 use crate::facts::effects_word;
 use crate::source::MATCHES;
-use crate::types::{FUNCTIONS, Type, VARIABLES, function_names};
+use crate::types::{FUNCTIONS, PATTERN_VARIABLES, Type, VARIABLES, function_names};
 
 /// The longest pattern of `matches`.
 const PATTERN_CHARACTERS_MAX: usize = 256;
@@ -16,13 +16,24 @@ const EFFECTS: [Effects; 3] = [Effects::None, Effects::Idempotent, Effects::NonI
 
 /// Refuses an expression that is not a condition over the variables of a call.
 pub fn check(expression: &IdedExpr) -> Result<(), String> {
-    let found = Scope::default().type_of(expression)?;
+    check_within(&Scope { what: "a rule", variables: VARIABLES, bound: Vec::new() }, expression)
+}
+
+/// Likewise, over the arguments alone.
+pub fn check_pattern_of_a_grant(expression: &IdedExpr) -> Result<(), String> {
+    check_within(&Scope { what: "a pattern", variables: PATTERN_VARIABLES, bound: Vec::new() }, expression)
+}
+
+fn check_within(scope: &Scope, expression: &IdedExpr) -> Result<(), String> {
+    let found = scope.type_of(expression)?;
     if found.may_be_one_of(&[Type::Bool]) { Ok(()) } else { Err(format!("gives {}, not true or false", found.word())) }
 }
 
-/// The names that `all`, `exists`, `filter` and `map` bring in, and their accumulator.
-#[derive(Clone, Default)]
+/// The names that an expression can use.
 struct Scope {
+    what: &'static str,
+    variables: &'static [(&'static str, Type)],
+    /// Those that `all`, `exists`, `filter` and `map` bring in, and their accumulator.
     bound: Vec<(String, Type)>,
 }
 
@@ -53,10 +64,10 @@ impl Scope {
 
     fn variable(&self, name: &str) -> Result<Type, String> {
         let bound = self.bound.iter().rev().find(|(bound, _)| bound == name).map(|(_, it)| *it);
-        let known = || VARIABLES.iter().find(|(known, _)| *known == name).map(|(_, it)| *it);
+        let known = || self.variables.iter().find(|(known, _)| *known == name).map(|(_, it)| *it);
         bound.or_else(known).ok_or_else(|| {
-            let names: Vec<&str> = VARIABLES.iter().map(|(name, _)| *name).collect();
-            format!("unknown name {name}: a rule can ask about {}", names.join(", "))
+            let names: Vec<&str> = self.variables.iter().map(|(name, _)| *name).collect();
+            format!("unknown name {name}: {} can ask about {}", self.what, names.join(", "))
         })
     }
 
@@ -157,13 +168,13 @@ impl Scope {
         }
         let range = self.type_of(&it.iter_range)?;
         expect("what all, exists, filter or map walks over", range, &[Type::List, Type::Map])?;
-        if VARIABLES.iter().any(|(known, _)| *known == it.iter_var) {
+        if self.variables.iter().any(|(known, _)| *known == it.iter_var) {
             return Err(format!("{} is a variable of every rule: name the element otherwise", it.iter_var));
         }
         let element = if range == Type::List || range == Type::Dyn { Type::Dyn } else { Type::Text };
         let accumulated = self.type_of(&it.accu_init)?;
         let bound = vec![(it.iter_var.clone(), element), (it.accu_var.clone(), accumulated)];
-        let inner = Scope { bound };
+        let inner = Scope { bound, ..*self };
         inner.type_of(&it.loop_cond)?;
         inner.type_of(&it.loop_step)?;
         inner.type_of(&it.result)

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use belay_protocol::grant::GrantTerms;
 use belay_protocol::judgement::{
     DEFAULT_POLICY, Judged, Judgement, Opinion, OpinionVerdict, PolicyRequirement, PolicySource,
 };
@@ -40,7 +41,7 @@ static DEFAULT: LazyLock<Option<Engine>> = LazyLock::new(|| Engine::compile(&bui
 pub enum Voice {
     /// As it was when the run was planned.
     Plan(Arc<Engine>),
-    /// As it is now: it can only deny.
+    /// As it is now: it can only deny, and let people give less for the rest of a run.
     Current(Arc<Engine>),
     /// The plan names it and it cannot be asked: that denies.
     Broken { policy: String, why: String },
@@ -94,6 +95,8 @@ struct Sum {
     opinions: Vec<Opinion>,
     denials: Vec<Denial>,
     requirements: Vec<PolicyRequirement>,
+    /// What policies that ask let people give now, by name.
+    now: Vec<(String, Option<GrantTerms>)>,
     /// Whether any policy in force had a say.
     allowed: bool,
 }
@@ -117,9 +120,12 @@ impl Sum {
     }
 
     fn current(&mut self, engine: &Engine, ruling: Ruling) {
-        let denies = engine.mode() == PolicyMode::Enforce && ruling.verdict == OpinionVerdict::Deny;
-        if denies {
-            self.count(engine, &ruling);
+        match (engine.mode(), ruling.verdict) {
+            (PolicyMode::Enforce, OpinionVerdict::Deny) => self.count(engine, &ruling),
+            (PolicyMode::Enforce, OpinionVerdict::Ask) => {
+                self.now.push((engine.name().to_owned(), ruling.terms.unwrap_or_default().grants));
+            }
+            (PolicyMode::Enforce, OpinionVerdict::Allow | OpinionVerdict::Abstain) | (PolicyMode::Audit, _) => {}
         }
         self.note(engine, PolicySource::Current, ruling);
     }
@@ -165,6 +171,10 @@ impl Sum {
                 None => self.requirements.push(requirement(DEFAULT_POLICY.to_owned(), 0, AskTerms::default())),
             }
         }
+        for one in &mut self.requirements {
+            let now = self.now.iter().filter(|(policy, _)| *policy == one.policy);
+            one.grants = now.fold(one.grants, |terms, (_, now)| GrantTerms::stricter(terms, *now));
+        }
         // Names and not places: whoever lists policies in another order hears the same.
         self.denials.sort();
         self.requirements.sort_by(|a, b| a.policy.cmp(&b.policy));
@@ -174,7 +184,7 @@ impl Sum {
             None if self.requirements.is_empty() => Judgement::Allow,
             None => Judgement::Ask { requirements: self.requirements },
         };
-        Judged { judgement, opinions: self.opinions }
+        Judged { judgement, opinions: self.opinions, grants: Vec::new() }
     }
 }
 
@@ -185,6 +195,7 @@ fn requirement(policy: String, generation: i64, terms: AskTerms) -> PolicyRequir
         quorum: terms.quorum,
         separation_of_duty: terms.separation_of_duty,
         expires_after_seconds: terms.expires_after_seconds,
+        grants: terms.grants,
     }
 }
 

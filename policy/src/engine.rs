@@ -5,6 +5,7 @@
 
 use belay_protocol::Digest;
 use belay_protocol::digest::{DigestError, digest_of};
+use belay_protocol::grant::GrantTerms;
 use belay_protocol::judgement::OpinionVerdict;
 use belay_protocol::plan::{AskTerms, Otherwise, PlanPolicy, PlanRule, PolicyMode, RuleAction};
 use cel::{Program, Value};
@@ -270,12 +271,13 @@ impl Tally {
     }
 }
 
-/// More people, the requester out if either says so, and the shorter time.
+/// More people, the requester out if either says so, the shorter time, and grants only if both let people give them.
 fn stricter(a: AskTerms, b: AskTerms) -> AskTerms {
     AskTerms {
         quorum: a.quorum.max(b.quorum),
         separation_of_duty: a.separation_of_duty || b.separation_of_duty,
         expires_after_seconds: a.expires_after_seconds.min(b.expires_after_seconds),
+        grants: GrantTerms::stricter(a.grants, b.grants),
     }
 }
 

@@ -4,6 +4,7 @@ use belay_crds::{
     ApprovalPolicySpec, Effects as CrdEffects, Otherwise as CrdOtherwise, PolicyMode as CrdMode, PolicyRule,
     RuleAction as CrdAction,
 };
+use belay_protocol::grant::GrantTerms;
 use belay_protocol::plan::{AskTerms, Effects, Otherwise, PlanPolicy, PlanRule, PolicyMode, RuleAction};
 
 /// Which generation of which ApprovalPolicy a spec is.
@@ -59,6 +60,10 @@ fn terms(rule: &PolicyRule) -> AskTerms {
         quorum: ask.quorum.map_or(default.quorum, i32::unsigned_abs),
         separation_of_duty: ask.separation_of_duty.unwrap_or(default.separation_of_duty),
         expires_after_seconds: ask.expires_after_seconds.map_or(default.expires_after_seconds, i32::unsigned_abs),
+        grants: ask.grants.as_ref().map(|grants| GrantTerms {
+            max_count: grants.max_count.unsigned_abs(),
+            max_seconds: grants.max_seconds.unsigned_abs(),
+        }),
     }
 }
 

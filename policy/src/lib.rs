@@ -9,6 +9,7 @@ mod cost;
 mod engine;
 mod facts;
 mod frozen;
+mod pattern;
 mod source;
 mod trial;
 mod types;
@@ -18,6 +19,7 @@ pub use combine::{Voice, combine, combine_by};
 pub use engine::{Engine, Ruling, policy_digest};
 pub use facts::{Facts, Scene, Spend};
 pub use frozen::{Identity, freeze, freeze_effects};
+pub use pattern::{PATTERN_COST_MAX, Pattern};
 pub use source::{STACK_BYTES, on_a_large_stack};
 pub use trial::{Trial, trials, word};
 

@@ -29,6 +29,9 @@ pub const VARIABLES: &[(&str, Type)] = &[
     ("spend", Type::Record(&[("steps", Type::Int), ("tokens", Type::Int), ("costMicroUSD", Type::Int)])),
 ];
 
+/// What a pattern of a grant can ask about.
+pub const PATTERN_VARIABLES: &[(&str, Type)] = &[("args", Type::Map)];
+
 impl Type {
     pub fn word(self) -> &'static str {
         match self {

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::cost::Usage;
 use crate::digest::Digest;
+use crate::grant::Grant;
 use crate::guard::GuardStamp;
 use crate::judgement::{Judged, PolicyRequirement};
 use crate::plan::Plan;
@@ -73,6 +74,14 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         approval: Option<String>,
     },
+    /// Operator: people allowed more than the call that they were asked about; its ApprovalGrant may be created now.
+    GrantOpened { grant: Grant },
+    /// Operator: somebody wanted to allow more, and it does not count. What they said of the call does.
+    GrantRefused { approval: String, policy: String, by: Vec<String>, why: String },
+    /// Operator: the ApprovalGrant exists. While it does, by this uid, the grant counts.
+    GrantPosted { name: String, uid: String },
+    /// Operator: the grant counts no more.
+    GrantRevoked { name: String, why: String },
     /// Operator: a limit of the plan is used up.
     LimitReached { limit: Limit },
     /// Operator: someone set `spec.cancel`.
@@ -117,6 +126,10 @@ impl Event {
             | Self::AskPosted { .. }
             | Self::AskSettled { .. }
             | Self::DefinitionsAccepted { .. }
+            | Self::GrantOpened { .. }
+            | Self::GrantRefused { .. }
+            | Self::GrantPosted { .. }
+            | Self::GrantRevoked { .. }
             | Self::EpochEnded { .. }
             | Self::EpochDead { .. }
             | Self::RunEnded { .. } => false,
@@ -146,6 +159,10 @@ impl Event {
             Self::AskPosted { .. } => "AskPosted",
             Self::AskSettled { .. } => "AskSettled",
             Self::DefinitionsAccepted { .. } => "DefinitionsAccepted",
+            Self::GrantOpened { .. } => "GrantOpened",
+            Self::GrantRefused { .. } => "GrantRefused",
+            Self::GrantPosted { .. } => "GrantPosted",
+            Self::GrantRevoked { .. } => "GrantRevoked",
             Self::LimitReached { .. } => "LimitReached",
             Self::CancelRequested {} => "CancelRequested",
             Self::EpochEnded { .. } => "EpochEnded",

@@ -17,7 +17,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use self::effects::Effects;
-pub use self::effects::{Effect, EffectOutcome, PermittedBy, Settled};
+pub use self::effects::{Effect, EffectOutcome, GrantedBy, PermittedBy, Settled};
 pub use self::fault::{Fault, Place, Wrong};
 use crate::call::CallBinding;
 use crate::chain::{Head, SealedRecord};

@@ -4,9 +4,11 @@
 mod calls;
 mod drift;
 mod epochs;
+mod grants;
 mod order;
 mod steps;
 
+pub use self::grants::HeldGrant;
 pub use self::order::call_number;
 
 use std::collections::BTreeMap;
@@ -60,6 +62,8 @@ pub struct RunState {
     pub ran_under: BTreeMap<String, Vec<String>>,
     /// What people allowed, by call id. Good for that attempt and those bytes alone, and until it runs out.
     pub approved: BTreeMap<String, Approved>,
+    /// What people allowed for the rest of the run, by the name of its ApprovalGrant; without what was revoked.
+    pub grants: BTreeMap<String, HeldGrant>,
     /// Model requests that were answered.
     pub steps: u32,
     pub usage: Usage,
@@ -313,7 +317,10 @@ impl RunState {
             Event::ModelReplaced { model, by, .. } => self.replace_model(model, by),
             Event::CallProposed { call_id, attempt, call } => self.propose(call_id, *attempt, call),
             Event::CallDecided { call_id, attempt, verdict, judged } => {
+                let grants = judged.as_deref().map_or(&[][..], |judged| &judged.grants);
+                self.may_use(call_id, verdict, grants)?;
                 self.decide(call_id, *attempt, verdict, at)?;
+                self.use_grants(grants);
                 self.note_judged(call_id, judged.as_deref());
                 Ok(())
             }
@@ -326,6 +333,10 @@ impl RunState {
             Event::AskPosted { name, uid } => self.post(name, uid),
             Event::AskSettled { name, answer } => self.settle_ask(name, answer),
             Event::DefinitionsAccepted { tool, operations, .. } => self.accept_definitions(tool, operations),
+            Event::GrantOpened { grant } => self.open_grant(grant),
+            Event::GrantRefused { .. } => Ok(()),
+            Event::GrantPosted { name, uid } => self.post_grant(name, uid),
+            Event::GrantRevoked { name, .. } => self.revoke_grant(name),
             Event::LimitReached { limit } => {
                 self.limit = Some(*limit);
                 Ok(())

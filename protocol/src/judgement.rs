@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::grant::GrantTerms;
 
 /// The built-in policy, which decides where no other has a say. No ApprovalPolicy may have its name.
 pub const DEFAULT_POLICY: &str = "default";
@@ -16,6 +17,9 @@ pub struct Judged {
     /// By policy; those in `Audit` and those that abstained included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub opinions: Vec<Opinion>,
+    /// Names of the grants by which it was allowed where policies asked; each was used once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<String>,
 }
 
 /// The strictest of the opinions.
@@ -46,6 +50,9 @@ pub struct PolicyRequirement {
     pub separation_of_duty: bool,
     /// Counted from the proposal.
     pub expires_after_seconds: u32,
+    /// Whether people may allow more than this call; absent: not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grants: Option<GrantTerms>,
 }
 
 /// What one policy said.

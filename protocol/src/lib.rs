@@ -8,6 +8,7 @@ pub mod digest;
 pub mod event;
 pub mod export;
 pub mod fold;
+pub mod grant;
 pub mod guard;
 pub mod judgement;
 pub mod plan;
@@ -48,6 +49,8 @@ pub const LISTINGS_PER_EPOCH_MAX: u32 = 8;
 pub const WELCOME_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How often one step asks the model, pods that were lost meanwhile included. A runner gives up long before.
 pub const MODEL_ATTEMPTS_MAX: u32 = 64;
+/// How many grants one run may hold, those that are used up included.
+pub const GRANTS_MAX: usize = 64;
 /// How often a call that may be sent again is sent without an answer.
 pub const CALL_ATTEMPTS_MAX: u32 = 3;
 /// How long a permit is valid, counted from when the runner sent the proposal (protocol section 4).

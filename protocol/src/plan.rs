@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::cost::Prices;
 use crate::digest::{Digest, DigestError, digest_of};
+use crate::grant::GrantTerms;
 
 /// Version of the plan's shape that this build writes and reads.
 pub const PLAN_VERSION: u32 = 1;
@@ -300,12 +301,15 @@ pub struct AskTerms {
     /// Whether whoever created the run may not be one of them.
     pub separation_of_duty: bool,
     pub expires_after_seconds: u32,
+    /// Whether people may allow more than the one call; absent: not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grants: Option<GrantTerms>,
 }
 
 impl Default for AskTerms {
     /// Those of the built-in policy `default` (design section 5).
     fn default() -> Self {
-        Self { quorum: 1, separation_of_duty: false, expires_after_seconds: 86_400 }
+        Self { quorum: 1, separation_of_duty: false, expires_after_seconds: 86_400, grants: None }
     }
 }
 

@@ -82,6 +82,10 @@ impl Transcript {
             | Event::CallInterrupted { .. }
             | Event::AskPosted { .. }
             | Event::DefinitionsAccepted { .. }
+            | Event::GrantOpened { .. }
+            | Event::GrantRefused { .. }
+            | Event::GrantPosted { .. }
+            | Event::GrantRevoked { .. }
             | Event::EpochDead { .. }
             | Event::LimitReached { .. }
             | Event::CancelRequested {}

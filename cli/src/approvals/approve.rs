@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use belay_crds::DecisionVerdict;
+use belay_crds::{DecisionAnswer, DecisionVerdict, GrantAnswer};
 use clap::Args;
 
-use super::deciding::{Manner, Wish, decide};
+use super::deciding::{Answers, Manner, Wish, decide};
 use crate::Target;
 use crate::exit::CliError;
 
@@ -16,6 +16,16 @@ pub struct ApproveArguments {
     /// Why, for the record
     #[arg(long)]
     reason: Option<String>,
+    /// Allow more calls of this operation in this run without asking: those of whose arguments this CEL condition is true,
+    /// as it must be of this call's. Such as "args.repo == 'x'"
+    #[arg(long, value_name = "CONDITION", requires = "count", requires = "seconds")]
+    for_run: Option<String>,
+    /// How many calls more, at most as many as the policy says
+    #[arg(long, value_name = "CALLS", requires = "for_run")]
+    count: Option<i32>,
+    /// For how long, in seconds from when the decisions are taken, at most as long as the policy says
+    #[arg(long, requires = "for_run")]
+    seconds: Option<i32>,
     #[command(flatten)]
     manner: Manner,
 }
@@ -32,7 +42,17 @@ pub struct DenyArguments {
 }
 
 pub async fn approve(target: &Target, arguments: ApproveArguments) -> Result<ExitCode, CliError> {
-    let wish = Wish::plain(DecisionVerdict::Allow, arguments.reason);
+    let grant = (arguments.for_run.zip(arguments.count).zip(arguments.seconds))
+        .map(|((when, count), seconds)| GrantAnswer { when, count, seconds });
+    let wish = match grant {
+        Some(grant) => Wish {
+            answers: Answers::Grant,
+            verdict: DecisionVerdict::Allow,
+            answer: Some(DecisionAnswer { grant: Some(grant), ..DecisionAnswer::default() }),
+            reason: arguments.reason,
+        },
+        None => Wish::plain(DecisionVerdict::Allow, arguments.reason),
+    };
     decide(target, &arguments.name, &wish, &arguments.manner).await
 }
 

@@ -17,6 +17,7 @@ use serde_json::json;
 
 use super::arguments::Detail;
 use super::difference::difference;
+use super::grant::{self, grant_of};
 use super::question::{question, standing};
 use super::{api, checked_digest, fetch, policies};
 use crate::Target;
@@ -52,6 +53,8 @@ pub struct Wish {
 pub enum Answers {
     /// One that a yes or a no answers.
     Plain,
+    /// One about a call, with a yes to others like it.
+    Grant,
     /// What became of a call. `words`: the answer in a few, for the question back.
     Unknown { words: &'static str },
 }
@@ -72,8 +75,10 @@ impl Wish {
                 Some("Accept what the server offers now")
             }
             (Answers::Plain, ApprovalPurpose::Drift, DecisionVerdict::Deny) => Some("Do not accept it"),
+            (Answers::Grant, ApprovalPurpose::Call, _) => Some("Allow this call, and those"),
             (Answers::Unknown { words }, ApprovalPurpose::Unknown, _) => Some(words),
             (Answers::Plain, ApprovalPurpose::Unknown, _)
+            | (Answers::Grant, ApprovalPurpose::Drift | ApprovalPurpose::Unknown, _)
             | (Answers::Unknown { .. }, ApprovalPurpose::Call | ApprovalPurpose::Drift, _) => None,
         }
     }
@@ -116,6 +121,17 @@ pub enum Refused {
     Full { name: String, verdict: DecisionVerdict, there: usize, instead: &'static str },
     #[error("you said no already: a Deny beats every Allow and cannot be taken back")]
     SaidNo,
+    #[error("the pattern {pattern} cannot be allowed: {why}")]
+    Pattern { pattern: String, why: String },
+    #[error("ApprovalPolicy {policy} lets people allow {terms}")]
+    TooMuch { policy: String, terms: String },
+    #[error(
+        "none of {0} lets people allow more than the call itself (rules[].ask.grants of an ApprovalPolicy): leave --for-run \
+         out"
+    )]
+    NoGrants(String),
+    #[error("you said yes already, and what is written stays: more can be allowed with the next call that is asked")]
+    SaidWithout,
     #[error("a reason has at most {REASON_CHARACTERS_MAX} characters, not {0}")]
     LongReason(usize),
 }
@@ -140,6 +156,9 @@ pub async fn decide(target: &Target, name: &str, wish: &Wish, manner: &Manner) -
     let approval = fetch(target, name).await?;
     can_be_decided(name, &approval, wish, Timestamp::now())?;
     let digest = checked_digest(name, &approval.spec.request)?;
+    if let Some(grant) = grant_of(wish.answer.as_ref()) {
+        grant::check(&approval.spec.request, grant)?;
+    }
     let who = decider(target, &approval.spec.request).await?;
     let (decisions, added) = match choose(name, &approval, &who, wish, manner.policy.as_deref())? {
         Choice::Write { decisions, added } => (decisions, added),
@@ -224,21 +243,37 @@ pub fn choose(
     let said = |policy: &String| own(wish.verdict).any(|one| one.policy == *policy);
     let mut wanted = allowed.iter().filter(|policy| !said(policy)).peekable();
     if wanted.peek().is_none() {
-        return Ok(Choice::Said { policies: allowed });
+        let more = grant_of(wish.answer.as_ref()).is_some();
+        return if more { Err(Refused::SaidWithout) } else { Ok(Choice::Said { policies: allowed }) };
     }
     let added: Vec<String> = wanted.take(room(approval, wish.verdict)).cloned().collect();
     if added.is_empty() {
         return Err(full(name, approval, wish.verdict));
     }
-    let decision = |policy: &String| Decision {
+    let answers = answers(request, wish, &added)?;
+    let decision = |(policy, answer): (&String, Option<DecisionAnswer>)| Decision {
         policy: policy.clone(),
         by: who.name.clone(),
         digest: request.digest.clone(),
         verdict: wish.verdict,
-        answer: wish.answer.clone(),
+        answer,
         reason: wish.reason.clone(),
     };
-    Ok(Choice::Write { decisions: own(wish.verdict).cloned().chain(added.iter().map(decision)).collect(), added })
+    let new = added.iter().zip(answers).map(decision);
+    Ok(Choice::Write { decisions: own(wish.verdict).cloned().chain(new).collect(), added })
+}
+
+/// What is answered for each of `policies`.
+fn answers(
+    request: &ApprovalRequest,
+    wish: &Wish,
+    policies: &[String],
+) -> Result<Vec<Option<DecisionAnswer>>, Refused> {
+    let wanted = policies.iter().filter_map(|policy| request.requirements.iter().find(|one| one.policy == *policy));
+    let answers: Result<Vec<_>, _> = wanted.map(|one| grant::answer_for(one, wish.answer.as_ref())).collect();
+    let answers = answers?;
+    let lost = grant_of(wish.answer.as_ref()).is_some() && answers.iter().all(Option::is_none);
+    if lost { Err(Refused::NoGrants(policies.join(", "))) } else { Ok(answers) }
 }
 
 /// How many more decisions of that verdict the schema takes.
@@ -332,6 +367,9 @@ async fn confirmed(target: &Target, name: &str, approval: &Approval, asking: &As
         print!("{}{}", shown.text, standing(approval, &asking.digest.to_string()));
         if approval.spec.request.purpose == ApprovalPurpose::Call {
             print!("{}", difference(target, approval, detail).await);
+        }
+        if let Some(grant) = grant_of(asking.wish.answer.as_ref()) {
+            print!("{}", grant::shown(&approval.spec.request, grant, asking.added));
         }
         if asking.manner.yes {
             return Ok(true);
@@ -497,7 +535,7 @@ mod tests {
             words,
             "Approval a asks something else: use belay resolve a with --happened RESULT, --retry or --end"
         );
-        let retry = DecisionAnswer { retry: Some(Retry {}), happened: None };
+        let retry = DecisionAnswer { retry: Some(Retry {}), ..DecisionAnswer::default() };
         let answers = Answers::Unknown { words: "go on" };
         let resolve = Wish { answers, answer: Some(retry), ..wish(ALLOW) };
         let drift = super::super::question::tests::drift();

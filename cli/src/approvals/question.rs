@@ -5,6 +5,7 @@ use belay_crds::{
 };
 
 use super::arguments::{Detail, rows, shown};
+use super::grant;
 use super::look_alikes::look_alikes;
 use super::offer;
 use super::policies;
@@ -139,7 +140,9 @@ fn said(decision: &Decision, counts: bool) -> String {
     };
     let reason = decision.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let void = if counts { "" } else { " (does not count)" };
-    format!("  {verdict} by {}", visible(&format!("{} for {}{void}{reason}", decision.by, decision.policy)))
+    let more = grant::grant_of(decision.answer.as_ref());
+    let more = more.map_or_else(String::new, |more| format!(", and {}", grant::said(more)));
+    format!("  {verdict} by {}{more}", visible(&format!("{} for {}{void}{reason}", decision.by, decision.policy)))
 }
 
 /// Whom a policy wants.
@@ -148,13 +151,15 @@ fn wanted(request: &ApprovalRequest, one: &Requirement) -> String {
         1 => "one person".to_owned(),
         more => format!("{more} people"),
     };
-    match one.separation_of_duty {
+    let people = match one.separation_of_duty {
         Some(true) if is_person(&request.requested_by) => {
             format!("{quorum} other than {}, who created the run", visible(&request.requested_by))
         }
         Some(true) => format!("{quorum}, and one more since nobody knows who created the run"),
         Some(false) | None => quorum,
-    }
+    };
+    let more = one.grants.map(|terms| format!("; with a yes, {} may be allowed for the run", grant::words(terms)));
+    format!("{people}{}", more.unwrap_or_default())
 }
 
 #[cfg(test)]

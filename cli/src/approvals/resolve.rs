@@ -45,11 +45,11 @@ pub async fn resolve(target: &Target, arguments: ResolveArguments) -> Result<Exi
 fn wish(answer: Answer, reason: Option<String>) -> Wish {
     let (verdict, answer, words) = match answer {
         Answer { happened: Some(result), .. } => {
-            let happened = DecisionAnswer { happened: Some(Happened { result }), retry: None };
+            let happened = DecisionAnswer { happened: Some(Happened { result }), ..DecisionAnswer::default() };
             (DecisionVerdict::Allow, Some(happened), "Decide that it happened, with that result")
         }
         Answer { retry: true, .. } => {
-            let retry = DecisionAnswer { happened: None, retry: Some(Retry::default()) };
+            let retry = DecisionAnswer { retry: Some(Retry::default()), ..DecisionAnswer::default() };
             (DecisionVerdict::Allow, Some(retry), "Decide that it is sent again")
         }
         Answer { .. } => (DecisionVerdict::Deny, None, "Decide that the run ends"),

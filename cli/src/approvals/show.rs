@@ -70,23 +70,29 @@ async fn text(target: &Target, approval: &Approval, arguments: &ShowArguments) -
 fn yaml_decision(approval: &Approval, namespace: &str, who: &Decider) -> String {
     let (request, user) = (&approval.spec.request, who.name.as_str());
     let may = |one: &&Requirement| who.may.contains(&one.policy) && !request.excludes(one, user);
-    let may = request.requirements.iter().filter(may).map(|one| one.policy.as_str());
+    let may = request.requirements.iter().filter(may);
     let metadata = json!({"name": approval.metadata.name, "namespace": namespace, "uid": approval.metadata.uid});
     let said: Vec<&Decision> = (approval.spec.decisions.iter())
         .filter(|one| one.by == user && one.verdict == DecisionVerdict::Allow)
         .collect();
     let earlier = said.iter().map(|decision| format!("  - {}\n", json!(decision)));
-    let new = may.filter(|policy| !said.iter().any(|one| one.policy == *policy));
+    let new = may.filter(|one| !said.iter().any(|said| said.policy == one.policy));
     let answer = match request.purpose {
         ApprovalPurpose::Call | ApprovalPurpose::Drift => "",
         ApprovalPurpose::Unknown => {
             "    answer: {}                     # complete it: {retry: {}} or {happened: {result: \"..\"}}; none with Deny\n"
         }
     };
-    let new = new.map(|policy| {
+    let new = new.map(|one| {
+        let more = one.grants.map_or_else(String::new, |terms| {
+            format!(
+                "    # answer: {{grant: {{when: 'args.x == 1', count: {}, seconds: {}}}}}   # allows as many more in this run\n",
+                terms.max_count, terms.max_seconds
+            )
+        });
         format!(
-            "  - policy: {}\n    by: {}\n    digest: {}\n    verdict: Allow                 # or Deny, with {}\n{answer}",
-            json!(policy),
+            "  - policy: {}\n    by: {}\n    digest: {}\n    verdict: Allow                 # or Deny, with {}\n{answer}{more}",
+            json!(one.policy),
             json!(user),
             json!(request.digest),
             "--field-manager=$USER-deny",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use belay_policy::{Engine, Facts, Scene, Spend, Voice, combine, on_a_large_stack};
 use belay_protocol::event::{Event, ProposedCall};
 use belay_protocol::export::verify;
-use belay_protocol::judgement::{Judged, Judgement};
+use belay_protocol::judgement::{Judged, Judgement, PolicyRequirement};
 use belay_protocol::plan::{Plan, PlanPolicy};
 use belay_protocol::{Record, RunState};
 use jiff::{SignedDuration, Timestamp};
@@ -162,13 +162,12 @@ fn frozen_voices(plan: &Plan, tool: &str) -> BTreeMap<String, Voice> {
 }
 
 /// Equal terms mean that nothing changes for anybody: generations and digests are no terms.
-fn terms(judged: &Judged) -> (&'static str, Vec<(String, u32, bool, u32)>) {
+fn terms(judged: &Judged) -> (&'static str, Vec<PolicyRequirement>) {
     let requirements = match &judged.judgement {
         Judgement::Ask { requirements } => requirements.as_slice(),
         Judgement::Allow | Judgement::Deny { .. } => &[],
     };
-    let each =
-        requirements.iter().map(|it| (it.policy.clone(), it.quorum, it.separation_of_duty, it.expires_after_seconds));
+    let each = requirements.iter().map(|it| PolicyRequirement { generation: 0, ..it.clone() });
     (word(judged), each.collect())
 }
 

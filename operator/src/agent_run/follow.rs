@@ -124,6 +124,7 @@ impl AgentRuns {
         }
         self.writes.apply_status(run, &status).await?;
         self.writes.announce(run, flip, &stand.verdict()).await;
+        self.count_grants(sight).await;
         Ok(())
     }
 

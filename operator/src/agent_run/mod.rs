@@ -9,6 +9,7 @@ mod end;
 mod ending;
 mod epochs;
 mod follow;
+mod grants;
 mod memory;
 mod observe;
 pub mod plan;
@@ -105,6 +106,8 @@ impl Reconcile for AgentRuns {
             Decision::Settle { name } => self.settle(&run, &sight, &name).await,
             Decision::Count { name } => self.count(&sight, &name).await,
             Decision::Adopt { tool } => self.adopt(&sight, &tool).await,
+            Decision::PostGrant { name } => self.post_grant(&run, &sight, &name).await,
+            Decision::RevokeGrant { name, why } => self.revoke_grant(&run, &sight, &name, why).await,
             Decision::RequestCancel => self.request_cancel(&run, &sight).await,
             Decision::Follow(follow) => self.follow(&run, &sight, follow).await,
             Decision::End(ending) => self.end(&run, &sight, ending).await,

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::AgentRuns;
 use super::drift::{self, DriftSeen};
 use super::memory::{MadePod, Memory};
-use super::plan::{AgentView, AskSeen, JournalHead, Observed, Stream, Undead, is_idle};
+use super::plan::{AgentView, AskSeen, GrantSeen, JournalHead, Observed, Stream, Undead, is_idle};
 use super::resolve::{id_of, limits};
 use crate::controller::Failure;
 use crate::guard::State;
@@ -46,6 +46,7 @@ pub struct Sight {
     pub asks: Vec<AskSeen>,
     /// Shared, since a pass holds several looks.
     pub drift: Arc<DriftSeen>,
+    pub grants: Vec<GrantSeen>,
     pub guard_down: Option<String>,
     pub active_for: Duration,
     pub withheld: bool,
@@ -70,6 +71,7 @@ impl Sight {
             undead: self.undead.clone(),
             asks: self.asks.clone(),
             drift: (*self.drift).clone(),
+            grants: self.grants.clone(),
             guard_down: self.guard_down.clone(),
             active_for: self.active_for,
             last_words: self.memory.last_words.clone(),
@@ -118,9 +120,9 @@ impl AgentRuns {
             (memory.clone(), active_for)
         });
         let undead = state.as_ref().map(|state| self.undead(&id, state, &memory)).unwrap_or_default();
-        let asks = match &state {
-            Some(state) => self.asks(&id, state).await?,
-            None => Vec::new(),
+        let (asks, grants) = match &state {
+            Some(state) => (self.asks(&id, state).await?, self.grants(&id, state).await?),
+            None => (Vec::new(), Vec::new()),
         };
         let tool_of = |name: &str| self.world.tool(&id.namespace, name);
         let drift = Arc::new(state.as_ref().map(|state| drift::look(state, tool_of)).unwrap_or_default());
@@ -144,6 +146,7 @@ impl AgentRuns {
             undead,
             asks,
             drift,
+            grants,
             guard_down: self.guard_down(),
             active_for,
             withheld,

@@ -3,6 +3,7 @@
 
 mod drift;
 mod epoch;
+mod grants;
 mod rest;
 
 use std::time::Duration;
@@ -17,6 +18,7 @@ use kube::ResourceExt;
 pub use self::drift::BACK_AFTER;
 pub use self::epoch::{is_idle, quarantine};
 use super::drift::DriftSeen;
+pub use self::grants::{GrantSeen, Granted};
 use super::ending::Ending;
 use super::questions::unasked;
 use crate::namespaces::Service;
@@ -57,6 +59,7 @@ pub struct Observed<'a> {
     pub asks: Vec<AskSeen>,
     /// Definitions that the run waits for.
     pub drift: DriftSeen,
+    pub grants: Vec<GrantSeen>,
     /// Why no decision of people counts now.
     pub guard_down: Option<String>,
     /// How long the live epoch was claimed, by the monotonic clock as far as this process saw it.
@@ -160,6 +163,10 @@ pub enum Decision {
     Count { name: String },
     /// What is accepted of that tool by now becomes what the run goes by.
     Adopt { tool: String },
+    /// Its ApprovalGrant is to be made.
+    PostGrant { name: String },
+    /// It counts no more.
+    RevokeGrant { name: String, why: &'static str },
     /// Someone asked for the end.
     RequestCancel,
     /// It goes on by itself.
@@ -356,11 +363,11 @@ impl Observed<'_> {
         Some(Wait { on: WaitingOn::new("agent", name), reason, message })
     }
 
-    /// An epoch whose pod is lost ends. Then questions are put, and answers taken. Then the run goes on, with its
+    /// An epoch whose pod is lost ends. Then what people allowed for the rest of the run is seen to. Then questions are put, and answers taken. Then the run goes on, with its
     /// pod or towards the next one.
     fn accepted(&self, state: &RunState) -> Decision {
         let lost = state.live_epoch().and_then(|epoch| self.lost_epoch(epoch));
-        lost.or_else(|| self.question(state)).unwrap_or_else(|| match state.live_epoch() {
+        lost.or_else(|| self.grant()).or_else(|| self.question(state)).unwrap_or_else(|| match state.live_epoch() {
             Some(epoch) => self.live(epoch, state),
             None => self.resting(state),
         })

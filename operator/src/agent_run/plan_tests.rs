@@ -40,6 +40,7 @@ struct Look {
     undead: Vec<Undead>,
     asks: Vec<AskSeen>,
     drift: DriftSeen,
+    grants: Vec<GrantSeen>,
     guard_down: Option<String>,
     active_for: Duration,
     resting_for: Duration,
@@ -64,6 +65,7 @@ impl Look {
             undead: vec![],
             asks: vec![],
             drift: DriftSeen::None,
+            grants: vec![],
             guard_down: None,
             active_for: Duration::ZERO,
             resting_for: Duration::ZERO,
@@ -103,6 +105,7 @@ impl Look {
             undead: self.undead.clone(),
             asks: self.asks.clone(),
             drift: self.drift.clone(),
+            grants: self.grants.clone(),
             guard_down: self.guard_down.clone(),
             active_for: self.active_for,
             last_words: Some("ended with OOMKilled, exit code 137".to_owned()),
@@ -182,8 +185,14 @@ fn asked_before(live: bool) -> RunState {
         unreachable!("a permit is out")
     };
     let policy = "careful".to_owned();
-    let wants =
-        PolicyRequirement { policy, generation: 1, quorum: 2, separation_of_duty: true, expires_after_seconds: 3600 };
+    let wants = PolicyRequirement {
+        policy,
+        generation: 1,
+        quorum: 2,
+        separation_of_duty: true,
+        expires_after_seconds: 3600,
+        grants: None,
+    };
     let ask = Ask {
         name: "nightly-c1-x".to_owned(),
         purpose: AskPurpose::Call,
@@ -779,4 +788,22 @@ fn every_state_of_the_documents_table_has_an_exit_within_its_time() {
         let stays = matches!(decision, Decision::Hold | Decision::Wait(_) | Decision::Follow(_));
         assert!(!stays, "{name} goes on for ever: {decision:?}");
     }
+}
+
+#[test]
+fn what_was_allowed_for_the_run_is_made_and_taken_back_whatever_else_the_run_does() {
+    let seen = |look: Look, seen| Look { grants: vec![GrantSeen { name: "g".to_owned(), seen }], ..look }.decide();
+    for look in
+        [|| Look::running(in_flight()), || Look::new(Some(asked_before(false))), || Look::running(asked_before(true))]
+    {
+        assert_eq!(seen(look(), Granted::Unposted), Decision::PostGrant { name: "g".to_owned() });
+        for gone in [Granted::Gone, Granted::Void] {
+            let decision = seen(look(), gone);
+            assert!(matches!(&decision, Decision::RevokeGrant { name, .. } if name == "g"), "{decision:?}");
+        }
+        assert_eq!(seen(look(), Granted::Stands), look().decide());
+    }
+    let mut cancelled = Look::running(in_flight());
+    cancelled.run.spec.cancel = Some(true);
+    assert_eq!(seen(cancelled, Granted::Unposted), Decision::RequestCancel, "nothing is given to a run that ends");
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod attacks;
+mod grant_tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +57,7 @@ struct Server {
     /// What is changed in every AgentRun before a pass.
     ttl_seconds: Option<i32>,
     approvals: attacks::Approvals,
+    people: grant_tests::People,
 }
 
 impl Server {
@@ -66,6 +68,9 @@ impl Server {
 
     fn answer(&mut self, method: &Method, path: &str, body: &Value) -> (u16, Value) {
         let last = path.rsplit('/').next().unwrap_or_default();
+        if path.contains("/approvalgrants") || (path.contains("/approvals") && self.people.are_asked()) {
+            return self.people.answer(method, path, body, &mut self.writes);
+        }
         if let Some((_, place)) = path.split_once("/approvals") {
             return self.approvals.answer(method, place, body);
         }
@@ -282,6 +287,7 @@ fn world() -> (World, Writer<Agent>) {
         agents: agents.as_reader(),
         runs: Writer::new(()).as_reader(),
         approvals: Writer::new(()).as_reader(),
+        grants: Writer::new(()).as_reader(),
         namespaces: Writer::new(()).as_reader(),
     };
     (world, agents)

@@ -53,7 +53,16 @@ impl AgentRuns {
             Settled::Answer(answer) => answer,
             Settled::Nothing(why) => return self.withdraw(sight, name, why).await,
         };
-        self.take(sight, state, &open.ask, answer).await
+        let given = if matches!(answer, Answer::Allowed { .. }) {
+            self.given(sight, state, &open.ask, &sealed).await
+        } else {
+            Vec::new()
+        };
+        let mut events = consequences(state, &open.ask, answer.clone(), sight);
+        events.extend(given.iter().cloned());
+        self.append(sight, events).await?;
+        self.announce_given(run, sight, &sealed, &given).await;
+        Ok(self.told(sight, &open.ask, &answer))
     }
 
     /// What to do instead of believing the decisions: they were perhaps made while nobody checked them.
@@ -115,20 +124,25 @@ impl AgentRuns {
     }
 
     async fn take(&self, sight: &Sight, state: &RunState, ask: &Ask, answer: Answer) -> Result<Action, Failure> {
+        self.append(sight, consequences(state, ask, answer.clone(), sight)).await?;
+        Ok(self.told(sight, ask, &answer))
+    }
+
+    /// The runner hears of what was journaled.
+    fn told(&self, sight: &Sight, ask: &Ask, answer: &Answer) -> Action {
         let (namespace, run, approval) = (&sight.id.namespace, &sight.id.name, &ask.name);
         tracing::info!(%namespace, %run, %approval, ?answer, "people decided");
-        let another_pod = match &answer {
+        let another_pod = match answer {
             Answer::Happened { .. } | Answer::Retry { .. } | Answer::End { .. } => true,
             Answer::Allowed { .. } | Answer::Denied { .. } | Answer::Expired {} | Answer::Withdrawn { .. } => false,
         };
-        self.append(sight, consequences(state, ask, answer, sight)).await?;
         // Without a stream there is nobody to tell: the next runner finds it in the journal.
         let _ = if another_pod {
             self.sessions.bye(&sight.id.uid, "people decided: the run goes on in another pod")
         } else {
             self.sessions.look(&sight.id.uid)
         };
-        Ok(Action::requeue(SOON))
+        Action::requeue(SOON)
     }
 
     pub(super) async fn withdraw(&self, sight: &Sight, name: &str, why: String) -> Result<Action, Failure> {

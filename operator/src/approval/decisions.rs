@@ -86,7 +86,7 @@ fn approvers(decisions: &[&Decision]) -> Vec<Approver> {
 }
 
 /// The decisions that count. Where there are none nothing is digested: most Approvals wait for the first one.
-fn counted(approval: &Approval, digest: Digest) -> Vec<&Decision> {
+pub(super) fn counted(approval: &Approval, digest: Digest) -> Vec<&Decision> {
     if approval.spec.decisions.is_empty() {
         return Vec::new();
     }
@@ -223,8 +223,15 @@ mod tests {
                 generation: Some(3),
                 quorum: 2,
                 separation_of_duty: duty.then_some(true),
+                grants: None,
             },
-            Requirement { policy: "owners".into(), generation: Some(1), quorum: 1, separation_of_duty: None },
+            Requirement {
+                policy: "owners".into(),
+                generation: Some(1),
+                quorum: 1,
+                separation_of_duty: None,
+                grants: None,
+            },
         ];
         let digest = request_digest(&serde_json::to_value(&*request).unwrap()).unwrap();
         request.digest = digest.to_string();

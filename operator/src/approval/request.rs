@@ -1,6 +1,8 @@
 //! What is asked: built from journal and plan alone, so that it is the same whenever it is built.
 
-use belay_crds::{AgentRun, Approval, ApprovalPurpose, ApprovalRequest, ApprovalRun, ApprovalSpec, Requirement};
+use belay_crds::{
+    AgentRun, Approval, ApprovalPurpose, ApprovalRequest, ApprovalRun, ApprovalSpec, GrantTerms, Requirement,
+};
 use belay_protocol::Digest;
 use belay_protocol::call::request_digest;
 use belay_protocol::digest::{DigestError, canonical};
@@ -118,6 +120,10 @@ fn requirement(wanted: &PolicyRequirement) -> Requirement {
         generation: (wanted.generation > 0).then_some(wanted.generation),
         quorum: i32::try_from(wanted.quorum).unwrap_or(i32::MAX),
         separation_of_duty: wanted.separation_of_duty.then_some(true),
+        grants: wanted.grants.map(|terms| GrantTerms {
+            max_count: i32::try_from(terms.max_count).unwrap_or(i32::MAX),
+            max_seconds: i32::try_from(terms.max_seconds).unwrap_or(i32::MAX),
+        }),
     }
 }
 
@@ -130,6 +136,7 @@ fn unknown_requirements(ran_under: &[String]) -> Vec<Requirement> {
         generation: None,
         quorum: QUORUM,
         separation_of_duty: None,
+        grants: None,
     };
     names.into_iter().map(one).collect()
 }

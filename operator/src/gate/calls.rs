@@ -7,6 +7,7 @@ use belay_protocol::event::{DenyReason, LaterReason, ProposedCall, Verdict};
 use belay_protocol::fold::{Approved, RunState};
 use belay_protocol::judgement::{Judged, Judgement, PolicyRequirement};
 
+use super::grants::covering;
 use super::law::covers;
 use super::{Circumstances, Word, held};
 use crate::approval::ARGUMENTS_BYTES_MAX;
@@ -19,8 +20,8 @@ pub struct Proposal<'a> {
 }
 
 /// Checks, in order: is the run going on and not waiting for a definition, does the Agent list the operation, is its
-/// definition the accepted one, is
-/// the digest the one over exactly this call, what do policies and people say, and may it go just now. Whatever
+/// definition the accepted one, is the digest the one over exactly this call, what do policies, people and their grants
+/// say, and may it go just now. Whatever
 /// fails means no. People are asked at once, also about a call that could not go yet.
 pub fn judge(run: &RunState, proposal: &Proposal<'_>, circumstances: &Circumstances<'_>) -> (Verdict, Option<Judged>) {
     if run.cancel_requested || run.end.is_some() {
@@ -33,23 +34,35 @@ pub fn judge(run: &RunState, proposal: &Proposal<'_>, circumstances: &Circumstan
     if let Err(denied) = listed(run, proposal.call) {
         return (denied, None);
     }
-    let judged = match circumstances.words.get(&(proposal.call_id.to_owned(), proposal.attempt)) {
-        Some(Word::Judged(judged)) => judged.clone(),
+    let (mut judged, fits) = match circumstances.words.get(&(proposal.call_id.to_owned(), proposal.attempt)) {
+        Some(Word::Judged(judged)) => (judged.clone(), &[][..]),
+        Some(Word::Granted { judged, fits }) => (judged.clone(), fits.as_slice()),
         Some(Word::Stalled(_)) | None => return (later(LaterReason::PolicyStalled), None),
     };
+    let mut grants = Vec::new();
     let verdict = match &judged.judgement {
         Judgement::Deny { policy, rule, reason } => {
             deny(DenyReason::Policy, policy_words(policy, rule.as_deref(), reason))
         }
         Judgement::Allow => when_it_can_go(run, proposal, circumstances),
         Judgement::Ask { requirements } => match approval(run, proposal, requirements) {
-            None => asked(proposal.call, requirements),
+            None => match covering(run, proposal.call, requirements, fits, circumstances.now) {
+                None => asked(proposal.call, requirements),
+                Some(names) => {
+                    grants = names;
+                    when_it_can_go(run, proposal, circumstances)
+                }
+            },
             Some(approved) if approved.expires_at <= circumstances.now => {
                 deny(DenyReason::Expired, "people allowed it, and then it could not be sent in time".into())
             }
             Some(_) => when_it_can_go(run, proposal, circumstances),
         },
     };
+    // Only what gets a permit uses any.
+    if matches!(verdict, Verdict::Allowed { .. }) {
+        judged.grants = grants;
+    }
     (verdict, Some(judged))
 }
 

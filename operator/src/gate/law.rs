@@ -18,6 +18,11 @@ pub trait Law: Send + Sync + 'static {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Word {
     Judged(Judged),
+    /// Policies ask, and these grants of the run could let it go: its arguments fit, and nobody has revoked them.
+    Granted {
+        judged: Judged,
+        fits: Vec<String>,
+    },
     /// A policy could not be evaluated in time: the call is held.
     Stalled(String),
 }

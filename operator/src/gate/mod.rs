@@ -4,9 +4,11 @@
 mod calls;
 mod closing;
 mod ends;
+mod grants;
 mod law;
 
 pub use closing::{ModelRequest, close};
+pub use grants::is_good;
 pub use law::{Law, Word, Words};
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 
 use super::{Circumstances, Room, Standing, Word, Words, decide, held};
 
+mod grants;
+
 fn definition() -> Digest {
     Digest::of(b"definition")
 }
@@ -146,16 +148,23 @@ fn words_for(events: &[Event], judged: &Judged) -> Words {
 }
 
 fn allow() -> Judged {
-    Judged { judgement: Judgement::Allow, opinions: vec![] }
+    Judged { judgement: Judgement::Allow, opinions: vec![], grants: vec![] }
 }
 
 fn wants(policy: &str, quorum: u32) -> PolicyRequirement {
     let policy = policy.to_owned();
-    PolicyRequirement { policy, generation: 1, quorum, separation_of_duty: false, expires_after_seconds: 60 }
+    PolicyRequirement {
+        policy,
+        generation: 1,
+        quorum,
+        separation_of_duty: false,
+        expires_after_seconds: 60,
+        grants: None,
+    }
 }
 
 fn ask(requirements: &[PolicyRequirement]) -> Judged {
-    Judged { judgement: Judgement::Ask { requirements: requirements.to_vec() }, opinions: vec![] }
+    Judged { judgement: Judgement::Ask { requirements: requirements.to_vec() }, opinions: vec![], grants: vec![] }
 }
 
 fn decide_by(
@@ -352,7 +361,7 @@ fn a_proposal_without_a_word_of_its_policies_is_held() {
 #[test]
 fn a_policys_no_is_told_with_its_rule_and_its_words() {
     let judgement = Judgement::Deny { policy: "careful".into(), rule: Some("no-force".into()), reason: "never".into() };
-    let denied = Judged { judgement, opinions: vec![] };
+    let denied = Judged { judgement, opinions: vec![], grants: vec![] };
     let verdict = verdict_by(&asked(plan()), call("files", "read", json!({})), &denied, Standing::Running);
     let message = "ApprovalPolicy careful, rule no-force says no: never".to_owned();
     assert_eq!(verdict, Verdict::Denied { reason: DenyReason::Policy, message });
@@ -376,7 +385,7 @@ fn approved(call: &ProposedCall, requirements: &[PolicyRequirement]) -> RunState
         requirements: requirements.to_vec(),
         guard: None,
     };
-    let by = vec![Approver { policy: "careful".into(), by: "ada".into() }];
+    let by = requirements.iter().map(|one| Approver { policy: one.policy.clone(), by: "ada".into() }).collect();
     apply(
         &mut state,
         vec![

@@ -72,7 +72,9 @@ pub struct Stage {
 impl Stage {
     fn new(approvals: &[Approval]) -> Self {
         let (mut policies, mut bindings) = (HashMap::new(), HashMap::new());
-        for file in ["agent-tools", "approvals", "read-grants", "references", "runner-pods", "status"] {
+        for file in
+            ["agent-tools", "approval-grants", "approvals", "read-grants", "references", "runner-pods", "status"]
+        {
             let path = format!("{}/../manifests/admission/{file}.yaml", env!("CARGO_MANIFEST_DIR"));
             for document in std::fs::read_to_string(path).unwrap().split("\n---\n") {
                 let mut object = yaml(document);

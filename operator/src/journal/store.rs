@@ -75,6 +75,7 @@ fn ends(event: &Event) -> bool {
         | Event::CallUnknown { .. }
         | Event::CallInterrupted { .. }
         | Event::AskSettled { .. }
+        | Event::GrantRevoked { .. }
         | Event::EpochEnded { .. }
         | Event::EpochDead { .. }
         | Event::RunEnded { .. } => true,
@@ -92,6 +93,9 @@ fn ends(event: &Event) -> bool {
         | Event::CallNotSent { .. }
         | Event::AskOpened { .. }
         | Event::AskPosted { .. }
+        | Event::GrantOpened { .. }
+        | Event::GrantRefused { .. }
+        | Event::GrantPosted { .. }
         | Event::DefinitionsAccepted { .. } => false,
     }
 }

@@ -1,6 +1,6 @@
 //! The caches of every kind and the queues to their controllers, each with both of its ends.
 
-use belay_crds::{Agent, AgentRun, Approval, ApprovalPolicy, Credential, Model, Tool};
+use belay_crds::{Agent, AgentRun, Approval, ApprovalGrant, ApprovalPolicy, Credential, Model, Tool};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::store::Writer;
@@ -27,6 +27,7 @@ pub struct Writers {
     pub agents: Writer<Agent>,
     pub runs: Writer<AgentRun>,
     pub approvals: Writer<Approval>,
+    pub grants: Writer<ApprovalGrant>,
     pub namespaces: Writer<Namespace>,
 }
 
@@ -39,6 +40,7 @@ pub fn caches() -> (Writers, World) {
         agents: Writer::new(()),
         runs: Writer::new(()),
         approvals: Writer::new(()),
+        grants: Writer::new(()),
         namespaces: Writer::new(()),
     };
     let world = World {
@@ -49,6 +51,7 @@ pub fn caches() -> (Writers, World) {
         agents: writers.agents.as_reader(),
         runs: writers.runs.as_reader(),
         approvals: writers.approvals.as_reader(),
+        grants: writers.grants.as_reader(),
         namespaces: writers.namespaces.as_reader(),
     };
     (writers, world)

@@ -69,6 +69,9 @@ impl Feeds {
         tasks.spawn(self.relate("approvals", writers.approvals, |to, approval| {
             async move { to.approval_changed(&approval).await }.boxed()
         }));
+        tasks.spawn(self.relate("approvalgrants", writers.grants, |to, grant| {
+            async move { to.grant_changed(&grant).await }.boxed()
+        }));
         let feeds = self.clone();
         tasks.spawn(self.follow("approvalpolicies", writers.policies, trim, move |seen| {
             let feeds = feeds.clone();
@@ -142,6 +145,7 @@ impl Feeds {
         world.policies.wait_until_ready().await.map_err(ended)?;
         world.agents.wait_until_ready().await.map_err(ended)?;
         world.approvals.wait_until_ready().await.map_err(ended)?;
+        world.grants.wait_until_ready().await.map_err(ended)?;
         world.runs.wait_until_ready().await.map_err(ended)
     }
 

@@ -11,10 +11,11 @@ use super::{Core, OperatorError, STREAMS_SPARE};
 use crate::agent_run::queue::QueueLimits;
 use crate::agent_run::{AgentRuns, Orphans};
 use crate::gate::Law;
+use crate::grant::{self, GrantingLaw};
 use crate::guard::{Guard, Live, Patrol};
 use crate::namespaces::Namespaces;
 use crate::peers::TokenPeers;
-use crate::policy::Current;
+use crate::policy::{Current, Judge};
 use crate::probe_pod::{self, ProbePods};
 use crate::read_grant::{self, ApiGrants, Readers};
 use crate::service::{AddressCheck, Options, Probes, RunService, Sessions};
@@ -53,6 +54,12 @@ impl Core {
         let rules = Rules::shipped(&self.config.namespace)?;
         let api = Arc::new(Live(self.client.clone()));
         Ok(Guard::new(api, rules, world.approvals.clone(), self.metrics.clone()))
+    }
+
+    /// What policies say of calls, and by which grants they may go.
+    pub(super) fn law(&self, judge: &Judge, guard: &Guard) -> Arc<dyn Law> {
+        let objects = Arc::new(grant::Live(self.client.clone()));
+        Arc::new(GrantingLaw { judge: judge.clone(), objects, guard: guard.clone() })
     }
 
     /// Only once every Approval is known: it forges a decision where there is one.

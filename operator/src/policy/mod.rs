@@ -6,6 +6,7 @@ mod current;
 mod engines;
 mod lanes;
 mod law;
+mod patterns;
 #[cfg(test)]
 mod tests;
 

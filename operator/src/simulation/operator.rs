@@ -58,6 +58,7 @@ impl World {
             Decision::Hold | Decision::Wait(_) | Decision::Follow(_) | Decision::Count { .. } => {}
             Decision::Finish => self.pods.iter_mut().for_each(|pod| pod.deleting = true),
             Decision::Start => unreachable!("it was accepted"),
+            Decision::PostGrant { .. } | Decision::RevokeGrant { .. } => unreachable!("nobody allows more than a call"),
             Decision::Launch => self.launch(),
             Decision::RequestCancel => {
                 self.append(vec![Event::CancelRequested {}]);
@@ -119,6 +120,7 @@ impl World {
             undead,
             asks: self.asks_seen(),
             drift: crate::agent_run::drift::DriftSeen::None,
+            grants: Vec::new(),
             guard_down: None,
             active_for: since(memory.active_since),
             last_words: None,

@@ -89,9 +89,14 @@ pub(super) fn words(events: &[Event]) -> Words {
             quorum: 1,
             separation_of_duty: false,
             expires_after_seconds: 1,
+            grants: None,
         };
         let ask = Judgement::Ask { requirements: vec![careful] };
-        Judged { judgement: if call_id == ASKED { ask } else { Judgement::Allow }, opinions: Vec::new() }
+        Judged {
+            judgement: if call_id == ASKED { ask } else { Judgement::Allow },
+            opinions: Vec::new(),
+            grants: Vec::new(),
+        }
     };
     let proposals = events.iter().filter_map(|event| match event {
         Event::CallProposed { call_id, attempt, .. } => {

@@ -81,14 +81,21 @@ impl Law for AskToDelete {
     async fn judge(&self, _run: &RunState, call: &ProposedCall) -> Word {
         let judgement =
             if call.operation == "delete" { Judgement::Ask { requirements: wants() } } else { Judgement::Allow };
-        Word::Judged(Judged { judgement, opinions: vec![] })
+        Word::Judged(Judged { judgement, opinions: vec![], grants: vec![] })
     }
 }
 
 /// Whose yes `delete` needs.
 pub fn wants() -> Vec<PolicyRequirement> {
     let policy = "careful".into();
-    vec![PolicyRequirement { policy, generation: 1, quorum: 1, separation_of_duty: false, expires_after_seconds: 60 }]
+    vec![PolicyRequirement {
+        policy,
+        generation: 1,
+        quorum: 1,
+        separation_of_duty: false,
+        expires_after_seconds: 60,
+        grants: None,
+    }]
 }
 
 impl World {

@@ -39,6 +39,7 @@ fn needs(policy: &str, quorum: u32) -> PolicyRequirement {
         quorum,
         separation_of_duty: quorum == 2,
         expires_after_seconds: if quorum == 2 { 60 } else { 86_400 },
+        grants: None,
     }
 }
 
@@ -84,6 +85,7 @@ fn where_no_policy_has_a_say_reads_are_allowed_and_the_rest_is_asked() {
             quorum: 1,
             separation_of_duty: false,
             expires_after_seconds: 86_400,
+            grants: None,
         };
         assert_eq!(judged(&[], &Facts { effects, ..write() }).judgement, Judgement::Ask { requirements: vec![one] });
     }
@@ -235,6 +237,63 @@ proptest! {
         prop_assert!(rank(&after.judgement) >= rank(&before.judgement), "{before:?} became {after:?}");
         if !matches!(after.judgement, Judgement::Deny { .. }) {
             prop_assert_eq!(after.judgement, before.judgement, "it can deny and nothing else");
+        }
+    }
+}
+
+/// A policy that asks, with these terms of grants.
+fn lets(grants: &str) -> String {
+    format!("{{rules: [{{name: all, action: Ask, ask: {{{grants}}}}}]}}")
+}
+
+fn grants_of(judged: &Judged) -> Vec<Option<GrantTerms>> {
+    match &judged.judgement {
+        Judgement::Ask { requirements } => requirements.iter().map(|one| one.grants).collect(),
+        Judgement::Allow | Judgement::Deny { .. } => Vec::new(),
+    }
+}
+
+#[test]
+fn people_may_give_for_the_run_what_the_policy_as_it_was_and_as_it_is_both_let_them() {
+    let terms = |max_count, max_seconds| Some(GrantTerms { max_count, max_seconds });
+    let five = lets("grants: {maxCount: 5, maxSeconds: 60}");
+    for (now, expected) in [
+        (lets("grants: {maxCount: 9, maxSeconds: 30}"), terms(5, 30)),
+        (lets(""), None),
+        ("{}".to_owned(), None),
+        ("{rules: [{name: r, action: Allow, when: 'args.gone == 1'}]}".to_owned(), None),
+        (ALLOWS.to_owned(), terms(5, 60)),
+        (ABSTAINS.to_owned(), terms(5, 60)),
+        (lets("").replacen('{', "{mode: Audit, ", 1), terms(5, 60)),
+    ] {
+        for first in [true, false] {
+            let mut voices = planned(&[("a", &five)]);
+            voices.insert(usize::from(first), Voice::Current(engine("a", &now)));
+            assert_eq!(grants_of(&judged(&voices, &write())), [expected], "{now}");
+        }
+    }
+    // What another policy says now is another policy's business.
+    let mut voices = planned(&[("a", &five)]);
+    voices.push(Voice::Current(engine("b", &lets(""))));
+    assert_eq!(grants_of(&judged(&voices, &write())), [terms(5, 60)]);
+    let mut voices = planned(&[("a", &lets(""))]);
+    voices.push(Voice::Current(engine("a", &five)));
+    assert_eq!(grants_of(&judged(&voices, &write())), [None], "a policy that was loosened changes nothing");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// Nor does it let people give more than they could.
+    #[test]
+    fn the_policy_as_it_is_now_never_loosens(plan in any_policy(), now in any_policy(), facts in any_call()) {
+        let mut voices = vec![Voice::Plan(Arc::new(Engine::compile(&plan).unwrap()))];
+        let before = judged(&voices, &facts);
+        voices.push(Voice::Current(Arc::new(Engine::compile(&now).unwrap())));
+        let after = judged(&voices, &facts);
+        prop_assert!(rank(&after.judgement) >= rank(&before.judgement));
+        for (before, after) in grants_of(&before).into_iter().zip(grants_of(&after)) {
+            prop_assert_eq!(GrantTerms::stricter(before, after), after);
         }
     }
 }

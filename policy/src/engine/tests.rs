@@ -103,15 +103,40 @@ fn several_rules_that_ask_come_to_the_strictest_terms() {
         {name: b, action: Ask, ask: {separationOfDuty: true}},
         {name: c, action: Ask, ask: {expiresAfterSeconds: 60}}]}";
     let found = ruling(spec, &call("x", json!({})));
-    let terms = AskTerms { quorum: 2, separation_of_duty: true, expires_after_seconds: 60 };
+    let terms = AskTerms { quorum: 2, separation_of_duty: true, expires_after_seconds: 60, grants: None };
     assert_eq!((found.rule.as_deref(), found.terms), (Some("a, b, c"), Some(terms)));
+}
+
+/// Rules that ask, and what people may give for the run where all of them match.
+#[rstest]
+#[case("{grants: {maxCount: 5, maxSeconds: 60}}", "{grants: {maxCount: 3, maxSeconds: 90}}", Some((3, 60)))]
+#[case("{grants: {maxCount: 5, maxSeconds: 60}}", "{}", None)]
+#[case("{quorum: 2}", "{grants: {maxCount: 5, maxSeconds: 60}}", None)]
+fn every_rule_that_asks_has_to_let_people_give_grants(
+    #[case] one: &str,
+    #[case] other: &str,
+    #[case] expected: Option<(u32, u32)>,
+) {
+    let spec = format!("{{rules: [{{name: a, action: Ask, ask: {one}}}, {{name: b, action: Ask, ask: {other}}}]}}");
+    let terms = ruling(&spec, &call("x", json!({}))).terms.unwrap();
+    let expected = expected.map(|(max_count, max_seconds)| GrantTerms { max_count, max_seconds });
+    assert_eq!(terms.grants, expected);
+}
+
+#[test]
+fn a_rule_in_error_lets_nobody_give_grants() {
+    let spec = "{rules: [{name: a, action: Ask, ask: {grants: {maxCount: 5, maxSeconds: 60}}}, {name: b, action: Allow, when: 'args.gone'}]}";
+    assert_eq!(ruling(spec, &call("x", json!({}))).terms.unwrap().grants, None);
 }
 
 #[test]
 fn terms_that_a_rule_leaves_out_are_those_of_the_default() {
     for rule in ["{name: a, action: Ask}", "{name: a, action: Ask, ask: {}}"] {
         let found = ruling(&format!("{{rules: [{rule}]}}"), &call("x", json!({})));
-        assert_eq!(found.terms, Some(AskTerms { quorum: 1, separation_of_duty: false, expires_after_seconds: 86_400 }));
+        assert_eq!(
+            found.terms,
+            Some(AskTerms { quorum: 1, separation_of_duty: false, expires_after_seconds: 86_400, grants: None })
+        );
     }
 }
 
@@ -261,7 +286,8 @@ pub fn any_rule(name: String) -> impl Strategy<Value = PlanRule> {
         Some("args.xs.exists(x, x == 2)"),
     ]);
     let action = prop::sample::select(vec![RuleAction::Allow, RuleAction::Ask, RuleAction::Deny]);
-    let terms = (1_u32..4, any::<bool>(), 30_u32..90);
+    let grants = prop::option::of((1_u32..9, 1_u32..90));
+    let terms = (1_u32..4, any::<bool>(), 30_u32..90, grants);
     (lists, when, action, terms).prop_map(move |((tools, operations, effects), when, action, terms)| PlanRule {
         name: name.clone(),
         tools,
@@ -273,6 +299,7 @@ pub fn any_rule(name: String) -> impl Strategy<Value = PlanRule> {
             quorum: terms.0,
             separation_of_duty: terms.1,
             expires_after_seconds: terms.2,
+            grants: terms.3.map(|(max_count, max_seconds)| GrantTerms { max_count, max_seconds }),
         }),
         reason: None,
     })

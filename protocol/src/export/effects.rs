@@ -28,7 +28,18 @@ pub enum PermittedBy {
     Policies(Vec<String>),
     /// Policies asked, and these people said yes.
     People(Vec<Approver>),
+    /// Policies asked, and it went by these grants, which these people gave for the rest of the run.
+    Grants(Vec<GrantedBy>),
     Nobody(DenyReason),
+}
+
+/// A grant that was used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrantedBy {
+    /// Of the ApprovalGrant.
+    pub grant: String,
+    pub policy: String,
+    pub people: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +77,8 @@ pub(super) struct Effects {
     asked: BTreeMap<String, (String, u32)>,
     /// Who allowed the newest attempt of a call.
     approved: BTreeMap<String, (u32, Vec<Approver>)>,
+    /// What people gave for the rest of the run, by name.
+    given: BTreeMap<String, GrantedBy>,
 }
 
 struct Named {
@@ -107,6 +120,10 @@ impl Effects {
                 self.asked.insert(ask.name.clone(), (ask.call_id.clone(), ask.attempt));
             }
             Event::AskSettled { name, answer } => self.answer(name, answer, record.at),
+            Event::GrantOpened { grant } => {
+                let (policy, people) = (grant.pattern.policy.clone(), grant.by.clone());
+                self.given.insert(grant.name.clone(), GrantedBy { grant: grant.name.clone(), policy, people });
+            }
             Event::RunAccepted { .. }
             | Event::EpochOpened { .. }
             | Event::InstanceClaimed { .. }
@@ -119,6 +136,9 @@ impl Effects {
             | Event::CancelRequested {}
             | Event::AskPosted { .. }
             | Event::DefinitionsAccepted { .. }
+            | Event::GrantRefused { .. }
+            | Event::GrantPosted { .. }
+            | Event::GrantRevoked { .. }
             | Event::EpochEnded { .. }
             | Event::EpochDead { .. }
             | Event::RunEnded { .. } => {}
@@ -131,6 +151,9 @@ impl Effects {
 
     fn permitted_by(&self, call_id: &str, attempt: u32, judged: Option<&Judged>) -> PermittedBy {
         match (self.approved.get(call_id), judged) {
+            (_, Some(judged)) if !judged.grants.is_empty() => {
+                PermittedBy::Grants(judged.grants.iter().filter_map(|name| self.given.get(name).cloned()).collect())
+            }
             (Some((approved, by)), _) if *approved == attempt => PermittedBy::People(by.clone()),
             (_, Some(judged)) => PermittedBy::Policies(judged.opinions.iter().filter_map(allows).collect()),
             (_, None) => PermittedBy::AllowList,
