@@ -18,7 +18,7 @@ fn an_allow_says_what_became_of_the_call() {
     refused("an Allow carries answer.happened or answer.retry", || {
         decide(&stage.ada, "ada", &decision("a", "ada", &json!({"answer": null})))
     });
-    refused("an answer is either happened or retry", || {
+    refused("an answer is one of happened, retry and grant", || {
         let both = json!({"answer": {"retry": {}, "happened": {"result": "x"}}});
         decide(&stage.ada, "ada", &decision("a", "ada", &both))
     });

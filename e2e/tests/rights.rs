@@ -90,6 +90,10 @@ fn the_operator_looks_at_admission_rules_and_changes_none() {
     for (verb, granted) in [("create", true), ("patch", true), ("update", false), ("delete", false)] {
         assert_eq!(may(&namespace.name, verb, "approvals.belay.dev"), granted, "{verb} approvals");
     }
+    // Whoever gave a grant takes it back: the operator neither changes nor deletes any.
+    for (verb, granted) in [("create", true), ("watch", true), ("patch", false), ("update", false), ("delete", false)] {
+        assert_eq!(may(&namespace.name, verb, "approvalgrants.belay.dev"), granted, "{verb} approvalgrants");
+    }
     for (verb, granted) in [("get", true), ("list", true), ("delete", true), ("create", false), ("patch", false)] {
         assert_eq!(may(&namespace.name, verb, "readgrants.belay.dev"), granted, "{verb} readgrants");
     }

@@ -4,6 +4,7 @@
 
 mod decisions;
 mod drift;
+mod grants;
 mod identity;
 mod objects;
 mod readers;
