@@ -24,7 +24,6 @@ pub use self::deciding::{Manner, Refused, Wish, decide};
 pub use self::list::list;
 pub use self::resolve::{ResolveArguments, resolve};
 pub use self::show::{ShowArguments, show};
-pub use self::visible::visible;
 use crate::Target;
 use crate::exit::CliError;
 

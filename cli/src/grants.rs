@@ -6,9 +6,9 @@ use belay_crds::ApprovalGrant;
 use jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams, Preconditions};
 
-use crate::approvals::visible;
 use crate::exit::CliError;
 use crate::{Target, table};
+use belay_crds::visible;
 
 const HEADER: [&str; 8] = ["NAME", "RUN", "POLICY", "OPERATION", "LEFT", "EXPIRES", "BY", "WHERE"];
 

@@ -365,6 +365,7 @@ mod tests {
             agents: store(vec![agent("triage", "writer", &[("github", &["list_issues"])])]),
             runs: store(vec![]),
             approvals: store(vec![]),
+            grants: store(vec![]),
             namespaces: store(vec![]),
         }
     }

@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 
-use belay_crds::{AgentRun, Approval};
+use belay_crds::Approval;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};

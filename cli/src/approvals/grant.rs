@@ -1,10 +1,9 @@
 //! A yes for more than one call: whether it can be given, what it says for which policy, and how it is shown.
 
-use belay_crds::{ApprovalRequest, DecisionAnswer, GrantAnswer, GrantTerms, Requirement};
+use belay_crds::{ApprovalRequest, DecisionAnswer, GrantAnswer, GrantTerms, Requirement, visible};
 use belay_policy::Pattern;
 
 use super::deciding::Refused;
-use super::visible::visible;
 
 /// The grant that `answer` carries, if it is one.
 pub fn grant_of(answer: Option<&DecisionAnswer>) -> Option<&GrantAnswer> {
@@ -56,10 +55,10 @@ pub fn shown(request: &ApprovalRequest, grant: &GrantAnswer, added: &[String]) -
     };
     format!(
         "BESIDES this call you allow, without anybody being asked again, in run {}:\n  {} of {}/{}\n  for policy {}\n{rest}",
-        visible(&request.run.name),
+        visible(request.run_name()),
         said(grant),
         visible(&request.tool),
-        visible(&request.operation),
+        visible(request.operation_name()),
         names(&policies),
     )
 }

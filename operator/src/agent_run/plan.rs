@@ -17,8 +17,8 @@ use kube::ResourceExt;
 
 pub use self::drift::BACK_AFTER;
 pub use self::epoch::{is_idle, quarantine};
-use super::drift::DriftSeen;
 pub use self::grants::{GrantSeen, Granted};
+use super::drift::DriftSeen;
 use super::ending::Ending;
 use super::questions::unasked;
 use crate::namespaces::Service;

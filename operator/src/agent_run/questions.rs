@@ -168,6 +168,7 @@ mod tests {
             quorum: 1,
             separation_of_duty: false,
             expires_after_seconds: *expires_after_seconds,
+            grants: None,
         };
         let requirements = terms.iter().map(requirement).collect();
         CallState::Asked { attempt: 1, call: Arc::new(call), at: 1000, requirements }

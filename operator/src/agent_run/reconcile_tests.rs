@@ -57,7 +57,7 @@ struct Server {
     /// What is changed in every AgentRun before a pass.
     ttl_seconds: Option<i32>,
     approvals: attacks::Approvals,
-    people: grant_tests::People,
+    people: Box<grant_tests::People>,
 }
 
 impl Server {

@@ -53,15 +53,16 @@ impl AgentRuns {
             Settled::Answer(answer) => answer,
             Settled::Nothing(why) => return self.withdraw(sight, name, why).await,
         };
+        // Seldom taken, and long: apart, so that every other pass stays small.
         let given = if matches!(answer, Answer::Allowed { .. }) {
-            self.given(sight, state, &open.ask, &sealed).await
+            Box::pin(self.given(sight, state, &open.ask, &sealed)).await
         } else {
             Vec::new()
         };
         let mut events = consequences(state, &open.ask, answer.clone(), sight);
         events.extend(given.iter().cloned());
         self.append(sight, events).await?;
-        self.announce_given(run, sight, &sealed, &given).await;
+        Box::pin(self.announce_given(run, sight, &sealed, &given)).await;
         Ok(self.told(sight, &open.ask, &answer))
     }
 

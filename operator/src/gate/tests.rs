@@ -749,6 +749,7 @@ fn word(word: u8) -> Judged {
         _ => Judged {
             judgement: Judgement::Deny { policy: "careful".into(), rule: None, reason: String::new() },
             opinions: vec![],
+            grants: vec![],
         },
     }
 }

@@ -112,6 +112,7 @@ impl Stage {
             agents: Writer::new(()).as_reader(),
             runs: Writer::new(()).as_reader(),
             approvals: Writer::new(()).as_reader(),
+            grants: Writer::new(()).as_reader(),
             namespaces: Writer::new(()).as_reader(),
         };
         let queues = Queues {
