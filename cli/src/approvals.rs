@@ -1,10 +1,12 @@
 //! Approvals in the terminal: what is asked, shown from the very bytes that a decision signs.
 
+mod answer;
 mod approve;
 mod arguments;
 mod deciding;
 mod difference;
 mod grant;
+mod inquiry;
 mod list;
 mod look_alikes;
 mod offer;
@@ -19,6 +21,7 @@ use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use kube::api::{Api, ListParams};
 
+pub use self::answer::{AnswerArguments, answer};
 pub use self::approve::{ApproveArguments, DenyArguments, approve, deny};
 pub use self::deciding::{Manner, Refused, Wish, decide};
 pub use self::list::list;

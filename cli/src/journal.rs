@@ -106,6 +106,7 @@ fn outcome(outcome: EffectOutcome) -> String {
         EffectOutcome::Unknown => "UNKNOWN".into(),
         EffectOutcome::Interrupted => "no answer; may be sent again".into(),
         EffectOutcome::Reported => "happened, a person says".into(),
+        EffectOutcome::InputRequired => "asked for input first".into(),
     }
 }
 

@@ -75,6 +75,8 @@ enum Command {
     Deny(approvals::DenyArguments),
     /// Say what became of a call whose end nobody knows
     Resolve(approvals::ResolveArguments),
+    /// Tell the server of a call what it wants to know, or decline to
+    Answer(approvals::AnswerArguments),
     /// Accept what a Tool's server offers otherwise than it was accepted, or do not
     #[command(subcommand)]
     Tool(tool::ToolCommand),
@@ -153,6 +155,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Revoke { name } => grants::revoke(&target, &name).await,
         Command::Deny(arguments) => approvals::deny(&target, arguments).await,
         Command::Resolve(arguments) => approvals::resolve(&target, arguments).await,
+        Command::Answer(arguments) => approvals::answer(&target, arguments).await,
         Command::Tool(command) => tool::tool(&target, command).await,
         Command::CanI { verb, policy } => can_i::can_i(&target, &verb, &policy).await,
         Command::Namespace(command) => namespace::namespace(&target, command).await,

@@ -29,6 +29,8 @@ fn a_no_wants_a_reason_and_an_answer_to_an_unknown_wants_one_of_three() {
         (&["deny", "a"][..], "--reason <REASON>"),
         (&["resolve", "a"], "--happened <RESULT>|--retry|--end"),
         (&["resolve", "a", "--retry", "--end"], "cannot be used with"),
+        (&["answer", "a"], "--field <NAME=VALUE>|--json <OBJECT>|--opened|--decline"),
+        (&["answer", "a", "--field", "b=c", "--decline"], "cannot be used with"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_belay")).args(arguments).output().unwrap();
         let words = String::from_utf8(output.stderr).unwrap();

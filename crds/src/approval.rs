@@ -1,6 +1,7 @@
 //! Approval: one question of a run to people, and their decisions.
 
 mod counting;
+mod question;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
@@ -8,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::counting::is_person;
+pub use self::question::{ApprovalQuestion, DecisionInput};
 use crate::approval_grant::{GrantAnswer, GrantTerms};
 
 /// What the schema takes in `decisions` of an Approval.
@@ -15,8 +17,9 @@ pub const DECISIONS_MAX: usize = 32;
 /// How many of them may be Allow: the rest of the list is kept for Denies.
 pub const ALLOWS_MAX: usize = 24;
 
-/// A question to people: about one call of a run, may it be made, or did it happen; or about a Tool, is what its server
-/// offers now accepted. The operator alone creates it; whoever holds the verb `approve` on a policy that asks
+/// A question to people: about one call of a run, may it be made, did it happen, or what does its
+/// server want to know; or about a Tool, is what its
+/// server offers now accepted. The operator alone creates it; whoever holds the verb `approve` on a policy that asks
 /// (approvalpolicies.decide.belay.dev), or on the Tool (tools.decide.belay.dev), adds a decision to `decisions`.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[kube(
@@ -48,7 +51,10 @@ pub const ALLOWS_MAX: usize = 24;
     validation = ("self.request.purpose != 'Drift' || !(has(self.request.run) || has(self.request.callId) || has(self.request.attempt) || has(self.request.operation) || has(self.request.callDigest))", "a Drift is about a Tool: it names no run, callId, attempt, operation or callDigest"),
     validation = ("self.request.purpose != 'Drift' || (self.request.requirements.size() == 1 && self.request.requirements[0].policy == self.request.tool && !has(self.request.requirements[0].separationOfDuty))", "on a Drift the one requirement names the Tool"),
     validation = ("!has(self.decisions) || self.decisions.filter(d, d.verdict == 'Allow').size() <= 24", "at most 24 decisions may be Allow, so that a Deny always finds room"),
-    validation = ("self.request.purpose != 'Unknown' || !has(self.decisions) || self.decisions.all(d, (d.verdict == 'Allow') == has(d.answer))", "on an Unknown an Allow carries answer.happened or answer.retry; a Deny ends the run and carries none")
+    validation = ("self.request.purpose != 'Unknown' || !has(self.decisions) || self.decisions.all(d, (d.verdict == 'Allow') == has(d.answer))", "on an Unknown an Allow carries answer.happened or answer.retry; a Deny ends the run and carries none"),
+    validation = ("!has(self.decisions) || self.decisions.all(d, !has(d.answer) || !has(d.answer.input) || self.request.purpose == 'Question')", "answer.input belongs to a Question"),
+    validation = ("self.request.purpose != 'Question' || !has(self.decisions) || self.decisions.all(d, (d.verdict == 'Allow') == (has(d.answer) && has(d.answer.input)))", "on a Question an Allow carries answer.input; a Deny declines and carries no answer"),
+    validation = ("self.request.purpose != 'Question' || !has(self.decisions) || self.decisions.all(d, !has(d.answer) || !has(d.answer.input) || has(d.answer.input.content) == has(self.request.question.schema))", "a form is answered with answer.input.content, a url with an empty answer.input")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ApprovalSpec {
@@ -75,7 +81,10 @@ impl Approval {
 
 /// The question, whole: `digest` is taken over all the rest of it, and a decision repeats that digest.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "spec.request cannot change"}]))]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "self == oldSelf", "message": "spec.request cannot change"},
+    {"rule": "(self.purpose == 'Question') == has(self.question)", "message": "a Question, and nothing else, has request.question"}
+]))]
 #[serde(rename_all = "camelCase")]
 pub struct ApprovalRequest {
     /// What kind of question it is.
@@ -120,6 +129,9 @@ pub struct ApprovalRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub call_digest: Option<String>,
+    /// On a Question: what the call's server wants to know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<ApprovalQuestion>,
     /// On an Unknown: when the call was permitted, shortly before it was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<Time>,
@@ -152,6 +164,9 @@ pub enum ApprovalPurpose {
     Drift,
     /// Nobody knows whether the call took effect. Allow with `answer.happened` or `answer.retry`; Deny ends the run.
     Unknown,
+    /// The call was permitted and sent, and its server wants to know something first. Allow with `answer.input` sends the
+    /// call again with that answer; Deny declines, and is told to the model.
+    Question,
 }
 
 /// A run, for good: a name may be given again, a uid never is.
@@ -221,7 +236,7 @@ pub enum DecisionVerdict {
 
 /// Exactly one of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[schemars(extend("x-kubernetes-validations" = [{"rule": "[has(self.happened), has(self.retry), has(self.grant)].filter(x, x).size() == 1", "message": "an answer is one of happened, retry and grant"}]))]
+#[schemars(extend("x-kubernetes-validations" = [{"rule": "[has(self.happened), has(self.retry), has(self.grant), has(self.input)].filter(x, x).size() == 1", "message": "an answer is one of happened, retry, grant and input"}]))]
 pub struct DecisionAnswer {
     /// The call took effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -233,6 +248,9 @@ pub struct DecisionAnswer {
     /// very same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant: Option<GrantAnswer>,
+    /// On a Question: what the call's server is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<DecisionInput>,
 }
 
 /// What the call came to.

@@ -23,8 +23,9 @@ mod visible;
 pub use agent::{Agent, AgentPod, AgentSpec, AgentStatus, AgentTool, Limits, OnDrift, PodResources};
 pub use agent_run::{AgentRun, AgentRunSpec, AgentRunStatus, JournalRef, Phase, PodRef, RunUsage, WaitingOn};
 pub use approval::{
-    ALLOWS_MAX, Approval, ApprovalPurpose, ApprovalRequest, ApprovalRun, ApprovalSpec, ApprovalStatus, DECISIONS_MAX,
-    Decision, DecisionAnswer, DecisionVerdict, Happened, Requirement, Retry, is_person,
+    ALLOWS_MAX, Approval, ApprovalPurpose, ApprovalQuestion, ApprovalRequest, ApprovalRun, ApprovalSpec,
+    ApprovalStatus, DECISIONS_MAX, Decision, DecisionAnswer, DecisionInput, DecisionVerdict, Happened, Requirement,
+    Retry, is_person,
 };
 pub use approval_grant::{ApprovalGrant, ApprovalGrantSpec, ApprovalGrantStatus, GrantAnswer, GrantTerms};
 pub use approval_policy::{

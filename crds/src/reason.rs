@@ -157,6 +157,8 @@ reasons! {
         EffectUnknown,
         /// A tool's server defines an operation otherwise than it was accepted, and `onDrift` says to wait.
         DefinitionDrifted,
+        /// The server of a call wants to know something: an Approval asks people.
+        AnswerPending,
         /// People ended the run, since nobody knew what became of a call.
         EndedByApprover,
     }

@@ -237,9 +237,9 @@ fn a_decision_may_carry_what_its_question_and_its_policy_let_it(#[case] purpose:
 #[case(
     "Call",
     "policy: careful, verdict: Allow, answer: {grant: {when: a, count: 1, seconds: 1}, retry: {}}",
-    &["an answer is one of happened, retry and grant"]
+    &["an answer is one of happened, retry, grant and input"]
 )]
-#[case("Call", "policy: careful, verdict: Allow, answer: {}", &["an answer is one of happened, retry and grant", NO_ANSWER])]
+#[case("Call", "policy: careful, verdict: Allow, answer: {}", &["an answer is one of happened, retry, grant and input", NO_ANSWER])]
 fn a_decision_carries_nothing_else(#[case] purpose: &str, #[case] decision: &str, #[case] words: &[&str]) {
     let mut refused = decided(purpose, decision);
     refused.sort();

@@ -18,7 +18,7 @@ fn an_allow_says_what_became_of_the_call() {
     refused("an Allow carries answer.happened or answer.retry", || {
         decide(&stage.ada, "ada", &decision("a", "ada", &json!({"answer": null})))
     });
-    refused("an answer is one of happened, retry and grant", || {
+    refused("an answer is one of happened, retry, grant and input", || {
         let both = json!({"answer": {"retry": {}, "happened": {"result": "x"}}});
         decide(&stage.ada, "ada", &decision("a", "ada", &both))
     });

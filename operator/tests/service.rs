@@ -396,6 +396,7 @@ async fn people_say(world: &World, run: &ObjectId, answer: Answer) {
         expires_at: 4_000_000_000_000,
         digest: call.digest,
         call: Some(call.digest),
+        question: None,
         requirements: wants(),
         guard: None,
     };

@@ -23,6 +23,9 @@ pub struct CallBinding<'a> {
     pub credential: Option<CredentialBinding<'a>>,
     /// The URL that the request goes to.
     pub destination: &'a str,
+    /// What people answered to the server's questions ([`crate::elicitation::Inputs::digest`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<Digest>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -43,6 +46,7 @@ impl<'a> CallBinding<'a> {
             args,
             credential: credential.map(|c| CredentialBinding { name: &c.name, uid: &c.uid }),
             destination: &tool.url,
+            inputs: None,
         }
     }
 

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::cost::Usage;
 use crate::digest::Digest;
+use crate::elicitation::InputRequired;
 use crate::grant::Grant;
 use crate::guard::GuardStamp;
 use crate::judgement::{Judged, PolicyRequirement};
@@ -60,6 +61,8 @@ pub enum Event {
     CallUnknown { call_id: String, attempt: u32, message: String },
     /// Runner or operator: no answer came to a call that may be sent again, with the same key.
     CallInterrupted { call_id: String, attempt: u32, message: String },
+    /// Runner: the server answered that it needs input of people first. The call has no result yet.
+    CallInputRequired { call_id: String, attempt: u32, required: Box<InputRequired>, milliseconds: u64 },
     /// Operator: people are asked; the Approval may be created now.
     AskOpened { ask: Ask },
     /// Operator: the Approval exists. A decision counts on this uid alone.
@@ -115,7 +118,8 @@ impl Event {
             | Self::CallObserved { .. }
             | Self::CallNotSent { .. }
             | Self::CallUnknown { .. }
-            | Self::CallInterrupted { .. } => true,
+            | Self::CallInterrupted { .. }
+            | Self::CallInputRequired { .. } => true,
             Self::RunAccepted { .. }
             | Self::EpochOpened { .. }
             | Self::InstanceClaimed { .. }
@@ -155,6 +159,7 @@ impl Event {
             Self::CallNotSent { .. } => "CallNotSent",
             Self::CallUnknown { .. } => "CallUnknown",
             Self::CallInterrupted { .. } => "CallInterrupted",
+            Self::CallInputRequired { .. } => "CallInputRequired",
             Self::AskOpened { .. } => "AskOpened",
             Self::AskPosted { .. } => "AskPosted",
             Self::AskSettled { .. } => "AskSettled",
@@ -445,6 +450,9 @@ pub struct Ask {
     /// Before a call: the digest of that call, and whose yes it needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call: Option<Digest>,
+    /// On a Question: which of the attempt's questions, counted from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<u32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requirements: Vec<PolicyRequirement>,
     /// The admission rules that were in force when it was put. Decisions count under those alone.
@@ -458,6 +466,8 @@ pub enum AskPurpose {
     Unknown,
     /// May the call be made?
     Call,
+    /// What does the call's server want to know?
+    Question,
 }
 
 /// What came of a question.
@@ -478,6 +488,12 @@ pub enum Answer {
     Denied { by: String, reason: String },
     /// Not enough people said yes in time.
     Expired {},
+    /// What people answered the call's server: canonical JSON, or nothing where a page was to be opened.
+    Answered {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        content: Option<String>,
+        by: Vec<Approver>,
+    },
 }
 
 /// Who said yes, for which policy.

@@ -5,6 +5,7 @@ mod calls;
 mod drift;
 mod epochs;
 mod grants;
+mod inputs;
 mod order;
 mod steps;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use crate::cost::{Cost, Usage};
 use crate::digest::Digest;
+use crate::elicitation::{InputRequired, Inputs};
 use crate::event::{Approver, Ask, EpochEnd, Event, Failure, Limit, ListedOperation, ProposedCall, Record, RunEnd};
 use crate::judgement::PolicyRequirement;
 use crate::plan::Plan;
@@ -64,6 +66,8 @@ pub struct RunState {
     pub approved: BTreeMap<String, Approved>,
     /// What people allowed for the rest of the run, by the name of its ApprovalGrant; without what was revoked.
     pub grants: BTreeMap<String, HeldGrant>,
+    /// What people answered to the questions of a call's server, by call id. It goes with the next attempt.
+    pub inputs: BTreeMap<String, Inputs>,
     /// Model requests that were answered.
     pub steps: u32,
     pub usage: Usage,
@@ -196,6 +200,16 @@ pub enum CallState {
         at: i64,
         message: String,
     },
+    /// Its server wants to know something first, since `at`: people are asked one question after the other.
+    InputRequired {
+        attempt: u32,
+        call: Arc<ProposedCall>,
+        at: i64,
+        required: Arc<InputRequired>,
+        answers: Vec<Option<String>>,
+        /// Why the question is asked anew, where it is.
+        note: Option<String>,
+    },
     Settled(Settlement),
 }
 
@@ -264,6 +278,7 @@ impl RunState {
             | CallState::Later { .. }
             | CallState::Asked { .. }
             | CallState::Unknown { .. }
+            | CallState::InputRequired { .. }
             | CallState::Settled(_) => None,
         })
     }
@@ -276,6 +291,7 @@ impl RunState {
             | CallState::Proposed { .. }
             | CallState::Later { .. }
             | CallState::Asked { .. }
+            | CallState::InputRequired { .. }
             | CallState::Settled(_) => None,
         })
     }
@@ -329,6 +345,9 @@ impl RunState {
             Event::CallNotSent { call_id, attempt, .. } => self.settle_unsent(call_id, *attempt),
             Event::CallUnknown { call_id, attempt, message } => self.lose(call_id, *attempt, message),
             Event::CallInterrupted { call_id, attempt, .. } => self.interrupt(call_id, *attempt),
+            Event::CallInputRequired { call_id, attempt, required, .. } => {
+                self.require_input(call_id, *attempt, required, at)
+            }
             Event::AskOpened { ask } => self.ask(ask),
             Event::AskPosted { name, uid } => self.post(name, uid),
             Event::AskSettled { name, answer } => self.settle_ask(name, answer),

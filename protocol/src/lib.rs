@@ -5,6 +5,7 @@ pub mod call;
 pub mod chain;
 pub mod cost;
 pub mod digest;
+pub mod elicitation;
 pub mod event;
 pub mod export;
 pub mod fold;

@@ -13,6 +13,8 @@ pub struct Transcript {
     fallback: Option<String>,
     /// Call ids by the name of the question about them.
     asked: BTreeMap<String, String>,
+    /// How many attempts of a call of the newest turn ended with questions of its server.
+    rounds: BTreeMap<String, u32>,
 }
 
 /// One answer of the model and what came back for each of its calls.
@@ -43,6 +45,7 @@ impl Transcript {
         match event {
             Event::ModelResponded { response, .. } => {
                 let items = response.items.clone();
+                self.rounds.clear();
                 self.turns.push(Turn { fallback: self.fallback.clone(), items, results: BTreeMap::new() });
             }
             Event::ModelReplaced { by, .. } => self.fallback = Some(by.clone()),
@@ -50,9 +53,16 @@ impl Transcript {
                 self.settle(call_id, result.is_error, result.content.clone());
             }
             Event::CallNotSent { call_id, attempt, message, .. } => {
-                self.settle(call_id, true, format!("not sent{}: {message}", again(*attempt)));
+                self.settle(call_id, true, format!("not sent{}: {message}", self.again(call_id, *attempt)));
             }
-            Event::CallInterrupted { call_id, attempt, message } if *attempt >= CALL_ATTEMPTS_MAX => {
+            Event::CallInputRequired { call_id, .. } => {
+                let rounds = self.rounds.entry(call_id.clone()).or_default();
+                *rounds = rounds.saturating_add(1);
+            }
+            Event::CallInterrupted { call_id, attempt, message }
+                if self.sent(call_id, *attempt) >= CALL_ATTEMPTS_MAX =>
+            {
+                let attempt = self.sent(call_id, *attempt);
                 self.settle(call_id, true, format!("no answer came in {attempt} attempts: {message}"));
             }
             Event::AskOpened { ask } => {
@@ -64,7 +74,7 @@ impl Transcript {
                 }
             }
             Event::CallDecided { call_id, attempt, verdict: Verdict::Denied { message, .. }, .. } => {
-                self.settle(call_id, true, format!("denied{}: {message}", again(*attempt)));
+                self.settle(call_id, true, format!("denied{}: {message}", self.again(call_id, *attempt)));
             }
             Event::CallDecided {
                 verdict: Verdict::Allowed { .. } | Verdict::Asked { .. } | Verdict::Later { .. },
@@ -99,9 +109,18 @@ impl Transcript {
             turn.results.insert(call_id.to_owned(), CallResult { is_error, content });
         }
     }
-}
 
-/// The model is never told that something was not done while an earlier attempt may have done it.
-fn again(attempt: u32) -> &'static str {
-    if attempt > 1 { " again (whether an earlier attempt took effect is not known)" } else { "" }
+    /// Attempts without those that ended with questions.
+    fn sent(&self, call_id: &str, attempt: u32) -> u32 {
+        attempt.saturating_sub(self.rounds.get(call_id).copied().unwrap_or_default())
+    }
+
+    /// The model is never told that something was not done while an earlier attempt may have done it.
+    fn again(&self, call_id: &str, attempt: u32) -> &'static str {
+        match (attempt, self.sent(call_id, attempt)) {
+            (..=1, _) => "",
+            (_, 2..) => " again (whether an earlier attempt took effect is not known)",
+            (_, ..=1) => " again (its server had asked for input before it would do it)",
+        }
+    }
 }

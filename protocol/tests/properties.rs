@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use belay_protocol::call::definition_digest;
 use belay_protocol::cost::Usage;
+use belay_protocol::elicitation::{InputRequired, Inquiry};
 use belay_protocol::event::{
     AcceptedDefinition, Answer, Ask, AskPurpose, DeathProof, DenyReason, EndReason, EpochEnd, Failure, FailureReason,
     Finish, Item, LaterReason, Limit, ListedOperation, Listing, ModelResponse, NotSentReason, Outcome, ProposedCall,
@@ -136,6 +137,12 @@ fn event(turn: Turn, state: &RunState) -> Event {
             Event::CallDecided { call_id, attempt: attempt_of_call, verdict, judged: None }
         }
         11 => Event::PermitReturned { call_id, attempt: attempt_of_call },
+        12 if turn.call.is_multiple_of(3) => {
+            let inquiry = Inquiry::Url { message: "open".into(), url: "https://x.example".into() };
+            let questions = vec![inquiry; usize::from(turn.call % 4)];
+            let required = Box::new(InputRequired::in_call(questions, "later"));
+            Event::CallInputRequired { call_id, attempt: attempt_of_call, required, milliseconds: 1 }
+        }
         12 => {
             let result = ToolResult { is_error: false, content: "ok".into(), truncated_from_bytes: None };
             Event::CallObserved { call_id, attempt: attempt_of_call, result, milliseconds: 1 }
@@ -150,18 +157,7 @@ fn event(turn: Turn, state: &RunState) -> Event {
             Event::CallUnknown { call_id, attempt: attempt_of_call, message: "?".into() }
         }
         14 => Event::CallInterrupted { call_id, attempt: attempt_of_call, message: "?".into() },
-        15 => {
-            let name = format!("ask-{call_id}-{}", turn.call);
-            let (purpose, call, requirements) = match state.calls.get(&call_id) {
-                Some(CallState::Asked { call, requirements, .. }) => {
-                    (AskPurpose::Call, Some(call.digest), requirements.clone())
-                }
-                _ => (AskPurpose::Unknown, None, Vec::new()),
-            };
-            let (attempt, nonce, digest, guard) = (attempt_of_call, String::new(), Digest::zero(), None);
-            let ask = Ask { name, purpose, call_id, attempt, nonce, expires_at: 0, digest, call, requirements, guard };
-            Event::AskOpened { ask }
-        }
+        15 => Event::AskOpened { ask: an_open_ask(turn, state, call_id, attempt_of_call) },
         16 => Event::AskPosted { name: an_ask(turn, state), uid: "approval-uid".into() },
         17 => Event::AskSettled { name: an_ask(turn, state), answer: answer(turn.call) },
         18 => match turn.call % 8 {
@@ -191,6 +187,30 @@ fn event(turn: Turn, state: &RunState) -> Event {
     }
 }
 
+/// What could be asked about that call.
+fn an_open_ask(turn: Turn, state: &RunState, call_id: String, attempt: u32) -> Ask {
+    let (purpose, call, requirements) = match state.calls.get(&call_id) {
+        Some(CallState::Asked { call, requirements, .. }) => {
+            (AskPurpose::Call, Some(call.digest), requirements.clone())
+        }
+        Some(CallState::InputRequired { .. }) => (AskPurpose::Question, None, Vec::new()),
+        _ => (AskPurpose::Unknown, None, Vec::new()),
+    };
+    Ask {
+        name: format!("ask-{call_id}-{}", turn.call),
+        purpose,
+        attempt,
+        nonce: String::new(),
+        expires_at: 0,
+        digest: Digest::zero(),
+        call,
+        question: state.open_question(&call_id).map(|(number, _)| number + u32::from(!turn.fits)),
+        requirements,
+        guard: None,
+        call_id,
+    }
+}
+
 /// Some call of the newest response, and the attempt that it is at.
 fn a_call(turn: Turn, state: &RunState) -> (String, u32) {
     let count = state.calls.len().max(1);
@@ -203,6 +223,7 @@ fn a_call(turn: Turn, state: &RunState) -> (String, u32) {
             | CallState::Later { attempt, .. }
             | CallState::Asked { attempt, .. }
             | CallState::Permitted { attempt, .. }
+            | CallState::InputRequired { attempt, .. }
             | CallState::Unknown { attempt, .. } => *attempt,
             CallState::Settled(_) => 1,
         };
@@ -218,7 +239,8 @@ fn an_ask(turn: Turn, state: &RunState) -> String {
 
 fn answer(choice: u8) -> Answer {
     let by = || "ada".to_owned();
-    match choice % 7 {
+    match choice % 8 {
+        7 => Answer::Answered { content: None, by: vec![] },
         4 => Answer::Allowed { by: vec![] },
         5 => Answer::Denied { by: by(), reason: String::new() },
         6 => Answer::Expired {},
@@ -284,6 +306,8 @@ struct Permits {
     unknown: BTreeSet<String>,
     /// Calls that policies want people's yes for.
     wanted: BTreeSet<String>,
+    /// Calls whose server wants to know something first.
+    inquiring: BTreeSet<String>,
     asks: BTreeMap<String, String>,
     undead: BTreeSet<u64>,
 }
@@ -312,12 +336,20 @@ impl Permits {
                 assert!(self.unknown.insert(call_id.clone()));
             }
             Event::CallInterrupted { call_id, attempt, .. } => self.spend(call_id, *attempt),
+            Event::CallInputRequired { call_id, attempt, .. } => {
+                self.spend(call_id, *attempt);
+                self.inquiring.insert(call_id.clone());
+            }
             Event::CallNotSent { call_id, .. } => {
                 self.out.remove(call_id);
                 assert!(self.settled.insert(call_id.clone()), "{call_id} was settled");
             }
             Event::AskOpened { ask } => {
-                let about = if ask.purpose == AskPurpose::Call { &self.wanted } else { &self.unknown };
+                let about = match ask.purpose {
+                    AskPurpose::Call => &self.wanted,
+                    AskPurpose::Unknown => &self.unknown,
+                    AskPurpose::Question => &self.inquiring,
+                };
                 assert!(about.contains(&ask.call_id));
                 self.asks.insert(ask.name.clone(), ask.call_id.clone());
             }
@@ -326,9 +358,11 @@ impl Permits {
                 match answer {
                     Answer::Happened { .. } => assert!(self.unknown.remove(&call_id) && self.settled.insert(call_id)),
                     Answer::Retry { .. } => assert!(self.unknown.remove(&call_id)),
-                    Answer::Allowed { .. } | Answer::Denied { .. } | Answer::Expired {} => {
-                        assert!(self.wanted.contains(&call_id));
+                    Answer::Allowed { .. } | Answer::Expired {} => assert!(self.wanted.contains(&call_id)),
+                    Answer::Denied { .. } => {
+                        assert!(self.wanted.contains(&call_id) || self.inquiring.contains(&call_id));
                     }
+                    Answer::Answered { .. } => assert!(self.inquiring.contains(&call_id)),
                     Answer::End { .. } | Answer::Withdrawn { .. } => {}
                 }
             }
@@ -489,6 +523,7 @@ fn walks_get_as_far_as_observations_and_ends() {
         "AskPosted",
         "AskSettled",
         "CallDecided",
+        "CallInputRequired",
         "CallInterrupted",
         "CallNotSent",
         "CallObserved",

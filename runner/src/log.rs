@@ -47,6 +47,8 @@ where
 pub enum CallOutcome {
     Observed,
     ToolError,
+    /// Its server asks people something first.
+    InputRequired,
     Denied,
     /// People are asked first.
     Asked,
@@ -89,6 +91,7 @@ impl StepLog {
         let outcome = match outcome {
             CallOutcome::Observed => "observed ".to_owned(),
             CallOutcome::ToolError => "tool-error".to_owned(),
+            CallOutcome::InputRequired => "needs-input".to_owned(),
             CallOutcome::Denied => "denied   ".to_owned(),
             CallOutcome::Asked => "asked    ".to_owned(),
             CallOutcome::NotSent(reason) => format!("not-sent   {reason:?}"),

@@ -2,6 +2,7 @@
 //! implementation's own business.
 
 pub mod mcp;
+mod required;
 mod result;
 mod trouble;
 mod wire;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use belay_protocol::Digest;
 use belay_protocol::call::definition_digest;
+use belay_protocol::elicitation::{InputRequired, Inputs};
 use belay_protocol::event::{Failure, FailureReason, NotSentReason, ToolResult};
 use serde_json::{Map, Value};
 
@@ -49,6 +51,8 @@ pub struct Call {
     pub definition: Digest,
     /// By which the server recognises a call that it was sent before. Only where sending it again is safe.
     pub key: Option<String>,
+    /// What people answered to the questions of earlier attempts.
+    pub inputs: Inputs,
 }
 
 /// What became of a call. Everything that is not known for sure is [`Outcome::Unknown`].
@@ -56,6 +60,8 @@ pub struct Call {
 pub enum Outcome {
     /// A complete answer, errors of the tool included.
     Observed(ToolResult),
+    /// A complete answer that is no result: the server asks people something first.
+    InputRequired(InputRequired),
     /// No byte left; the permit had run out, and a new one may be asked for.
     PermitExpired,
     /// No byte left.

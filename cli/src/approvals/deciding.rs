@@ -57,6 +57,8 @@ pub enum Answers {
     Grant,
     /// What became of a call. `words`: the answer in a few, for the question back.
     Unknown { words: &'static str },
+    /// What a server wants to know. `words` as above.
+    Question { words: &'static str },
 }
 
 impl Wish {
@@ -76,10 +78,20 @@ impl Wish {
             }
             (Answers::Plain, ApprovalPurpose::Drift, DecisionVerdict::Deny) => Some("Do not accept it"),
             (Answers::Grant, ApprovalPurpose::Call, _) => Some("Allow this call, and those"),
-            (Answers::Unknown { words }, ApprovalPurpose::Unknown, _) => Some(words),
-            (Answers::Plain, ApprovalPurpose::Unknown, _)
-            | (Answers::Grant, ApprovalPurpose::Drift | ApprovalPurpose::Unknown, _)
-            | (Answers::Unknown { .. }, ApprovalPurpose::Call | ApprovalPurpose::Drift, _) => None,
+            (Answers::Unknown { words }, ApprovalPurpose::Unknown, _)
+            | (Answers::Question { words }, ApprovalPurpose::Question, _) => Some(words),
+            (Answers::Plain, ApprovalPurpose::Unknown | ApprovalPurpose::Question, _)
+            | (Answers::Grant, ApprovalPurpose::Drift | ApprovalPurpose::Unknown | ApprovalPurpose::Question, _)
+            | (
+                Answers::Unknown { .. },
+                ApprovalPurpose::Call | ApprovalPurpose::Drift | ApprovalPurpose::Question,
+                _,
+            )
+            | (
+                Answers::Question { .. },
+                ApprovalPurpose::Call | ApprovalPurpose::Drift | ApprovalPurpose::Unknown,
+                _,
+            ) => None,
         }
     }
 }
@@ -201,6 +213,9 @@ pub fn how(name: &str, purpose: ApprovalPurpose) -> String {
             format!("belay approve {name}, or belay deny {name} --reason WHY")
         }
         ApprovalPurpose::Unknown => format!("belay resolve {name} with --happened RESULT, --retry or --end"),
+        ApprovalPurpose::Question => {
+            format!("belay answer {name} with --field NAME=VALUE, --json OBJECT, --opened or --decline")
+        }
     }
 }
 

@@ -35,6 +35,7 @@ fn row(approval: &Approval, now: Timestamp) -> Vec<String> {
         ApprovalPurpose::Call => "Call",
         ApprovalPurpose::Drift => "Drift",
         ApprovalPurpose::Unknown => "Unknown",
+        ApprovalPurpose::Question => "Question",
     };
     let needs: Vec<String> = (request.requirements.iter())
         .map(|one| match request.people_needed(one) {

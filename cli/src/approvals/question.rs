@@ -5,10 +5,10 @@ use belay_crds::{
 };
 
 use super::arguments::{Detail, rows, shown};
-use super::grant;
 use super::look_alikes::look_alikes;
 use super::offer;
 use super::policies;
+use super::{grant, inquiry};
 
 /// The question in lines, and how many bytes of its arguments they leave out.
 pub struct Question {
@@ -21,15 +21,17 @@ pub fn question(name: &str, request: &ApprovalRequest, detail: Detail) -> Questi
         ApprovalPurpose::Call => "May this call be made? It has not been.",
         ApprovalPurpose::Drift => "Is what the server offers now accepted? Calls to it are held until it is.",
         ApprovalPurpose::Unknown => "Did this call take effect? Nobody here can tell: look where it went.",
+        ApprovalPurpose::Question => "What does the server of this call want to know?",
     };
     let mut lines = vec![format!("Approval {name}: {asked}")];
     lines.extend(facts(request));
+    lines.extend(inquiry::lines(request));
     let shown = match request.purpose {
         ApprovalPurpose::Drift => {
             lines.push("  offered: - what was accepted, + what is offered".to_owned());
             offer::shown(&request.arguments, detail)
         }
-        ApprovalPurpose::Call | ApprovalPurpose::Unknown => {
+        ApprovalPurpose::Call | ApprovalPurpose::Question | ApprovalPurpose::Unknown => {
             lines.push(arguments_line(request));
             shown(&rows(&request.arguments), detail)
         }
@@ -66,7 +68,7 @@ fn facts(request: &ApprovalRequest) -> Vec<String> {
     let sent_at = request.sent_at.as_ref().map(|at| line("sent about", &at.0.to_string()));
     let with = line("with", credential.as_deref().unwrap_or("no Credential"));
     let before = match request.purpose {
-        ApprovalPurpose::Call | ApprovalPurpose::Unknown => {
+        ApprovalPurpose::Call | ApprovalPurpose::Question | ApprovalPurpose::Unknown => {
             let call = request.call_id.as_deref().unwrap_or_default();
             vec![
                 line("run", request.run_name()),
@@ -96,7 +98,11 @@ fn facts(request: &ApprovalRequest) -> Vec<String> {
 }
 
 fn warnings(request: &ApprovalRequest) -> Vec<String> {
+    let [message, schema, url] = inquiry::written(request);
     let written = [
+        message,
+        schema,
+        url,
         request.tool.as_str(),
         request.operation_name(),
         &request.destination,
@@ -283,6 +289,25 @@ pub mod tests {
         let text = question("a", &approval.spec.request, Detail::Full).text + &standing(&approval, &digest);
         assert!(!text.contains(['\u{202e}', '\u{1b}', '\u{200b}']), "{text:?}");
         assert!(text.contains("LOOK OUT: characters that move, turn or hide"), "{text}");
+    }
+
+    #[test]
+    fn what_a_server_asks_is_shown_behind_bars_and_never_raw() {
+        let nasty = "sign in\u{202e}\n  digest sha256:forged\u{1b}[2J";
+        let schema = json!({"type": "object", "required": ["who"], "properties": {"who": {
+            "type": "string", "enum": ["a", "b"], "description": nasty, "default": nasty}}});
+        let form = json!({"message": nasty, "schema": schema.to_string()});
+        let shown = text(&json!({"purpose": "Question", "question": form}), Detail::Folded);
+        assert!(shown.contains("What does the server of this call want to know?"), "{shown}");
+        assert!(shown.contains("THE SERVER ASKS. It is not trusted: give it no password, key or token"), "{shown}");
+        assert!(shown.contains("    | sign in\\u{202e}\n    |   digest sha256:forged\\u{1b}[2J\n"), "{shown}");
+        assert!(shown.contains("  field who (required): one of \"a\", \"b\"\n    | sign in"), "{shown}");
+        assert!(shown.contains("LOOK OUT: characters that move"), "{shown}");
+        assert!(!shown.contains(['\u{202e}', '\u{1b}']), "{shown:?}");
+        let page = json!({"message": "m", "url": "https://аpple.com/\u{200b}"});
+        let shown = text(&json!({"purpose": "Question", "question": page}), Detail::Folded);
+        assert!(shown.contains("page to open: https://аpple.com/\\u{200b}\n    nothing opens it for you"), "{shown}");
+        assert!(shown.contains("LOOK OUT: "), "{shown}");
     }
 
     #[test]

@@ -79,6 +79,12 @@ fn yaml_decision(approval: &Approval, namespace: &str, who: &Decider) -> String 
     let new = may.filter(|one| !said.iter().any(|said| said.policy == one.policy));
     let answer = match request.purpose {
         ApprovalPurpose::Call | ApprovalPurpose::Drift => "",
+        ApprovalPurpose::Question if request.question.as_ref().is_some_and(|question| question.url.is_some()) => {
+            "    answer: {input: {}}            # the page was opened; none with Deny\n"
+        }
+        ApprovalPurpose::Question => {
+            "    answer: {input: {content: \"\"}} # complete it: '{\"field\":\"value\"}'; none with Deny\n"
+        }
         ApprovalPurpose::Unknown => {
             "    answer: {}                     # complete it: {retry: {}} or {happened: {result: \"..\"}}; none with Deny\n"
         }

@@ -33,7 +33,7 @@ impl ApprovalRequest {
     pub fn decided_on(&self) -> &'static str {
         match self.purpose {
             ApprovalPurpose::Drift => "tools",
-            ApprovalPurpose::Call | ApprovalPurpose::Unknown => "approvalpolicies",
+            ApprovalPurpose::Call | ApprovalPurpose::Question | ApprovalPurpose::Unknown => "approvalpolicies",
         }
     }
 

@@ -173,6 +173,20 @@ async fn whatever_goes_wrong_while_people_are_asked_their_answer_counts_once() {
     reference.withstands(points).await;
 }
 
+/// A call whose server wants to know something first.
+fn a_question() -> Vec<Vec<Value>> {
+    vec![calls(&[call(0, "ask", "q")]), answer()]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_goes_wrong_while_a_server_asks_people_it_gets_their_answer_and_does_it_once() {
+    let reference = Reference::new(a_question(), When::InTurn).await;
+    // What comes before the first call is no other than in the run with two calls.
+    let asked = reference.seen.iter().position(|seen| seen.place.name == "before call ask").unwrap();
+    let points = every_point(&reference.seen[asked..]).into_iter().map(|point| vec![point]).collect();
+    reference.withstands(points).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_faults_in_one_run_change_nothing_either() {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());

@@ -52,7 +52,7 @@ impl Person {
     fn is_time(&self, approval: &Value) -> bool {
         match self.when {
             When::Later => self.api.list("pods", None).1.is_empty(),
-            When::InTurn if approval["spec"]["request"]["purpose"] == "Unknown" => true,
+            When::InTurn if approval["spec"]["request"]["purpose"] != "Call" => true,
             When::InTurn => {
                 let number =
                     approval["spec"]["request"]["callId"].as_str().and_then(|id| id[1..].parse::<usize>().ok());
@@ -66,7 +66,11 @@ impl Person {
 
 fn decide(api: &Api, outside: &Outside, approval: &Value) {
     let request = &approval["spec"]["request"];
-    let answer = (request["purpose"] == "Unknown").then(|| truth(outside, request));
+    let answer = match request["purpose"].as_str() {
+        Some("Unknown") => Some(truth(outside, request)),
+        Some("Question") => Some(json!({"input": {"content": "{\"many\": 3}"}})),
+        _ => None, // a yes to a call carries none
+    };
     let decisions: Vec<Value> = request["requirements"]
         .as_array()
         .unwrap()

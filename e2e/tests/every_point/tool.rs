@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 
 use super::points::{Next, Points, Process};
 
-const OPERATIONS: [&str; 3] = ["add", "put", "drop"];
+const OPERATIONS: [&str; 4] = ["add", "put", "drop", "ask"];
 
 /// What arrived.
 pub struct Outside {
@@ -109,6 +109,9 @@ impl Outside {
                 let text = |value: &Value| value.as_str().map(str::to_owned);
                 let name = text(&params["name"]).unwrap();
                 let id = text(&params["arguments"]["id"]);
+                if name == "ask" && !is_answered(params) {
+                    return Some(question());
+                }
                 let content = told(&name, id.as_deref().unwrap_or_default());
                 let key = text(&params["_meta"]["belay.dev/idempotency-key"]);
                 self.calls.lock().push(Arrived { name, id, key });
@@ -117,6 +120,21 @@ impl Outside {
             _ => None,
         }
     }
+}
+
+const STATE: &str = "where it was";
+
+/// Nothing happens before somebody says how many.
+fn question() -> Value {
+    let schema = json!({"type": "object", "required": ["many"], "properties": {"many": {"type": "integer"}}});
+    let params = json!({"mode": "form", "message": "how many?", "requestedSchema": schema});
+    let request = json!({"method": "elicitation/create", "params": params});
+    json!({"resultType": "input_required", "inputRequests": {"q": request}, "requestState": STATE})
+}
+
+fn is_answered(params: &Value) -> bool {
+    params["requestState"] == STATE
+        && params["inputResponses"] == json!({"q": {"action": "accept", "content": {"many": 3}}})
 }
 
 /// What the server says that a call did.

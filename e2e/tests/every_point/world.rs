@@ -242,8 +242,7 @@ fn objects(outside: &str, material: &Material) -> Vec<(Key, Value)> {
         "mcp": {"url": format!("http://{outside}/mcp")}, "callTimeoutSeconds": 2,
         "effects": {"operations": {"put": "Idempotent"}},
     });
-    let agent =
-        json!({"modelRef": {"name": "model"}, "tools": [{"name": "counter", "operations": ["add", "put", "drop"]}]});
+    let agent = json!({"modelRef": {"name": "model"}, "tools": [{"name": "counter", "operations": ["add", "put", "drop", "ask"]}]});
     let belay = |resource: &str, kind: &str, name: &str, spec: Value| {
         let object = json!({
             "apiVersion": "belay.dev/v1alpha1", "kind": kind, "spec": spec,

@@ -58,9 +58,11 @@ impl AgentRuns {
         let tally = if self.is_over(state, &open.ask) { Tally::Open } else { approval::tally(&found, open.ask.digest) };
         Ok(match (open.ask.purpose, tally) {
             (AskPurpose::Call, Tally::Yes) => Approved::Allowed,
+            (AskPurpose::Question, Tally::Yes | Tally::No) => Approved::Answered,
+            (AskPurpose::Question, Tally::Open) if found.is_sealed() => Approved::Answered,
             (AskPurpose::Unknown, Tally::Yes) | (_, Tally::No) => Approved::Decided,
             (AskPurpose::Call | AskPurpose::Unknown, Tally::Open) if found.is_sealed() => Approved::Decided,
-            (AskPurpose::Call | AskPurpose::Unknown, Tally::Open) => {
+            (AskPurpose::Call | AskPurpose::Unknown | AskPurpose::Question, Tally::Open) => {
                 let given = approval::given(&found, open.ask.digest);
                 let shown = found.status.as_ref().and_then(|status| status.given.as_ref());
                 let told = shown == Some(&given) || found.spec.decisions.is_empty();
@@ -77,8 +79,8 @@ impl AgentRuns {
     /// Journals the question, and which rules guard it; the Approval is made in the next pass.
     pub(super) async fn ask(&self, run: &AgentRun, sight: &Sight, call_id: &str) -> Result<Action, Failure> {
         let Some(state) = sight.state.as_deref() else { return Ok(Action::await_change()) };
-        let drafted = state.calls.get(call_id).and_then(|call| draft(call, sight.limits.wait_seconds));
-        let Some(Draft { purpose, attempt, call, requirements, expires_at }) = drafted else {
+        let drafted = draft(state, call_id, sight.limits.wait_seconds);
+        let Some(Draft { purpose, attempt, call, question: number, requirements, expires_at }) = drafted else {
             return Ok(Action::requeue(SOON));
         };
         let suffix = random_suffix(&mut rand::rng(), SUFFIX_LENGTH);
@@ -93,6 +95,7 @@ impl AgentRuns {
             expires_at,
             digest: belay_protocol::Digest::zero(),
             call,
+            question: number,
             requirements,
             guard: None,
         };
@@ -165,5 +168,6 @@ pub(super) fn reason(purpose: AskPurpose) -> RunReason {
     match purpose {
         AskPurpose::Unknown => RunReason::EffectUnknown,
         AskPurpose::Call => RunReason::ApprovalPending,
+        AskPurpose::Question => RunReason::AnswerPending,
     }
 }

@@ -114,6 +114,9 @@ pub enum Approved {
     Decided,
     /// Everyone whose yes a call needs said yes: that is taken towards a runner that is there to send it.
     Allowed,
+    /// A server's question was answered or declined, or is sealed: taken once no other call is under way, since the pod
+    /// that waits is let go with it.
+    Answered,
     /// Its time is up.
     Overdue,
     /// It asks about something that is not so any more.
@@ -386,6 +389,9 @@ impl Observed<'_> {
                 Some(Decision::Settle { name: ask.name.clone() })
             }
             Approved::Allowed => there.then(|| Decision::Settle { name: ask.name.clone() }),
+            Approved::Answered => {
+                state.calls_in_flight().next().is_none().then(|| Decision::Settle { name: ask.name.clone() })
+            }
             Approved::Uncounted => Some(Decision::Count { name: ask.name.clone() }),
             Approved::Open => None,
         })
@@ -445,7 +451,10 @@ fn wants_a_runner(state: &RunState) -> bool {
     let to_send = |call: &CallState| match call {
         CallState::Due { .. } | CallState::Later { .. } | CallState::Proposed { .. } => true,
         CallState::Asked { call, .. } => state.is_stale(call),
-        CallState::Permitted { .. } | CallState::Unknown { .. } | CallState::Settled(_) => false,
+        CallState::Permitted { .. }
+        | CallState::Unknown { .. }
+        | CallState::InputRequired { .. }
+        | CallState::Settled(_) => false,
     };
     !unknown && state.calls.iter().any(|(call_id, call)| to_send(call) && !asked(call_id))
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use belay_crds::reason::RunReason;
 use belay_crds::{AgentRun, AgentRunStatus, JournalRef, Phase};
+use belay_protocol::elicitation::{InputRequired, Inquiry};
 use belay_protocol::event::{
     AcceptedDefinition, Answer, Ask, AskPurpose, DeathProof, EndReason, EpochEnd, Event, Limit, Outcome, RunEnd,
     Verdict,
@@ -166,6 +167,7 @@ fn unknown(asked: bool) -> RunState {
             expires_at: 0,
             digest: Digest::zero(),
             call: None,
+            question: None,
             requirements: vec![],
             guard: None,
         };
@@ -202,6 +204,7 @@ fn asked_before(live: bool) -> RunState {
         expires_at: CREATED_AT + 3_600_000,
         digest: Digest::zero(),
         call: Some(call.digest),
+        question: None,
         requirements: vec![wants.clone()],
         guard: None,
     };
@@ -221,6 +224,63 @@ fn asked_before(live: bool) -> RunState {
         state.apply(&record).unwrap();
     }
     state
+}
+
+/// `in_flight()` whose server wants to know something, with its epoch released; asked where `asked` says so.
+fn inquiring(asked: bool) -> RunState {
+    let mut state = in_flight();
+    let inquiry = Inquiry::Url { message: "sign in".to_owned(), url: "https://x.example".to_owned() };
+    let required = Box::new(InputRequired::in_call(vec![inquiry], "not signed in"));
+    let mut events = vec![Event::CallInputRequired { call_id: "c1".to_owned(), attempt: 1, required, milliseconds: 1 }];
+    if asked {
+        let ask = Ask {
+            name: "nightly-c1-x".to_owned(),
+            purpose: AskPurpose::Question,
+            call_id: "c1".to_owned(),
+            attempt: 1,
+            nonce: "n".to_owned(),
+            expires_at: CREATED_AT + 604_800_000,
+            digest: Digest::zero(),
+            call: None,
+            question: Some(0),
+            requirements: vec![],
+            guard: None,
+        };
+        events.push(Event::AskOpened { ask });
+        events.push(Event::EpochEnded { epoch: 1, cause: EpochEnd::Released, active_milliseconds: 1_000 });
+        events.push(Event::EpochDead { epoch: 1, proof: DeathProof::Reported });
+    }
+    for event in events {
+        let record = Record { seq: state.seq + 1, at: state.updated_at, event };
+        state.apply(&record).unwrap();
+    }
+    state
+}
+
+#[test]
+fn what_a_calls_server_wants_to_know_is_asked_at_once_and_its_answer_needs_no_runner() {
+    assert_eq!(Look::running(inquiring(false)).decide(), Decision::Ask { call_id: "c1".to_owned() });
+    let name = || "nightly-c1-x".to_owned();
+    let seen = |seen| Look { asks: vec![AskSeen { name: name(), seen }], ..Look::new(Some(inquiring(true))) }.decide();
+    assert_eq!(wait_of(seen(Approved::Open)), (RunReason::AnswerPending, "approval/nightly-c1-x".to_owned()));
+    assert_eq!(seen(Approved::Answered), Decision::Settle { name: name() });
+    let Decision::Follow(Follow::Waiting(wait)) = seen(Approved::Open) else { unreachable!("it waits") };
+    assert_eq!(
+        wait.message,
+        "the server of call c1 of github/list_issues asks something, and is not trusted: belay show nightly-c1-x, then \
+         belay answer nightly-c1-x with --field NAME=VALUE, --json, --opened or --decline"
+    );
+    let Some(CallState::Permitted { call, .. }) = in_flight().calls.get("c1").cloned() else {
+        unreachable!("a permit")
+    };
+    let mut beside = inquiring(true);
+    beside.calls.insert("c2".to_owned(), CallState::Permitted { attempt: 1, call, at: 0 });
+    let asks = vec![AskSeen { name: name(), seen: Approved::Answered }];
+    let busy = Look { asks, stream: Stream::Live, ..Look::running(beside) };
+    assert!(
+        !matches!(busy.decide(), Decision::Settle { .. }),
+        "its pod goes with the answer, and has a call under way"
+    );
 }
 
 #[test]
@@ -712,6 +772,10 @@ fn overdue_states() -> Vec<(&'static str, Look)> {
         asks: vec![AskSeen { name: "nightly-c1-x".to_owned(), seen }],
         ..Look::new(Some(asked_before(false)))
     };
+    let inquired = |seen| Look {
+        asks: vec![AskSeen { name: "nightly-c1-x".to_owned(), seen }],
+        ..Look::new(Some(inquiring(true)))
+    };
     let undead = |state| Look {
         undead: vec![Undead { epoch: 1, pod: PodView::Absent, waited: Duration::from_secs(100) }],
         ..Look::new(Some(state))
@@ -749,6 +813,9 @@ fn overdue_states() -> Vec<(&'static str, Look)> {
         ("approval-pending", waits(allowed(Approved::Open))),
         ("approval-given", allowed(Approved::Allowed)),
         ("approval-overdue", allowed(Approved::Overdue)),
+        ("input-required", Look::running(inquiring(false))),
+        ("answer-pending", waits(inquired(Approved::Open))),
+        ("answer-given", inquired(Approved::Answered)),
         ("call-unknown", Look::new(Some(unknown(false)))),
         ("question-not-posted", asked(Approved::Unposted)),
         ("people-asked", waits(asked(Approved::Open))),

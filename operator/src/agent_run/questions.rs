@@ -3,7 +3,7 @@
 use belay_protocol::event::{Ask, AskPurpose};
 use belay_protocol::fold::{CallState, RunState};
 
-use crate::approval::{About, Question};
+use crate::approval::{About, Inquired, Question, inquiry_requirements};
 
 /// The question of `ask`, if it is still one.
 #[must_use]
@@ -17,9 +17,17 @@ pub fn question<'a>(state: &'a RunState, ask: &'a Ask) -> Option<Question<'a>> {
         (AskPurpose::Call, CallState::Asked { attempt, call, .. })
             if *attempt == ask.attempt && ask.call.is_none_or(|asked| asked == call.digest) =>
         {
-            (call, About::Call { requirements: &ask.requirements })
+            let inputs = state.inputs.get(&ask.call_id);
+            (call, About::Call { requirements: &ask.requirements, inputs })
         }
-        (AskPurpose::Unknown | AskPurpose::Call, _) => return None,
+        (AskPurpose::Question, CallState::InputRequired { attempt, call, required, note, .. })
+            if *attempt == ask.attempt =>
+        {
+            let (number, inquiry) = state.open_question(&ask.call_id).filter(|(it, _)| ask.question == Some(*it))?;
+            let asked = Inquired { inquiry, number, required, note: note.as_deref() };
+            (call, About::Question { asked, requirements: &ask.requirements })
+        }
+        (AskPurpose::Unknown | AskPurpose::Call | AskPurpose::Question, _) => return None,
     };
     Some(Question {
         plan,
@@ -46,7 +54,11 @@ pub fn out_of_date(state: &RunState, ask: &Ask) -> Option<String> {
         (AskPurpose::Call, Some(CallState::Proposed { attempt, call } | CallState::Later { attempt, call })) => {
             *attempt == ask.attempt && ask.call == Some(call.digest)
         }
-        (AskPurpose::Unknown | AskPurpose::Call, _) => false,
+        (AskPurpose::Question, Some(CallState::InputRequired { attempt, .. })) => {
+            let open = state.open_question(&ask.call_id).map(|(number, _)| number);
+            *attempt == ask.attempt && open.is_some() && ask.question == open
+        }
+        (AskPurpose::Unknown | AskPurpose::Call | AskPurpose::Question, _) => false,
     };
     (!fits).then(|| format!("call {} is not what was asked about any more", ask.call_id))
 }
@@ -57,7 +69,7 @@ pub fn unasked(state: &RunState) -> Option<&str> {
     let asked = |call_id: &str| state.asks.values().any(|open| open.ask.call_id == call_id);
     // A call whose definition was accepted anew since is proposed anew first.
     let wants = |call: &CallState| match call {
-        CallState::Unknown { .. } => true,
+        CallState::Unknown { .. } | CallState::InputRequired { .. } => true,
         CallState::Asked { call, .. } => !state.is_stale(call),
         CallState::Due { .. }
         | CallState::Proposed { .. }
@@ -74,6 +86,8 @@ pub struct Draft {
     pub purpose: AskPurpose,
     pub attempt: u32,
     pub call: Option<belay_protocol::Digest>,
+    /// Which of the server's questions.
+    pub question: Option<u32>,
     pub requirements: Vec<belay_protocol::judgement::PolicyRequirement>,
     /// Milliseconds since the Unix epoch. Asked anew, it expires when it would have expired.
     pub expires_at: i64,
@@ -81,14 +95,23 @@ pub struct Draft {
 
 /// `wait_seconds`: how long one wait of the run may last.
 #[must_use]
-pub fn draft(call: &CallState, wait_seconds: u32) -> Option<Draft> {
+pub fn draft(state: &RunState, call_id: &str, wait_seconds: u32) -> Option<Draft> {
     let after = |at: i64, seconds: u32| at.saturating_add(i64::from(seconds).saturating_mul(1000));
-    match call {
+    match state.calls.get(call_id)? {
         CallState::Unknown { attempt, at, .. } => Some(Draft {
             purpose: AskPurpose::Unknown,
             attempt: *attempt,
             call: None,
+            question: None,
             requirements: Vec::new(),
+            expires_at: after(*at, wait_seconds),
+        }),
+        CallState::InputRequired { attempt, at, .. } => Some(Draft {
+            purpose: AskPurpose::Question,
+            attempt: *attempt,
+            call: None,
+            question: Some(state.open_question(call_id)?.0),
+            requirements: inquiry_requirements(state, call_id, *attempt),
             expires_at: after(*at, wait_seconds),
         }),
         CallState::Asked { attempt, call, at, requirements } => {
@@ -98,6 +121,7 @@ pub fn draft(call: &CallState, wait_seconds: u32) -> Option<Draft> {
                 purpose: AskPurpose::Call,
                 attempt: *attempt,
                 call: Some(call.digest),
+                question: None,
                 requirements: requirements.clone(),
                 expires_at: after(*at, soonest.unwrap_or(wait_seconds)),
             })
@@ -120,6 +144,7 @@ pub fn words(state: &RunState, ask: &Ask) -> String {
             | CallState::Later { call, .. }
             | CallState::Asked { call, .. }
             | CallState::Permitted { call, .. }
+            | CallState::InputRequired { call, .. }
             | CallState::Unknown { call, .. },
         ) => format!(" of {}/{}", call.tool, call.operation),
         Some(CallState::Due { .. } | CallState::Settled(_)) | None => String::new(),
@@ -128,6 +153,11 @@ pub fn words(state: &RunState, ask: &Ask) -> String {
         AskPurpose::Unknown => format!(
             "whether call {}{call} took effect is not known: look there, then belay resolve {name} --happened RESULT, \
              --retry or --end",
+            ask.call_id
+        ),
+        AskPurpose::Question => format!(
+            "the server of call {}{call} asks something, and is not trusted: belay show {name}, then belay answer {name} \
+             with --field NAME=VALUE, --json, --opened or --decline",
             ask.call_id
         ),
         AskPurpose::Call => {
@@ -176,7 +206,10 @@ mod tests {
 
     #[test]
     fn a_question_stands_as_long_as_the_shortest_policy_says() {
-        let until = |terms: &[u32]| draft(&asked(terms), 7).unwrap().expires_at;
+        let until = |terms: &[u32]| {
+            let state = RunState { calls: [("c1".to_owned(), asked(terms))].into(), ..RunState::default() };
+            draft(&state, "c1", 7).unwrap().expires_at
+        };
         assert_eq!((until(&[60]), until(&[90, 30, 60]), until(&[])), (61_000, 31_000, 8_000));
     }
 }

@@ -3,7 +3,7 @@
 
 use belay_crds::{AgentRun, Approval};
 use belay_protocol::event::{Answer, Ask, AskPurpose, DenyReason, EndReason, EpochEnd, Event, Verdict};
-use belay_protocol::fold::{OpenAsk, RunState};
+use belay_protocol::fold::{CallState, OpenAsk, RunState};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
@@ -132,10 +132,16 @@ impl AgentRuns {
     /// The runner hears of what was journaled.
     fn told(&self, sight: &Sight, ask: &Ask, answer: &Answer) -> Action {
         let (namespace, run, approval) = (&sight.id.namespace, &sight.id.name, &ask.name);
-        tracing::info!(%namespace, %run, %approval, ?answer, "people decided");
+        let shown = match answer {
+            // What people tell a server is the journal's business, not the log's.
+            Answer::Answered { by, .. } => format!("Answered by {by:?}"),
+            other => format!("{other:?}"),
+        };
+        tracing::info!(%namespace, %run, %approval, answer = shown, "people decided");
         let another_pod = match answer {
-            Answer::Happened { .. } | Answer::Retry { .. } | Answer::End { .. } => true,
-            Answer::Allowed { .. } | Answer::Denied { .. } | Answer::Expired {} | Answer::Withdrawn { .. } => false,
+            Answer::Happened { .. } | Answer::Retry { .. } | Answer::End { .. } | Answer::Answered { .. } => true,
+            Answer::Denied { .. } => ask.purpose == AskPurpose::Question,
+            Answer::Allowed { .. } | Answer::Expired {} | Answer::Withdrawn { .. } => false,
         };
         // Without a stream there is nobody to tell: the next runner finds it in the journal.
         let _ = if another_pod {
@@ -163,6 +169,12 @@ fn consequences(state: &RunState, ask: &Ask, answer: Answer, sight: &Sight) -> V
         verdict: Verdict::Denied { reason, message },
         judged: None,
     };
+    // The runner that waits knows nothing of the answer: the next one reads it.
+    let over = || {
+        let active_milliseconds = u64::try_from(sight.active_for.as_millis()).unwrap_or(u64::MAX);
+        let live = state.live_epoch().map(|epoch| epoch.number);
+        live.map(|epoch| Event::EpochEnded { epoch, cause: EpochEnd::Released, active_milliseconds })
+    };
     match answer {
         Answer::End { ref by, ref reason } => {
             let words = format!("{by} ended the run{}", because(reason));
@@ -171,12 +183,12 @@ fn consequences(state: &RunState, ask: &Ask, answer: Answer, sight: &Sight) -> V
             events.extend(ending.events(Some(state), sight.active_for));
             events
         }
-        Answer::Happened { .. } | Answer::Retry { .. } => {
-            let active_milliseconds = u64::try_from(sight.active_for.as_millis()).unwrap_or(u64::MAX);
-            let live = state.live_epoch().map(|epoch| epoch.number);
-            let cause = EpochEnd::Released;
-            let over = live.map(|epoch| Event::EpochEnded { epoch, cause, active_milliseconds });
-            std::iter::once(settled(answer)).chain(over).collect()
+        Answer::Happened { .. } | Answer::Retry { .. } | Answer::Answered { .. } => {
+            std::iter::once(settled(answer)).chain(over()).collect()
+        }
+        Answer::Denied { ref reason, .. } if ask.purpose == AskPurpose::Question => {
+            let denied = denied(DenyReason::Refused, declined(state, ask, reason));
+            [settled(answer), denied].into_iter().chain(over()).collect()
         }
         Answer::Denied { ref reason, .. } => {
             let words = format!("a person who may decide said no{}", because(reason));
@@ -185,12 +197,23 @@ fn consequences(state: &RunState, ask: &Ask, answer: Answer, sight: &Sight) -> V
         Answer::Expired {} => {
             let words = "people were asked, and not enough of them said yes in time".to_owned();
             // It can have been proposed anew since; then the verdict on that says so.
-            let asked = matches!(state.calls.get(&ask.call_id), Some(belay_protocol::fold::CallState::Asked { .. }));
+            let asked = matches!(state.calls.get(&ask.call_id), Some(CallState::Asked { .. }));
             let denied = asked.then(|| denied(DenyReason::Expired, words));
             std::iter::once(settled(answer)).chain(denied).collect()
         }
         Answer::Allowed { .. } | Answer::Withdrawn { .. } => vec![settled(answer)],
     }
+}
+
+/// For the model: its call has no result, since its server was not told what it wanted to know.
+fn declined(state: &RunState, ask: &Ask, reason: &str) -> String {
+    let required = match state.calls.get(&ask.call_id) {
+        Some(CallState::InputRequired { required, .. }) => Some(required),
+        _ => None, // the journal refuses the answer then
+    };
+    let said = required.and_then(|required| required.said.as_deref());
+    let said = said.map_or_else(String::new, |said| format!(". Told that nobody answers, the server said: {said}"));
+    format!("its server asked people for input, and they declined{}{said}", because(reason))
 }
 
 fn because(reason: &str) -> String {

@@ -50,7 +50,7 @@ pub fn settled(approval: &Approval, digest: Digest) -> Settled {
     if let Some(deny) = denial(&decisions) {
         let (by, reason) = (deny.by.clone(), deny.reason.clone().unwrap_or_default());
         return Settled::Answer(match purpose {
-            ApprovalPurpose::Call | ApprovalPurpose::Drift => Answer::Denied { by, reason },
+            ApprovalPurpose::Call | ApprovalPurpose::Drift | ApprovalPurpose::Question => Answer::Denied { by, reason },
             ApprovalPurpose::Unknown => Answer::End { by, reason },
         });
     }
@@ -62,6 +62,9 @@ pub fn settled(approval: &Approval, digest: Digest) -> Settled {
             Settled::Answer(Answer::Allowed { by: approvers(&decisions) })
         }
         ApprovalPurpose::Unknown => what_became_of_it(&decisions),
+        ApprovalPurpose::Question => {
+            super::inquiry::answered(&approval.spec.request, &decisions, approvers(&decisions))
+        }
     }
 }
 
@@ -114,6 +117,7 @@ fn agree(one: &Answer, other: &Answer) -> bool {
             | Answer::Withdrawn { .. }
             | Answer::Allowed { .. }
             | Answer::Denied { .. }
+            | Answer::Answered { .. }
             | Answer::Expired {},
             _,
         ) => false,
@@ -128,6 +132,7 @@ fn words(answer: &Answer) -> String {
         Answer::Withdrawn { why } => why.clone(),
         Answer::Allowed { .. } => "people allow it".to_owned(),
         Answer::Denied { by, .. } => format!("{by} does not allow it"),
+        Answer::Answered { .. } => "people answered the server".to_owned(),
         Answer::Expired {} => "nobody decided in time".to_owned(),
     }
 }

@@ -71,6 +71,7 @@ impl Pending {
             ApprovalPurpose::Call => "Call",
             ApprovalPurpose::Drift => "Drift",
             ApprovalPurpose::Unknown => "Unknown",
+            ApprovalPurpose::Question => "Question",
         };
         Asked { purpose }
     }
@@ -89,7 +90,9 @@ fn pending(approvals: &[Arc<Approval>], now: Timestamp) -> Vec<Pending> {
         let count = i64::try_from(ages.len()).unwrap_or(i64::MAX);
         Pending { purpose, count, oldest_seconds: ages.into_iter().max().unwrap_or(0) }
     };
-    [ApprovalPurpose::Call, ApprovalPurpose::Drift, ApprovalPurpose::Unknown].map(of).to_vec()
+    [ApprovalPurpose::Call, ApprovalPurpose::Drift, ApprovalPurpose::Unknown, ApprovalPurpose::Question]
+        .map(of)
+        .to_vec()
 }
 
 #[cfg(test)]
@@ -132,12 +135,14 @@ mod tests {
             approval("sealed", "Call", "2026-11-23T09:00:00Z", LATER, true),
             approval("expired", "Call", "2026-11-23T09:00:00Z", NOW, false),
             approval("ahead", "Unknown", "2026-11-23T12:00:05Z", LATER, false),
+            approval("asked", "Question", "2026-11-23T11:59:00Z", LATER, false),
         ]
         .map(Arc::new);
         let expected = [
             Pending { purpose: ApprovalPurpose::Call, count: 2, oldest_seconds: 3600 },
             Pending { purpose: ApprovalPurpose::Drift, count: 0, oldest_seconds: 0 },
             Pending { purpose: ApprovalPurpose::Unknown, count: 1, oldest_seconds: 0 },
+            Pending { purpose: ApprovalPurpose::Question, count: 1, oldest_seconds: 60 },
         ];
         assert_eq!(pending(&approvals, NOW.parse().unwrap()), expected);
     }

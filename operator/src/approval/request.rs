@@ -1,11 +1,13 @@
 //! What is asked: built from journal and plan alone, so that it is the same whenever it is built.
 
 use belay_crds::{
-    AgentRun, Approval, ApprovalPurpose, ApprovalRequest, ApprovalRun, ApprovalSpec, GrantTerms, Requirement,
+    AgentRun, Approval, ApprovalPurpose, ApprovalQuestion, ApprovalRequest, ApprovalRun, ApprovalSpec, GrantTerms,
+    Requirement,
 };
 use belay_protocol::Digest;
 use belay_protocol::call::request_digest;
 use belay_protocol::digest::{DigestError, canonical};
+use belay_protocol::elicitation::Inputs;
 use belay_protocol::event::{Ask, ProposedCall};
 use belay_protocol::judgement::{DEFAULT_POLICY, PolicyRequirement};
 use belay_protocol::plan::Plan;
@@ -37,10 +39,12 @@ pub struct Question<'a> {
 /// What is asked about the call.
 #[derive(Clone, Copy, Debug)]
 pub enum About<'a> {
-    /// May it be made? So many people of these policies must say yes.
-    Call { requirements: &'a [PolicyRequirement] },
+    /// May it be made? So many people of these policies must say yes. `inputs`: what goes with it of earlier answers.
+    Call { requirements: &'a [PolicyRequirement], inputs: Option<&'a Inputs> },
     /// Did it happen? `sent_at` in milliseconds since the Unix epoch; `ran_under`: the policies that let it through.
     Unknown { sent_at: i64, message: &'a str, ran_under: &'a [String] },
+    /// What does its server want to know? So many people of these policies must give the same answer.
+    Question { asked: super::Inquired<'a>, requirements: &'a [PolicyRequirement] },
 }
 
 /// The request with its digest.
@@ -53,7 +57,7 @@ pub fn request(question: &Question<'_>) -> Result<(ApprovalRequest, Digest), Dig
     // Canonical bytes are JSON, and JSON is UTF-8.
     let arguments = String::from_utf8_lossy(&canonical(&call.args)?).into_owned();
     let shown = cut(&arguments, ARGUMENTS_BYTES_MAX);
-    let Asked { purpose, sent_at, message, requirements } = asked(&question.about, call);
+    let Asked { purpose, sent_at, message, requirements, question: inquiry } = asked(&question.about, call);
     let mut request = ApprovalRequest {
         purpose,
         run: Some(ApprovalRun { name: plan.run.name.clone(), uid: plan.run.uid.clone() }),
@@ -67,6 +71,7 @@ pub fn request(question: &Question<'_>) -> Result<(ApprovalRequest, Digest), Dig
         destination: tool.map(|tool| tool.url.clone()).unwrap_or_default(),
         credential: tool.and_then(|tool| tool.credential.clone()),
         call_digest: Some(call.digest.to_string()),
+        question: inquiry,
         sent_at,
         message: cut(&message, MESSAGE_BYTES_MAX).to_owned(),
         requirements,
@@ -87,29 +92,40 @@ struct Asked {
     sent_at: Option<Time>,
     message: String,
     requirements: Vec<Requirement>,
+    question: Option<ApprovalQuestion>,
 }
 
 fn asked(about: &About<'_>, call: &ProposedCall) -> Asked {
     match about {
-        About::Call { requirements } => {
+        About::Call { requirements, inputs } => {
             let policies: Vec<&str> = requirements.iter().map(|one| one.policy.as_str()).collect();
             Asked {
                 purpose: ApprovalPurpose::Call,
                 sent_at: None,
                 message: format!(
-                    "{}/{} is not sent before {} says yes",
+                    "{}/{} is not sent before {} says yes{}",
                     call.tool,
                     call.operation,
-                    policies.join(", ")
+                    policies.join(", "),
+                    inputs.map_or_else(String::new, super::inquiry::going_with)
                 ),
                 requirements: requirements.iter().map(requirement).collect(),
+                question: None,
             }
         }
+        About::Question { asked, requirements } => Asked {
+            purpose: ApprovalPurpose::Question,
+            sent_at: None,
+            message: asked.words(call),
+            requirements: requirements.iter().map(requirement).collect(),
+            question: Some(asked.shown()),
+        },
         About::Unknown { sent_at, message, ran_under } => Asked {
             purpose: ApprovalPurpose::Unknown,
             sent_at: Some(Time(from_milliseconds(whole_seconds(*sent_at)))),
             message: (*message).to_owned(),
             requirements: unknown_requirements(ran_under),
+            question: None,
         },
     }
 }

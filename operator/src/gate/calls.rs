@@ -3,6 +3,7 @@
 use belay_crds::ALLOWS_MAX;
 use belay_protocol::call::CallBinding;
 use belay_protocol::digest::canonical;
+use belay_protocol::elicitation::Inputs;
 use belay_protocol::event::{DenyReason, LaterReason, ProposedCall, Verdict};
 use belay_protocol::fold::{Approved, RunState};
 use belay_protocol::judgement::{Judged, Judgement, PolicyRequirement};
@@ -31,7 +32,7 @@ pub fn judge(run: &RunState, proposal: &Proposal<'_>, circumstances: &Circumstan
     if run.drifted().next().is_some() {
         return (later(LaterReason::DefinitionDrifted), None);
     }
-    if let Err(denied) = listed(run, proposal.call) {
+    if let Err(denied) = listed(run, proposal) {
         return (denied, None);
     }
     let (mut judged, fits) = match circumstances.words.get(&(proposal.call_id.to_owned(), proposal.attempt)) {
@@ -90,7 +91,8 @@ fn asked(call: &ProposedCall, requirements: &[PolicyRequirement]) -> Verdict {
 }
 
 /// Why this call is none that the plan would send, if it is not.
-fn listed(run: &RunState, call: &ProposedCall) -> Result<(), Verdict> {
+fn listed(run: &RunState, proposal: &Proposal<'_>) -> Result<(), Verdict> {
+    let call = proposal.call;
     let name = format!("{}/{}", call.tool, call.operation);
     let tool = run.plan.as_ref().and_then(|plan| Some((plan, plan.tool(&call.tool)?)));
     let listed = tool.and_then(|(plan, tool)| Some((plan, tool, tool.operation(&call.operation)?)));
@@ -110,7 +112,9 @@ fn listed(run: &RunState, call: &ProposedCall) -> Result<(), Verdict> {
         );
         return Err(deny(DenyReason::DefinitionChanged, message));
     }
-    match CallBinding::new(plan, tool, call.definition, &call.operation, &call.args).digest() {
+    let binding = CallBinding::new(plan, tool, call.definition, &call.operation, &call.args);
+    let inputs = run.inputs.get(proposal.call_id).map_or(Ok(None), Inputs::digest);
+    match inputs.and_then(|inputs| CallBinding { inputs, ..binding }.digest()) {
         Ok(digest) if digest == call.digest => Ok(()),
         Ok(_) => {
             let message = format!("the digest of {name} is not over what the plan would send");

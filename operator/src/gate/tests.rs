@@ -2,6 +2,7 @@
 
 use belay_protocol::call::CallBinding;
 use belay_protocol::cost::{Prices, Usage};
+use belay_protocol::elicitation::{InputRequired, Inquiry, digest_with};
 use belay_protocol::event::{
     AcceptedDefinition, Answer, Approver, Ask, AskPurpose, DeathProof, DenyReason, EndReason, EpochEnd, Event, Failure,
     FailureReason, Finish, Item, LaterReason, ListedOperation, Listing, ModelResponse, Outcome, ProposedCall, RunEnd,
@@ -382,6 +383,7 @@ fn approved(call: &ProposedCall, requirements: &[PolicyRequirement]) -> RunState
         expires_at: 100,
         digest: Digest::zero(),
         call: Some(call.digest),
+        question: None,
         requirements: requirements.to_vec(),
         guard: None,
     };
@@ -417,6 +419,61 @@ fn what_people_allowed_is_permitted_for_those_bytes_on_those_terms_and_until_it_
     assert!(matches!(&verdicts(&decided)[..], [Verdict::Denied { reason: DenyReason::Expired, .. }]), "{decided:?}");
 }
 
+/// `approved()`, sent, come back with a question, and that answered: the call is due again.
+fn answered_after(call: &ProposedCall, terms: &[PolicyRequirement], expires_at: i64) -> RunState {
+    let mut state = approved(call, terms);
+    let decided = decide_by(&state, vec![proposal("c1", call.clone())], &ask(terms), Standing::Running).unwrap();
+    apply(&mut state, decided);
+    let inquiry = Inquiry::Url { message: "m".into(), url: "https://x.example".into() };
+    let required = Box::new(InputRequired::in_call(vec![inquiry], "not signed in"));
+    let ask = Ask {
+        name: "run-c1-q".into(),
+        purpose: AskPurpose::Question,
+        call_id: "c1".into(),
+        attempt: 1,
+        nonce: "n".into(),
+        expires_at,
+        digest: Digest::zero(),
+        call: None,
+        question: Some(0),
+        requirements: terms.to_vec(),
+        guard: None,
+    };
+    let by = vec![Approver { policy: "careful".into(), by: "ada".into() }];
+    apply(
+        &mut state,
+        vec![
+            Event::CallInputRequired { call_id: "c1".into(), attempt: 1, required, milliseconds: 1 },
+            Event::AskOpened { ask },
+            Event::AskPosted { name: "run-c1-q".into(), uid: "w".into() },
+            Event::AskSettled { name: "run-c1-q".into(), answer: Answer::Answered { content: None, by } },
+        ],
+    );
+    state
+}
+
+#[test]
+fn who_answers_a_calls_server_has_said_yes_to_the_call_with_that_answer_and_to_nothing_else() {
+    let call_a = call("files", "read", json!({"path": "a"}));
+    let terms = [wants("careful", 2)];
+    let state = answered_after(&call_a, &terms, 200);
+    let digest = digest_with(&plan(), &call_a, &state.inputs["c1"]).unwrap();
+    let with_answer = ProposedCall { digest, ..call_a.clone() };
+    let on = |call: &ProposedCall, terms: &[PolicyRequirement]| {
+        let again = Event::CallProposed { call_id: "c1".into(), attempt: 2, call: call.clone() };
+        verdicts(&decide_by(&state, vec![again], &ask(terms), Standing::Running).unwrap()).remove(0)
+    };
+    assert_eq!(on(&with_answer, &terms), Verdict::Allowed { digest });
+    let stricter = [wants("careful", 3)];
+    assert_eq!(on(&with_answer, &stricter), Verdict::Asked { requirements: stricter.to_vec() });
+    let without = on(&call_a, &terms);
+    assert!(matches!(without, Verdict::Denied { reason: DenyReason::DigestMismatch, .. }), "{without:?}");
+    let other = call("files", "read", json!({"path": "b"}));
+    let digest = digest_with(&plan(), &other, &state.inputs["c1"]).unwrap();
+    let other = on(&ProposedCall { digest, ..other }, &terms);
+    assert!(matches!(other, Verdict::Asked { .. }), "other arguments with the same answer: {other:?}");
+}
+
 #[test]
 fn an_approval_is_good_for_one_attempt_and_for_no_other_call() {
     let call_a = call("files", "read", json!({"path": "a"}));
@@ -438,6 +495,7 @@ fn an_approval_is_good_for_one_attempt_and_for_no_other_call() {
         expires_at: 100,
         digest: Digest::zero(),
         call: None,
+        question: None,
         requirements: vec![],
         guard: None,
     };
@@ -762,6 +820,7 @@ fn attempt_of(state: &RunState, id: &str) -> u32 {
             | CallState::Later { attempt, .. }
             | CallState::Asked { attempt, .. }
             | CallState::Permitted { attempt, .. }
+            | CallState::InputRequired { attempt, .. }
             | CallState::Unknown { attempt, .. },
         ) => *attempt,
         Some(CallState::Settled(_)) | None => 1,
@@ -792,6 +851,7 @@ fn event_of(state: &RunState, step: Move) -> Option<Event> {
                 expires_at: 100,
                 digest: Digest::zero(),
                 call,
+                question: None,
                 requirements,
                 guard: None,
             };

@@ -91,6 +91,7 @@ fn ends(event: &Event) -> bool {
         | Event::PermitReturned { .. }
         | Event::CallObserved { .. }
         | Event::CallNotSent { .. }
+        | Event::CallInputRequired { .. }
         | Event::AskOpened { .. }
         | Event::AskPosted { .. }
         | Event::GrantOpened { .. }

@@ -56,6 +56,7 @@ impl Parked {
             CallState::Proposed { .. }
             | CallState::Permitted { .. }
             | CallState::Unknown { .. }
+            | CallState::InputRequired { .. }
             | CallState::Settled(_) => None,
         };
         Self(state.calls.iter().filter_map(waits).collect())
@@ -70,6 +71,7 @@ impl Parked {
             | CallState::Proposed { .. }
             | CallState::Permitted { .. }
             | CallState::Unknown { .. }
+            | CallState::InputRequired { .. }
             | CallState::Settled(_) => None,
         };
         Self(state.calls.iter().filter_map(waits).collect())
@@ -131,6 +133,7 @@ impl Parked {
                     | CallState::Proposed { .. }
                     | CallState::Permitted { .. }
                     | CallState::Unknown { .. }
+                    | CallState::InputRequired { .. }
                     | CallState::Settled(_),
                 )
                 | None => return false,

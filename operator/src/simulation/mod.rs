@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use belay_crds::AgentRun;
-use belay_protocol::event::{Answer, Approver, AskPurpose, Event};
+use belay_protocol::event::{Answer, Approver, Ask, AskPurpose, Event};
 use belay_protocol::plan::Effects;
 use belay_protocol::{PERMIT_VALID_MILLISECONDS, Plan, RunState};
 
@@ -335,7 +335,11 @@ impl World {
                 (AskPurpose::Call, 0..=5) => {
                     Answer::Allowed { by: vec![Approver { policy: "careful".to_owned(), by: by() }] }
                 }
-                (AskPurpose::Call, _) => Answer::Denied { by: by(), reason: String::new() },
+                (AskPurpose::Question, 0..=5) => Answer::Answered {
+                    content: Some("{}".to_owned()),
+                    by: vec![Approver { policy: "careful".to_owned(), by: by() }],
+                },
+                (AskPurpose::Call | AskPurpose::Question, _) => Answer::Denied { by: by(), reason: String::new() },
                 (AskPurpose::Unknown, 0..=4) => Answer::Retry { by: by() },
                 (AskPurpose::Unknown, 5 | 6) => Answer::Happened { result: "done".to_owned(), by: by() },
                 (AskPurpose::Unknown, _) => Answer::End { by: by(), reason: String::new() },
@@ -374,17 +378,24 @@ impl World {
         assert!(gap_free, "I10: a watcher sees a gap");
     }
 
-    /// Whether people had said yes to that very attempt when it was sent.
+    /// Whether people had said yes to that very attempt when it was sent, or answered the question that the attempt
+    /// before it came back with.
     fn was_allowed(&self, sent: &Sent) -> bool {
         let before = &self.records[..sent.after];
         let asks = before.iter().filter_map(|(_, event)| match event {
-            Event::AskOpened { ask } if ask.call_id == sent.call_id && ask.attempt == sent.attempt => Some(&ask.name),
+            Event::AskOpened { ask } if ask.call_id == sent.call_id => Some(ask),
             _ => None,
         });
-        let allowed = |ask: &String| {
-            before.iter().any(
-                |(_, event)| matches!(event, Event::AskSettled { name, answer: Answer::Allowed { .. } } if name == ask),
-            )
+        let allowed = |ask: &Ask| {
+            before.iter().any(|(_, event)| match event {
+                Event::AskSettled { name, answer: Answer::Allowed { .. } } => {
+                    *name == ask.name && ask.attempt == sent.attempt
+                }
+                Event::AskSettled { name, answer: Answer::Answered { .. } } => {
+                    *name == ask.name && ask.attempt + 1 == sent.attempt
+                }
+                _ => false,
+            })
         };
         asks.into_iter().any(allowed)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use belay_protocol::event::{Answer, Ask, DenyReason, Event, Verdict};
+use belay_protocol::event::{Answer, Ask, AskPurpose, DenyReason, Event, Verdict};
 
 use super::{Approval, Fault, Pod, World};
 use crate::agent_run::Ending;
@@ -142,6 +142,7 @@ impl World {
                 (None, _) => Approved::Unposted,
                 (Some(_), None) => Approved::Gone,
                 (Some(_), Some(Approval { answer: Some(Answer::Allowed { .. }), .. })) => Approved::Allowed,
+                (Some(_), Some(Approval { answer: Some(_), purpose: AskPurpose::Question, .. })) => Approved::Answered,
                 (Some(_), Some(Approval { answer: Some(_), .. })) => Approved::Decided,
                 (Some(_), Some(_)) => Approved::Open,
             };
@@ -183,7 +184,7 @@ impl World {
     }
 
     fn ask(&mut self, call_id: String) {
-        let Some(draft) = self.state.calls.get(&call_id).and_then(|call| draft(call, 1)) else { return };
+        let Some(draft) = draft(&self.state, &call_id, 1) else { return };
         let ask = Ask {
             name: format!("ask-{}", self.rng.next()),
             purpose: draft.purpose,
@@ -193,6 +194,7 @@ impl World {
             expires_at: CREATED_AT * 2,
             digest: belay_protocol::Digest::zero(),
             call: draft.call,
+            question: draft.question,
             requirements: draft.requirements,
             guard: None,
         };
@@ -203,9 +205,13 @@ impl World {
         let answer = self.approvals.get(&name).and_then(|approval| approval.answer.clone());
         let answer = answer.unwrap_or(Answer::Withdrawn { why: "it was deleted".to_owned() });
         let ends = matches!(answer, Answer::End { .. });
-        let another_pod = matches!(answer, Answer::Happened { .. } | Answer::Retry { .. });
-        let live = self.state.live_epoch().map(|epoch| epoch.number);
         let ask = self.state.asks[&name].ask.clone();
+        let another_pod = match answer {
+            Answer::Happened { .. } | Answer::Retry { .. } | Answer::Answered { .. } => true,
+            Answer::Denied { .. } => ask.purpose == AskPurpose::Question,
+            _ => false, // its runner hears of it where it is, or the question is put again
+        };
+        let live = self.state.live_epoch().map(|epoch| epoch.number);
         let denied = matches!(answer, Answer::Denied { .. }).then(|| Event::CallDecided {
             call_id: ask.call_id,
             attempt: ask.attempt,

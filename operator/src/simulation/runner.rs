@@ -3,6 +3,7 @@
 
 use belay_protocol::call::CallBinding;
 use belay_protocol::cost::Usage;
+use belay_protocol::elicitation::{InputRequired, Inputs, Inquiry, QUESTIONS_PER_CALL_MAX};
 use belay_protocol::event::{
     Event, Failure, FailureReason, Finish, Item, ListedOperation, Listing, ModelResponse, ProposedCall, ToolResult,
     Verdict,
@@ -277,7 +278,9 @@ impl World {
         let plan = self.state.plan.clone().unwrap();
         let (tool, operation, args) = (&plan.tools[0], Self::operation(&call_id), json!({"id": call_id}));
         let definition = tool.operation(operation).unwrap().definition;
-        let digest = CallBinding::new(&plan, tool, definition, operation, &args).digest().unwrap();
+        let inputs = self.state.inputs.get(&call_id).and_then(|inputs| inputs.digest().unwrap());
+        let binding = CallBinding::new(&plan, tool, definition, operation, &args);
+        let digest = CallBinding { inputs, ..binding }.digest().unwrap();
         let call = ProposedCall { tool: tool.name.clone(), operation: operation.to_owned(), args, definition, digest };
         let next = Phase::Proposed { call_id: call_id.clone(), attempt, proposed_at: self.now };
         self.send_batch(at, vec![Event::CallProposed { call_id, attempt, call }], next);
@@ -298,6 +301,12 @@ impl World {
         } else {
             Phase::Ready
         };
+    }
+
+    /// Some calls come back with a question, even after an answer; as often as they may.
+    fn wants_input(&mut self, call_id: &str) -> bool {
+        let asked = self.state.inputs.get(call_id).map_or(0, Inputs::questions);
+        self.faults && asked < QUESTIONS_PER_CALL_MAX && self.rng.chance(5)
     }
 
     /// Sends if the permit still holds, by the clock of its node; then the answer comes, or does not.
@@ -333,6 +342,11 @@ impl World {
                 let event = match (lost, Self::operation(&call_id)) {
                     (true, "put") => Event::CallInterrupted { call_id, attempt, message },
                     (true, _) => Event::CallUnknown { call_id, attempt, message },
+                    (false, _) if self.wants_input(&call_id) => {
+                        let inquiry = Inquiry::Url { message: "open it".into(), url: "https://x.example".into() };
+                        let required = Box::new(InputRequired::in_call(vec![inquiry], "not yet"));
+                        Event::CallInputRequired { call_id, attempt, required, milliseconds: 1 }
+                    }
                     (false, _) => {
                         let result = ToolResult { is_error: false, content: "ok".into(), truncated_from_bytes: None };
                         Event::CallObserved { call_id, attempt, result, milliseconds: 1 }

@@ -62,6 +62,7 @@ pub fn request(
         destination: tool.spec.mcp.url.clone(),
         credential: tool.spec.mcp.credential_ref.as_ref().map(|reference| reference.name.clone()),
         call_digest: None,
+        question: None,
         sent_at: None,
         message: cut(&message, MESSAGE_BYTES_MAX).to_owned(),
         requirements: vec![Requirement {

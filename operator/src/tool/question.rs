@@ -187,6 +187,7 @@ impl Tools {
             Settled::Answer(
                 Answer::Happened { .. }
                 | Answer::Retry { .. }
+                | Answer::Answered { .. }
                 | Answer::End { .. }
                 | Answer::Withdrawn { .. }
                 | Answer::Expired {},

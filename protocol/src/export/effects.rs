@@ -59,6 +59,8 @@ pub enum EffectOutcome {
     Interrupted,
     /// A person said that it happened.
     Reported,
+    /// Its server asked people something first.
+    InputRequired,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +117,10 @@ impl Effects {
             }
             Event::CallInterrupted { call_id, attempt, .. } => {
                 self.settle(call_id, *attempt, EffectOutcome::Interrupted, None);
+            }
+            Event::CallInputRequired { call_id, attempt, .. } => {
+                let by = Some(settled("runner", record.at));
+                self.settle(call_id, *attempt, EffectOutcome::InputRequired, by);
             }
             Event::AskOpened { ask } => {
                 self.asked.insert(ask.name.clone(), (ask.call_id.clone(), ask.attempt));
@@ -195,6 +201,13 @@ impl Effects {
             }
             // A denial follows, or another question.
             Answer::Denied { .. } | Answer::Expired {} | Answer::Withdrawn { .. } => return,
+            // Where people had said yes to the call, these said yes to the next attempt.
+            Answer::Answered { by, .. } => {
+                if self.approved.get(&call_id).is_some_and(|(approved, _)| *approved == attempt) {
+                    self.approved.insert(call_id, (attempt.saturating_add(1), by.clone()));
+                }
+                return;
+            }
         };
         self.settle(&call_id, attempt, outcome, Some(settled(by, at)));
     }

@@ -23,6 +23,7 @@ impl RunState {
             | CallState::Proposed { .. }
             | CallState::Permitted { .. }
             | CallState::Unknown { .. }
+            | CallState::InputRequired { .. }
             | CallState::Settled(_) => None,
         })
     }
@@ -41,13 +42,19 @@ impl RunState {
             let call = match now {
                 CallState::Proposed { attempt: proposed, call } if *proposed == attempt => call,
                 // What people said no to, or nobody said yes to in time.
-                CallState::Asked { attempt: asked, call, .. } if *asked == attempt && denies => call,
+                CallState::Asked { attempt: asked, call, .. }
+                | CallState::InputRequired { attempt: asked, call, .. }
+                    if *asked == attempt && denies =>
+                {
+                    call
+                }
                 CallState::Proposed { .. }
                 | CallState::Asked { .. }
                 | CallState::Later { .. }
                 | CallState::Due { .. }
                 | CallState::Permitted { .. }
                 | CallState::Unknown { .. }
+                | CallState::InputRequired { .. }
                 | CallState::Settled(_) => return None,
             };
             match verdict {
@@ -114,6 +121,7 @@ impl RunState {
             | CallState::Permitted { .. }
             | CallState::Proposed { .. }
             | CallState::Unknown { .. }
+            | CallState::InputRequired { .. }
             | CallState::Settled(_) => None,
         })
     }
@@ -138,8 +146,9 @@ impl RunState {
         if !repeats {
             return Err(wrong_call("CallInterrupted", call_id, "sending it again may do it twice"));
         }
+        let unanswered = attempt.saturating_sub(self.rounds(call_id));
         self.move_permitted("CallInterrupted", call_id, attempt, |_, _| {
-            if attempt < CALL_ATTEMPTS_MAX {
+            if unanswered < CALL_ATTEMPTS_MAX {
                 CallState::Due { attempt: attempt + 1 }
             } else {
                 CallState::Settled(Settlement::Unanswered)
@@ -157,7 +166,11 @@ impl RunState {
             (AskPurpose::Call, Some(CallState::Asked { attempt, call, requirements, .. })) => {
                 *attempt == ask.attempt && ask.call == Some(call.digest) && ask.requirements == *requirements
             }
-            (AskPurpose::Unknown | AskPurpose::Call, _) => false,
+            (AskPurpose::Question, Some(CallState::InputRequired { attempt, .. })) => {
+                let open = self.open_question(&ask.call_id).map(|(number, _)| number);
+                *attempt == ask.attempt && open.is_some() && ask.question == open
+            }
+            (AskPurpose::Unknown | AskPurpose::Call | AskPurpose::Question, _) => false,
         };
         if !fits {
             return Err(wrong_call("AskOpened", &ask.call_id, "there is nothing to ask about that attempt"));
@@ -182,13 +195,19 @@ impl RunState {
         let ask = open.ask.clone();
         let answers_it = match answer {
             Answer::Happened { .. } | Answer::Retry { .. } | Answer::End { .. } => ask.purpose == AskPurpose::Unknown,
-            Answer::Allowed { .. } | Answer::Denied { .. } | Answer::Expired {} => ask.purpose == AskPurpose::Call,
+            Answer::Allowed { .. } | Answer::Expired {} => ask.purpose == AskPurpose::Call,
+            Answer::Denied { .. } => matches!(ask.purpose, AskPurpose::Call | AskPurpose::Question),
+            Answer::Answered { .. } => ask.purpose == AskPurpose::Question,
             Answer::Withdrawn { .. } => true,
         };
         if !answers_it {
             return Err(out_of_order("AskSettled", "that is no answer to such a question"));
         }
-        self.move_call("AskSettled", &ask.call_id, |now| settled(now, &ask, answer))?;
+        let answered = match answer {
+            Answer::Answered { content, by } => self.note_answer(&ask, content.as_ref(), by),
+            _ => None, // every other answer is about the call as it stands
+        };
+        self.move_call("AskSettled", &ask.call_id, |now| answered.or_else(|| settled(now, &ask, answer)))?;
         if let (Answer::Allowed { by }, Some(call)) = (answer, ask.call) {
             let Ask { attempt, requirements, expires_at, .. } = ask;
             let approved = Approved { attempt, call, requirements, expires_at, by: by.clone() };
@@ -201,7 +220,7 @@ impl RunState {
         Ok(())
     }
 
-    fn move_permitted(
+    pub(super) fn move_permitted(
         &mut self,
         event: &'static str,
         call_id: &str,
@@ -216,6 +235,7 @@ impl RunState {
             | CallState::Later { .. }
             | CallState::Proposed { .. }
             | CallState::Unknown { .. }
+            | CallState::InputRequired { .. }
             | CallState::Settled(_) => None,
         })
     }
@@ -241,6 +261,9 @@ fn settled(now: &CallState, ask: &Ask, answer: &Answer) -> Option<CallState> {
         Answer::Retry { .. } => Some(CallState::Due { attempt: attempt + 1 }),
         Answer::End { .. } => Some(now.clone()),
         Answer::Withdrawn { why } => Some(with_note(now, why)),
+        Answer::Denied { .. } if ask.purpose == AskPurpose::Question => Some(now.clone()),
+        // It does not answer the question that is open.
+        Answer::Answered { .. } => None,
         // The call is proposed again, and finds its approval; a no is followed by the verdict that settles it.
         Answer::Allowed { .. } | Answer::Denied { .. } | Answer::Expired {} => match now {
             CallState::Asked { attempt: asked, call, .. } if *asked == attempt && ask.call == Some(call.digest) => {
@@ -253,6 +276,7 @@ fn settled(now: &CallState, ask: &Ask, answer: &Answer) -> Option<CallState> {
             | CallState::Proposed { .. }
             | CallState::Permitted { .. }
             | CallState::Unknown { .. }
+            | CallState::InputRequired { .. }
             | CallState::Settled(_) => None,
         },
     }
@@ -264,6 +288,9 @@ fn with_note(call: &CallState, why: &str) -> CallState {
     if let CallState::Unknown { message, .. } = &mut noted {
         let first = message.split(NOTE).next().unwrap_or_default();
         *message = format!("{first}{NOTE}{why}");
+    }
+    if let CallState::InputRequired { note, .. } = &mut noted {
+        *note = Some(why.to_owned());
     }
     noted
 }

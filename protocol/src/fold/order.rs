@@ -22,6 +22,7 @@ impl RunState {
                 CallState::Asked { .. }
                 | CallState::Permitted { .. }
                 | CallState::Unknown { .. }
+                | CallState::InputRequired { .. }
                 | CallState::Settled(_) => false,
             };
             holds_up && call_number(id) < call_number(call_id)

@@ -63,6 +63,7 @@ impl RunState {
         self.asked_since.clear();
         self.approved.clear();
         self.ran_under.clear();
+        self.inputs.clear();
         self.steps = step;
         self.attempts_given_up = 0;
         self.usage = self.usage.plus(&response.usage);

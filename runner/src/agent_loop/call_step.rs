@@ -183,6 +183,10 @@ impl Agent {
                 if result.is_error { CallOutcome::ToolError } else { CallOutcome::Observed },
                 Event::CallObserved { call_id, attempt, result, milliseconds },
             ),
+            Outcome::InputRequired(required) => {
+                let required = Box::new(required);
+                (CallOutcome::InputRequired, Event::CallInputRequired { call_id, attempt, required, milliseconds })
+            }
             Outcome::Unknown { message } if bound.effects.may_repeat() => {
                 (CallOutcome::Interrupted, Event::CallInterrupted { call_id, attempt, message })
             }
@@ -227,22 +231,31 @@ impl Agent {
         let listed = listed.into_iter().find(|listed| listed.name == operation);
         let definition = listed.map_or(accepted, |listed| listed.definition);
         let args = Value::Object(arguments);
-        let digest = CallBinding::new(&self.plan, tool, definition, &operation, &args).digest();
+        let inputs = self.progress.state().inputs.get(call_id).cloned().unwrap_or_default();
+        let binding = CallBinding::new(&self.plan, tool, definition, &operation, &args);
+        let digest = inputs.digest().and_then(|inputs| CallBinding { inputs, ..binding }.digest());
         let digest = digest.map_err(|error| inexact(&error))?;
         let Value::Object(arguments) = args else { return Err(unknown()) };
         let effects = self.plan.effects(&tool.name, &operation);
         Ok(Bound {
             tool: tool.name.clone(),
-            call: Call { operation, arguments, definition, key: effects.may_repeat().then(|| self.key(call_id)) },
+            call: Call {
+                operation,
+                arguments,
+                definition,
+                key: effects.may_repeat().then(|| self.key(call_id, inputs.rounds.len())),
+                inputs,
+            },
             digest,
             effects,
             timeout: Duration::from_secs(u64::from(tool.call_timeout_seconds)),
         })
     }
 
-    /// The same for every attempt of a call, and never another call's.
-    fn key(&self, call_id: &str) -> String {
-        format!("{}/{call_id}", self.plan.run.uid)
+    /// The same for every attempt of a call with the same answers of people, and never another's.
+    fn key(&self, call_id: &str, rounds: usize) -> String {
+        let key = format!("{}/{call_id}", self.plan.run.uid);
+        if rounds == 0 { key } else { format!("{key}/{rounds}") }
     }
 
     /// The tool and operation that the model means, with the definition that was accepted. An operation that

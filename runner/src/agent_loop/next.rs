@@ -73,6 +73,7 @@ fn due(state: &RunState, parked: &BTreeSet<String>) -> Vec<Due> {
                 CallState::Proposed { .. }
                 | CallState::Permitted { .. }
                 | CallState::Unknown { .. }
+                | CallState::InputRequired { .. }
                 | CallState::Settled(_) => return None,
             };
             Some(Due { call_id: call_id.clone(), attempt })

@@ -1,22 +1,27 @@
 //! MCP over streamable HTTP, both eras, through rmcp. The only module that knows rmcp's service types.
 
+mod asking;
 mod listing;
 mod outcome;
+mod questions;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use belay_protocol::elicitation::Round;
 use belay_protocol::event::FailureReason;
 use belay_protocol::plan::{Plan, PlanCredential, PlanTool, Timeouts};
 use rmcp::model::{
-    CallToolRequestParams, ClientCapabilities, ClientConfig, Implementation, PaginatedRequestParams, ProtocolVersion,
-    Tool,
+    CallToolRequestParams, ClientCapabilities, ClientConfig, ElicitationCapability, FormElicitationCapability,
+    Implementation, PaginatedRequestParams, ProtocolVersion, Tool, UrlElicitationCapability,
 };
 use rmcp::service::{ClientLifecycleMode, ClientServiceExt as _, RoleClient, RunningService, ServiceError};
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use self::asking::Respondent;
 use super::wire::{CONNECT_TIMEOUT, Departure, Endpoint, Wire};
 use super::{
     Call, Definition, LISTING_BYTES_MAX, ListError, OPERATION_NAME_BYTES_MAX, OPERATIONS_MAX, Outcome, ToolServer,
@@ -41,8 +46,11 @@ pub struct McpServer {
     wire: Wire,
     redactor: Redactor,
     listing_timeout: Duration,
-    service: Option<RunningService<RoleClient, ClientConfig>>,
+    respondent: Respondent,
+    service: Option<Service>,
 }
+
+type Service = RunningService<RoleClient, Respondent>;
 
 impl McpServer {
     /// The server of a plan's tool.
@@ -77,7 +85,8 @@ impl McpServer {
         redactor: Redactor,
     ) -> Result<Self, EgressError> {
         let wire = Wire::new(egress::client(&endpoint.url, CONNECT_TIMEOUT)?, endpoint, credentials);
-        Ok(Self { wire, redactor, listing_timeout, service: None })
+        let respondent = Respondent::new(client_info(), redactor.clone());
+        Ok(Self { wire, redactor, listing_timeout, respondent, service: None })
     }
 
     /// Waits this long for a server to list its operations.
@@ -91,7 +100,7 @@ impl McpServer {
         &self.wire.endpoint().url
     }
 
-    async fn connect(&mut self) -> Result<&RunningService<RoleClient, ClientConfig>, ListError> {
+    async fn connect(&mut self) -> Result<&Service, ListError> {
         if self.service.as_ref().is_some_and(|service| service.is_closed() || service.is_transport_closed()) {
             self.service = None;
         }
@@ -101,7 +110,7 @@ impl McpServer {
         self.service.as_ref().ok_or_else(|| self.error(FailureReason::Unreachable, "is not connected"))
     }
 
-    async fn initialize(&self) -> Result<RunningService<RoleClient, ClientConfig>, ListError> {
+    async fn initialize(&self) -> Result<Service, ListError> {
         let config = StreamableHttpClientTransportConfig::with_uri(self.wire.endpoint().url.as_str())
             // A call sent again by the transport would be an effect that nobody permitted.
             .reinit_on_expired_session(false)
@@ -110,15 +119,12 @@ impl McpServer {
             .max_json_response_size(RESPONSE_BYTES_MAX)
             .max_error_response_size(ERROR_BYTES_READ);
         let transport = StreamableHttpClientTransport::with_client(self.wire.clone(), config);
-        let info = ClientConfig::new(
-            ClientCapabilities::default(),
-            Implementation::new("belay-runner", env!("CARGO_PKG_VERSION")),
-        );
         let lifecycle = ClientLifecycleMode::Auto {
             preferred_versions: vec![ProtocolVersion::V_2026_07_28],
             legacy_version: Some(ProtocolVersion::V_2025_11_25),
         };
-        let started = tokio::time::timeout(self.listing_timeout, info.serve_with_lifecycle(transport, lifecycle));
+        let respondent = self.respondent.clone();
+        let started = tokio::time::timeout(self.listing_timeout, respondent.serve_with_lifecycle(transport, lifecycle));
         match started.await {
             Ok(Ok(service)) => Ok(service),
             Ok(Err(error)) => Err(self.list_error(&error.to_string())),
@@ -178,8 +184,15 @@ impl ToolServer for McpServer {
 
     async fn call(&mut self, call: &Call, permit: Permit, timeout: Duration) -> Outcome {
         let Some(service) = &self.service else { return Outcome::PermitExpired };
-        self.wire.clear(permit, call.definition);
+        // Inputs without a canonical form are none that a permit could be for.
+        let Ok(inputs) = call.inputs.digest() else { return Outcome::PermitExpired };
+        self.wire.clear(permit, call.definition, inputs);
+        self.respondent.begin(call.inputs.clone());
         let mut params = CallToolRequestParams::new(call.operation.clone()).with_arguments(call.arguments.clone());
+        if let Some(round) = call.inputs.resent() {
+            params.input_responses = Some(responses(round));
+            params.request_state.clone_from(&round.required.state);
+        }
         if let Some(key) = &call.key {
             let meta = serde_json::Map::from_iter([(KEY_META.to_owned(), Value::from(key.as_str()))]);
             params.meta = Some(meta.into());
@@ -188,13 +201,13 @@ impl ToolServer for McpServer {
         let departure = self.wire.settle();
         let keeps_session = departure.keeps_session();
         let outcome = match answered {
-            Ok(result) => self.outcome(departure, result),
+            Ok(result) => self.outcome(departure, result, &call.inputs),
             Err(_) => match departure {
                 // A complete answer that rmcp could not hand over in time is no answer to us either.
                 Departure::Sent | Departure::Answered | Departure::Troubled(_) => Outcome::Unknown {
                     message: format!("no answer within {} s (spec.callTimeoutSeconds)", timeout.as_secs()),
                 },
-                not_sent => self.outcome(not_sent, Err(ServiceError::TransportClosed)),
+                not_sent => self.outcome(not_sent, Err(ServiceError::TransportClosed), &call.inputs),
             },
         };
         if !keeps_session {
@@ -202,6 +215,29 @@ impl ToolServer for McpServer {
         }
         outcome
     }
+}
+
+/// Servers ask only what a client says it can pass on to people.
+fn client_info() -> ClientConfig {
+    let elicitation = ElicitationCapability::new()
+        .with_form(FormElicitationCapability::new())
+        .with_url(UrlElicitationCapability::new());
+    let mut capabilities = ClientCapabilities::default();
+    capabilities.elicitation = Some(elicitation);
+    ClientConfig::new(capabilities, Implementation::new("belay-runner", env!("CARGO_PKG_VERSION")))
+}
+
+/// What people answered, under the names that the server gave its questions.
+fn responses(round: &Round) -> BTreeMap<String, Value> {
+    let answers = round.required.questions.iter().zip(&round.answers).map(|(asked, answer)| {
+        let content: Option<Value> = answer.as_deref().and_then(|content| serde_json::from_str(content).ok());
+        let response = match content {
+            Some(content) => json!({"action": "accept", "content": content}),
+            None => json!({"action": "accept"}),
+        };
+        (asked.key.clone(), response)
+    });
+    answers.collect()
 }
 
 fn size_of_definition(tool: &Tool) -> usize {

@@ -19,6 +19,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sse_stream::Sse;
 
+use super::required;
 use super::trouble::Trouble;
 use crate::credential::Credentials;
 use crate::egress;
@@ -45,6 +46,8 @@ pub struct Wire {
     credentials: Credentials,
     departure: Arc<Mutex<Departure>>,
     trouble: Arc<Mutex<Option<Trouble>>>,
+    /// The result by which the call's server says that it needs input, as it came.
+    input_required: Arc<Mutex<Option<Value>>>,
 }
 
 /// How far the call under way has come.
@@ -57,6 +60,7 @@ pub enum Departure {
     Cleared {
         permit: Permit,
         definition: Digest,
+        inputs: Option<Digest>,
     },
     Expired,
     NotSent {
@@ -87,7 +91,8 @@ impl Wire {
     #[must_use]
     pub fn new(http: reqwest::Client, endpoint: Endpoint, credentials: Credentials) -> Self {
         let endpoint = Arc::new(endpoint);
-        Self { http, endpoint, credentials, departure: Arc::default(), trouble: Arc::default() }
+        let (departure, trouble, input_required) = (Arc::default(), Arc::default(), Arc::default());
+        Self { http, endpoint, credentials, departure, trouble, input_required }
     }
 
     #[must_use]
@@ -95,9 +100,16 @@ impl Wire {
         &self.endpoint
     }
 
-    /// Lets one call leave.
-    pub fn clear(&self, permit: Permit, definition: Digest) {
-        self.set(Departure::Cleared { permit, definition });
+    /// Lets one call leave, with what people answered of that digest.
+    pub fn clear(&self, permit: Permit, definition: Digest, inputs: Option<Digest>) {
+        self.input_required.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.set(Departure::Cleared { permit, definition, inputs });
+    }
+
+    /// The call's answer, where it says that input is needed. rmcp reads no more of it than it knows.
+    #[must_use]
+    pub fn input_required(&self) -> Option<Value> {
+        self.input_required.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// How far the call came; from now on none may leave.
@@ -126,7 +138,7 @@ impl Wire {
     /// Spends the permit on the call that `request` holds. What comes back is why nothing may be sent.
     fn depart(&self, request: &ClientRequest) -> Result<(), Departure> {
         let ClientRequest::CallToolRequest(request) = request else { return Ok(()) };
-        let Departure::Cleared { permit, definition } = self.set(Departure::None) else {
+        let Departure::Cleared { permit, definition, inputs } = self.set(Departure::None) else {
             let message = "no permit was given for this call".to_owned();
             return Err(Departure::NotSent { reason: NotSentReason::DigestMismatch, message });
         };
@@ -142,6 +154,7 @@ impl Wire {
                 .as_ref()
                 .map(|credential| CredentialBinding { name: &credential.name, uid: &credential.uid }),
             destination: &self.endpoint.url,
+            inputs,
         };
         let mismatch = |message: String| Departure::NotSent { reason: NotSentReason::DigestMismatch, message };
         let digest = binding.digest().map_err(|error| mismatch(error.to_string()))?;
@@ -196,10 +209,11 @@ impl Wire {
     fn note(&self, is_call: bool, posted: Posted) -> Posted {
         match posted {
             Ok(StreamableHttpPostResponse::Sse(stream, session)) if is_call => {
-                let departure = Arc::clone(&self.departure);
+                let (departure, input_required) = (Arc::clone(&self.departure), Arc::clone(&self.input_required));
                 let watched = stream.inspect(move |event| {
                     let data = event.as_ref().ok().and_then(|event| event.data.as_deref());
-                    if data.is_some_and(is_response) {
+                    if let Some(data) = data.filter(|data| is_response(data)) {
+                        required::note(&input_required, required::streamed(data));
                         answered(&departure);
                     }
                 });
@@ -208,6 +222,7 @@ impl Wire {
             Ok(StreamableHttpPostResponse::Json(message, session)) => {
                 let is_response = matches!(message, ServerJsonRpcMessage::Response(_) | ServerJsonRpcMessage::Error(_));
                 if is_call && is_response {
+                    required::note(&self.input_required, required::whole(&message));
                     answered(&self.departure);
                 }
                 Ok(StreamableHttpPostResponse::Json(message, session))

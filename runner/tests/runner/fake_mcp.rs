@@ -10,8 +10,9 @@ use axum::http::{HeaderMap, Response};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
+use crate::inquiries;
 use crate::plans::definition;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct FakeMcp {
     /// Lets a call to `held` end.
     release: Arc<tokio::sync::Notify>,
     pub authorizations: Arc<Mutex<Vec<Option<String>>>>,
+    /// What clients answered to requests of this server.
+    responses: Arc<broadcast::Sender<Value>>,
 }
 
 impl FakeMcp {
@@ -53,6 +56,7 @@ impl FakeMcp {
             refused_listings: Arc::default(),
             release: Arc::default(),
             authorizations: Arc::default(),
+            responses: Arc::new(broadcast::channel(64).0),
         };
         let router = Router::new().fallback(serve).with_state(server.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -104,6 +108,10 @@ async fn serve(
     server.authorizations.lock().unwrap().push(authorization.clone());
     let request: Value = serde_json::from_slice(&body).unwrap();
     let id = request["id"].clone();
+    if request["method"].is_null() {
+        let _ = server.responses.send(request);
+        return status(202, "");
+    }
     match (request["method"].as_str().unwrap_or_default(), server.era) {
         ("server/discover", Era::Stateless) => {
             let result = json!({
@@ -178,6 +186,11 @@ async fn call(server: &FakeMcp, id: &Value, params: &Value, authorization: Optio
         "redirect" => Response::builder().status(307).header("location", "/elsewhere").body(Body::empty()).unwrap(),
         "web-page" => Response::builder().header("content-type", "text/html").body("<html>".into()).unwrap(),
         "expired" => status(404, "no such session"),
+        asks if asks.starts_with("ask") => match server.era {
+            Era::Sessions => inquiries::in_call(id, asks, server.responses.subscribe()),
+            Era::Stateless => answer(id, &inquiries::in_result(asks, params)),
+        },
+        "needs-page" => json_response(&inquiries::needs_page(id)),
         other => rpc_error(id, -32602, &format!("unknown tool {other}")),
     }
 }
@@ -194,7 +207,7 @@ fn json_response(body: &Value) -> Response<Body> {
     Response::builder().header("content-type", "application/json").body(body.to_string().into()).unwrap()
 }
 
-fn sse(body: Body) -> Response<Body> {
+pub fn sse(body: Body) -> Response<Body> {
     Response::builder().header("content-type", "text/event-stream").body(body).unwrap()
 }
 

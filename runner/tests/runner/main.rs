@@ -11,6 +11,7 @@ mod fuzz;
 mod graders;
 mod grpc;
 mod http;
+mod inquiries;
 mod mcp;
 mod messages;
 mod plans;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use belay_protocol::call::CallBinding;
+use belay_protocol::elicitation::Inputs;
 use belay_protocol::event::{FailureReason, ToolResult};
 use belay_protocol::{Digest, Plan, wire};
 use belay_runner::permit::{BootTime, Decided, Permit, Verdict};
@@ -16,13 +17,13 @@ use crate::fake_mcp::{Era, FakeMcp};
 use crate::http::{Answer, Server, reply};
 use crate::plans::{mounted, plan, says, scripted, tool};
 
-fn connect(plan: &Plan) -> McpServer {
+pub fn connect(plan: &Plan) -> McpServer {
     let (_folder, credentials) = mounted(&[]);
     let redactor = Redactor::new(credentials.clone(), &[]);
     McpServer::of_plan(plan, &plan.tools[0], credentials, redactor).unwrap()
 }
 
-fn plan_for(url: &str, operations: &[&str]) -> Plan {
+pub fn plan_for(url: &str, operations: &[&str]) -> Plan {
     plan(scripted(vec![says("")]), vec![tool(url, operations)])
 }
 
@@ -38,15 +39,31 @@ pub fn permit(digest: Digest) -> Permit {
 
 /// Calls with a permit for these very bytes, or for others.
 pub async fn call(server: &mut McpServer, operation: &str, args: Value, permitted: Option<Digest>) -> Outcome {
+    call_within(Duration::from_millis(400), server, operation, args, (Inputs::default(), permitted)).await
+}
+
+/// Calls without arguments, with what people answered before, and with time for all that is asked.
+pub async fn call_with(server: &mut McpServer, operation: &str, inputs: Inputs, permitted: Option<Digest>) -> Outcome {
+    call_within(Duration::from_secs(20), server, operation, json!({}), (inputs, permitted)).await
+}
+
+async fn call_within(
+    timeout: Duration,
+    server: &mut McpServer,
+    operation: &str,
+    args: Value,
+    (inputs, permitted): (Inputs, Option<Digest>),
+) -> Outcome {
     let definition = Digest::of(b"definition");
     server.prepare().await.unwrap();
     let url = server.url().to_owned();
     let plan = plan_for(&url, &[operation]);
     let binding = CallBinding::new(&plan, &plan.tools[0], definition, operation, &args);
+    let binding = CallBinding { inputs: inputs.digest().unwrap(), ..binding };
     let digest = permitted.unwrap_or_else(|| binding.digest().unwrap());
     let Value::Object(arguments) = args else { panic!("arguments are an object") };
-    let call = Call { operation: operation.into(), arguments, definition, key: None };
-    server.call(&call, permit(digest), Duration::from_millis(400)).await
+    let call = Call { operation: operation.into(), arguments, definition, key: None, inputs };
+    server.call(&call, permit(digest), timeout).await
 }
 
 enum Expected {

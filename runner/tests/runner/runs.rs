@@ -19,7 +19,7 @@ use crate::fake_operator::{Journal, People, Script, run};
 use crate::plans::{TOOL, calls, credential, mounted, plan, says, scripted, tool};
 
 /// A run of this script against this server, whose listed operations are all in the plan.
-async fn run_script(server: &FakeMcp, operations: &[&str], turns: Vec<ScriptedTurn>, script: Script) -> Journal {
+pub async fn run_script(server: &FakeMcp, operations: &[&str], turns: Vec<ScriptedTurn>, script: Script) -> Journal {
     let plan = plan(scripted(turns), vec![tool(&server.url(), operations)]);
     run_plan(plan, script, &[]).await
 }

@@ -103,6 +103,7 @@ async fn asked() -> (Stage, Ask) {
         call: Some(call().digest),
         requirements,
         guard: Some(stamp),
+        question: None,
     };
     let (request, digest) = crate::approval::request(&question(&run, &ask).unwrap()).unwrap();
     ask.digest = digest;

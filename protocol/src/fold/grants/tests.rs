@@ -136,6 +136,7 @@ fn approved() -> Vec<Event> {
         call: Some(call("write").digest),
         requirements: requirements.clone(),
         guard: None,
+        question: None,
     };
     let yes = |by: &str| Approver { policy: "careful".into(), by: by.into() };
     let answer = Answer::Allowed { by: vec![yes("ada"), yes("bob")] };

@@ -1,19 +1,30 @@
 //! What became of a call: what the wire saw, put together with what rmcp made of it.
 
+use belay_protocol::elicitation::Inputs;
 use belay_protocol::event::NotSentReason;
 use rmcp::model::CallToolResponse;
 use rmcp::service::ServiceError;
 
+use super::questions::with_questions;
 use super::{McpServer, RESPONSE_BYTES_MAX};
 use crate::tools::Outcome;
 use crate::tools::result::{complete, observed_error};
 use crate::tools::trouble::Trouble;
 use crate::tools::wire::Departure;
 
+/// The server wants a page to be opened first (MCP 2025-11-25, `URLElicitationRequired`).
+const URL_NEEDED: i32 = -32042;
+
 impl McpServer {
     /// Puts together what the wire saw and what rmcp made of it.
-    pub(super) fn outcome(&self, departure: Departure, result: Result<CallToolResponse, ServiceError>) -> Outcome {
-        match (departure, result) {
+    pub(super) fn outcome(
+        &self,
+        departure: Departure,
+        result: Result<CallToolResponse, ServiceError>,
+        inputs: &Inputs,
+    ) -> Outcome {
+        let (asked, required) = (self.respondent.end(), self.wire.input_required());
+        let outcome = match (departure, result) {
             (Departure::NotSent { reason, message }, _) => Outcome::NotSent { reason, message: self.shown(&message) },
             // A call that never reached the wire did not even spend its permit.
             (Departure::Expired | Departure::None | Departure::Cleared { .. }, _) => Outcome::PermitExpired,
@@ -21,10 +32,12 @@ impl McpServer {
             (Departure::Answered, Ok(CallToolResponse::Complete(result))) => {
                 Outcome::Observed(complete(result, &self.redactor))
             }
-            (Departure::Answered, Ok(CallToolResponse::InputRequired(_))) => observed_error(
-                "the server asks for input from a person, which this version of Belay cannot pass on",
-                &self.redactor,
-            ),
+            (Departure::Answered, _) if required.is_some() => {
+                return self.questions(required.as_ref().map(|result| self.required(result)), inputs);
+            }
+            (Departure::Answered, Err(ServiceError::McpError(error))) if error.code.0 == URL_NEEDED => {
+                return self.questions(Some(self.pages(&error)), inputs);
+            }
             (Departure::Answered, Err(ServiceError::McpError(error))) => {
                 let data = error.data.map_or_else(String::new, |data| format!(" {data}"));
                 observed_error(&format!("error {}: {}{data}", error.code.0, error.message), &self.redactor)
@@ -38,7 +51,8 @@ impl McpServer {
             (Departure::Sent, Err(error)) => Outcome::Unknown {
                 message: format!("the connection ended before the answer: {}", self.shown(&error.to_string())),
             },
-        }
+        };
+        with_questions(outcome, asked, inputs)
     }
 
     fn troubled(&self, trouble: &Trouble) -> Outcome {

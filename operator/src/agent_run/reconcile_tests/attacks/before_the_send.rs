@@ -136,6 +136,7 @@ async fn decisions_on_a_question_that_ran_out_are_not_taken() {
         expires_at: state.updated_at - 1000,
         digest: Digest::zero(),
         call: Some(the_call().digest),
+        question: None,
         requirements,
         guard: Some(stamp),
     };
