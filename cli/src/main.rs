@@ -202,13 +202,16 @@ mod tests {
     /// Words of a line of the docs: quotes keep words together, and a comment ends it.
     fn words(line: &str) -> Vec<String> {
         let line = line.split(" #").next().unwrap_or_default().split(" > ").next().unwrap_or_default();
-        let mut words = Vec::new();
-        for (index, part) in line.split('"').enumerate() {
-            match index % 2 {
-                0 => words.extend(part.split_whitespace().map(str::to_owned)),
-                _ => words.push(part.to_owned()),
-            }
+        let (mut words, mut rest) = (Vec::new(), line);
+        while let Some(start) = rest.find(['"', '\'']) {
+            let (before, quoted) = rest.split_at(start);
+            let quote = quoted.chars().next().unwrap();
+            let (inside, after) = quoted.get(1..).and_then(|rest| rest.split_once(quote)).unwrap();
+            words.extend(before.split_whitespace().map(str::to_owned));
+            words.push(inside.to_owned());
+            rest = after;
         }
+        words.extend(rest.split_whitespace().map(str::to_owned));
         words
     }
 

@@ -34,7 +34,7 @@ pub const SAID_BYTES_MAX: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "mode", rename_all = "camelCase")]
 pub enum Inquiry {
-    /// Fields to be filled in; `schema` as the server sent it.
+    /// Fields to be filled in; `schema` as the server sent it, its numbers as canonical JSON writes them.
     Form { message: String, schema: Value },
     /// A page to be opened by a person. Nothing of Belay ever opens it.
     Url { message: String, url: String },
@@ -82,7 +82,9 @@ impl Inquiry {
                     return Err(Unfit::SchemaTooLong);
                 }
                 Form::read(schema)?;
-                Ok(Self::Form { message, schema: schema.clone() })
+                // As the journal will give it back: there 1000.0 is 1000, and a question is known by being the same.
+                let schema = serde_json::from_slice(&bytes).map_err(|error| Unfit::Inexact(error.to_string()))?;
+                Ok(Self::Form { message, schema })
             }
             Some("url") => {
                 let url = params.get("url").and_then(Value::as_str).filter(|url| url.len() <= URL_BYTES_MAX);

@@ -22,6 +22,7 @@ pub use self::fault::{Fault, Place, Wrong};
 use crate::call::CallBinding;
 use crate::chain::{Head, SealedRecord};
 use crate::digest::{Digest, digest_of};
+use crate::elicitation::Inputs;
 use crate::event::{Event, ProposedCall, Verdict};
 use crate::fold::RunState;
 use crate::plan::ObjectId;
@@ -213,7 +214,9 @@ impl Reader {
             let operation = format!("{}/{}", call.tool, call.operation);
             return Err(Wrong::NotInPlan { call_id: call_id.to_owned(), operation });
         };
-        let computed = CallBinding::new(plan, tool, call.definition, &call.operation, &call.args).digest()?;
+        let inputs = self.state.inputs.get(call_id).map(Inputs::digest).transpose()?.flatten();
+        let binding = CallBinding::new(plan, tool, call.definition, &call.operation, &call.args);
+        let computed = CallBinding { inputs, ..binding }.digest()?;
         if computed == permitted {
             Ok(())
         } else {

@@ -236,9 +236,27 @@ proptest! {
         let after = judged(&voices, &facts);
         prop_assert!(rank(&after.judgement) >= rank(&before.judgement), "{before:?} became {after:?}");
         if !matches!(after.judgement, Judgement::Deny { .. }) {
-            prop_assert_eq!(after.judgement, before.judgement, "it can deny and nothing else");
+            let (now, then) = (grants_of(&after), grants_of(&before));
+            prop_assert!(now.iter().zip(&then).all(|(now, then)| is_within(*now, *then)), "{then:?} became {now:?}");
+            let (now, then) = (without_grants(after.judgement), without_grants(before.judgement));
+            prop_assert_eq!(now, then, "it can deny, or let people give less, and nothing else");
         }
     }
+}
+
+/// Whether whoever is let to give `now` was let to give as much before.
+fn is_within(now: Option<GrantTerms>, then: Option<GrantTerms>) -> bool {
+    now.is_none_or(|now| {
+        then.is_some_and(|then| now.max_count <= then.max_count && now.max_seconds <= then.max_seconds)
+    })
+}
+
+fn without_grants(judgement: Judgement) -> Judgement {
+    let Judgement::Ask { mut requirements } = judgement else { return judgement };
+    for requirement in &mut requirements {
+        requirement.grants = None;
+    }
+    Judgement::Ask { requirements }
 }
 
 /// A policy that asks, with these terms of grants.

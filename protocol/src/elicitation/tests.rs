@@ -166,3 +166,12 @@ fn an_answer_is_for_the_very_same_question() {
     assert_eq!(inputs.resent(), None, "asked in the middle of the call, it is answered there");
     assert!(inputs.digest().unwrap().is_some() && Inputs::default().digest().unwrap().is_none());
 }
+
+#[test]
+fn a_question_is_the_same_after_it_was_written_down_however_its_numbers_were_spelt() {
+    let asked = Inquiry::read(&form(&json!({"type": "number", "minimum": 0.0, "maximum": 1000.0}))).unwrap();
+    let written = crate::digest::canonical(&asked).unwrap();
+    let read: Inquiry = serde_json::from_slice(&written).unwrap();
+    assert_eq!(read, asked);
+    assert_eq!(Inquiry::read(&form(&json!({"type": "number", "minimum": 0, "maximum": 1e3}))).unwrap(), asked);
+}

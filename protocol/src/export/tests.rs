@@ -5,8 +5,10 @@ use serde_json::json;
 
 use super::*;
 use crate::cost::Usage;
+use crate::elicitation::{InputRequired, Inputs, Inquiry, Round};
 use crate::event::{
-    DenyReason, Finish, Item, ListedOperation, Listing, ModelResponse, NotSentReason, Record, ToolResult,
+    Answer, Approver, Ask, AskPurpose, DenyReason, Finish, Item, ListedOperation, Listing, ModelResponse,
+    NotSentReason, Record, ToolResult,
 };
 use crate::plan::Plan;
 
@@ -274,4 +276,51 @@ proptest! {
         let file = file_of(events());
         prop_assert!(verify(&file[..at.index(file.len())]).is_err());
     }
+}
+
+/// What follows `events` where the server of c4 asked, ada answered, and it is permitted again as this.
+fn answered_and_permitted(digest: impl Fn(CallBinding<'_>, Option<Digest>) -> Digest) -> Vec<Event> {
+    let asks = json!({"message": "?", "requestedSchema": {"type": "object", "properties": {"a": {"type": "string"}}}});
+    let required = InputRequired::in_call(vec![Inquiry::read(&asks).unwrap()], "later");
+    let content = Some(r#"{"a":"x"}"#.to_owned());
+    let round = Round { required: required.clone(), answers: vec![content.clone()] };
+    let ask = Ask {
+        name: "q".into(),
+        purpose: AskPurpose::Question,
+        call_id: "c4".into(),
+        attempt: 1,
+        nonce: "n".into(),
+        expires_at: 100_000,
+        digest: Digest::zero(),
+        call: None,
+        requirements: Vec::new(),
+        guard: None,
+        question: Some(0),
+    };
+    let answer = Answer::Answered { content, by: vec![Approver { policy: "default".into(), by: "ada".into() }] };
+    let Event::CallProposed { mut call, .. } = proposed("c4", "read") else { panic!() };
+    let plan = plan();
+    let binding = CallBinding::new(&plan, &plan.tools[0], call.definition, "read", &call.args);
+    let inputs = Inputs { rounds: vec![round] }.digest().unwrap();
+    call.digest = digest(binding, inputs);
+    let verdict = Verdict::Allowed { digest: call.digest };
+    let mut all = events();
+    all.extend([
+        Event::CallInputRequired { call_id: "c4".into(), attempt: 1, required: Box::new(required), milliseconds: 1 },
+        Event::AskOpened { ask },
+        Event::AskPosted { name: "q".into(), uid: "u".into() },
+        Event::AskSettled { name: "q".into(), answer },
+        Event::CallProposed { call_id: "c4".into(), attempt: 2, call },
+        Event::CallDecided { call_id: "c4".into(), attempt: 2, verdict, judged: None },
+    ]);
+    all
+}
+
+#[test]
+fn a_permit_after_an_answer_binds_the_answer() {
+    let bound = answered_and_permitted(|binding, inputs| CallBinding { inputs, ..binding }.digest().unwrap());
+    let verified = verify(&file_of(bound)).unwrap();
+    assert_eq!(verified.effects.last().unwrap().attempt, 2);
+    let unbound = answered_and_permitted(|binding, _| binding.digest().unwrap());
+    assert!(matches!(fault(&file_of(unbound)).wrong, Wrong::CallDigest { .. }));
 }

@@ -145,7 +145,7 @@ fn since_is_a_number_and_a_unit() {
 fn a_frozen_policy_that_cannot_be_used_denies_if_it_decides_and_says_nothing_in_audit() {
     let allows = engine("{rules: [{name: all, action: Allow}]}");
     let before = |mode: &str| {
-        let mut broken = old("Allow");
+        let mut broken = old("Ask");
         broken[0]["name"] = json!("broken");
         broken[0]["mode"] = json!(mode);
         broken[0]["rules"] = json!([{"name": "r", "action": "Allow", "when": "args.x =="}]);
