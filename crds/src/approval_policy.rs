@@ -199,8 +199,8 @@ pub struct ApprovalPolicyStatus {
     /// one is not Ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_good: Option<LastGood>,
-    /// Ready, Reconciling and Stalled as kstatus reads them, and `NamesKnown`: whether there are the Tools and
-    /// operations that its rules name.
+    /// Ready, Reconciling and Stalled as kstatus reads them, `NamesKnown`: whether there are the Tools and operations
+    /// that its rules name, and `ArgumentsFit`: whether its rules can be evaluated on the arguments that those describe.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

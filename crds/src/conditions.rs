@@ -9,6 +9,8 @@ pub const STALLED: &str = "Stalled";
 pub const PEER_ADDRESS_VERIFIED: &str = "PeerAddressVerified";
 /// On ApprovalPolicy: whether there are the Tools and operations that its rules name.
 pub const NAMES_KNOWN: &str = "NamesKnown";
+/// On ApprovalPolicy: whether its rules can be evaluated on the arguments that servers describe.
+pub const ARGUMENTS_FIT: &str = "ArgumentsFit";
 /// On AgentRun: True once terminal, with the outcome as reason.
 pub const FINISHED: &str = "Finished";
 

@@ -10,6 +10,7 @@ mod engine;
 mod facts;
 mod frozen;
 mod pattern;
+mod samples;
 mod source;
 mod trial;
 mod types;
@@ -20,6 +21,7 @@ pub use engine::{Engine, Ruling, policy_digest};
 pub use facts::{Facts, Scene, Spend};
 pub use frozen::{Identity, freeze, freeze_effects};
 pub use pattern::{PATTERN_COST_MAX, Pattern};
+pub use samples::{Described, Misfit, misfits};
 pub use source::{STACK_BYTES, on_a_large_stack};
 pub use trial::{Trial, trials, word};
 

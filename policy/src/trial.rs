@@ -5,7 +5,7 @@ use std::fmt;
 use belay_crds::{Expectation, PolicyTest};
 use belay_protocol::judgement::OpinionVerdict;
 use belay_protocol::plan::Effects;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::engine::Engine;
 use crate::facts::{Facts, Scene, Spend};
@@ -72,19 +72,26 @@ pub fn trials(engine: &Engine, tests: &[PolicyTest]) -> Result<Vec<Trial>, Strin
     on_a_large_stack(|| tests.iter().enumerate().map(|(index, test)| try_one(engine, index, test)).collect())
 }
 
-fn try_one(engine: &Engine, index: usize, test: &PolicyTest) -> Trial {
-    let call = &test.call;
-    let facts = Facts {
-        tool: call.tool.clone(),
-        operation: call.operation.clone(),
-        args: call.args.clone().unwrap_or_else(|| json!({})),
-        effects: call.effects.map_or_else(Effects::default, freeze_effects),
+/// A call that no run makes.
+pub(crate) fn made_up(tool: &str, operation: &str, args: Value, effects: Effects) -> Facts {
+    Facts {
+        tool: tool.to_owned(),
+        operation: operation.to_owned(),
+        args,
+        effects,
         namespace: TEST.to_owned(),
         agent: TEST.to_owned(),
         run: TEST.to_owned(),
         requested_by: String::new(),
         spend: Spend { cost_micro_usd: Some(0), ..Spend::default() },
-    };
+    }
+}
+
+fn try_one(engine: &Engine, index: usize, test: &PolicyTest) -> Trial {
+    let call = &test.call;
+    let args = call.args.clone().unwrap_or_else(|| json!({}));
+    let effects = call.effects.map_or_else(Effects::default, freeze_effects);
+    let facts = made_up(&call.tool, &call.operation, args, effects);
     let ruling = engine.rule_on(&Scene::new(&facts));
     let expected = match test.expect {
         Expectation::Allow => OpinionVerdict::Allow,

@@ -157,7 +157,8 @@ fn freeze_tool(listed: &AgentTool, tool: &Tool, taken: &mut BTreeSet<String>) ->
 }
 
 /// What the Tool's author says of an operation; silence means the worst.
-fn effects(tool: &Tool, operation: &str) -> Effects {
+#[must_use]
+pub fn effects(tool: &Tool, operation: &str) -> Effects {
     let said = tool.spec.effects.as_ref();
     let said = said.and_then(|effects| effects.operations.get(operation).copied().or(effects.default));
     freeze_effects(said.unwrap_or_default())

@@ -1,5 +1,6 @@
 //! ApprovalPolicy: Ready when its rules can be used and its tests pass. Otherwise its last good generation goes on.
 
+mod fits;
 mod named;
 mod usable;
 mod verdict;
@@ -15,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
+use self::fits::{Fits, fits};
 use self::verdict::{Trouble, examine, judge, names, record};
 use crate::clock::Clock;
 use crate::controller::{Failure, Reconcile};
@@ -37,7 +39,7 @@ impl Reconcile for ApprovalPolicies {
     type Kind = ApprovalPolicy;
     const KIND: Kind = Kind::ApprovalPolicy;
 
-    /// 1. Parse the rules and try the tests. 2. Look up what the rules name. 3. Decide. 4. Write status, if it has
+    /// 1. Look up what the rules name. 2. Parse the rules, try the tests, and calls made up from schemas. 3. Decide. 4. Write status, if it has
     ///    changed. 5. Announce a flip.
     async fn reconcile(&self, policy: Arc<ApprovalPolicy>) -> Result<Action, Failure> {
         let namespace = policy.namespace().unwrap_or_default();
@@ -45,14 +47,16 @@ impl Reconcile for ApprovalPolicies {
         if service == Service::Starting {
             return Ok(Action::await_change());
         }
-        let findings = self.examine(&policy).await;
-        let named = names(&policy, &self.named_tools(&policy, &namespace));
+        let tools = self.named_tools(&policy, &namespace);
+        let named = names(&policy, &tools);
+        let (findings, fits) = self.examine(&policy, tools).await;
         let verdict = judge(&policy, service, &findings);
 
         let now = Time(self.clock.now());
         let mut status = record(&policy, &findings, &verdict);
         let flip = verdict.write(&mut status.conditions, policy.metadata.generation, &now);
-        set_condition(&mut status.conditions, &named.statement(), policy.metadata.generation, now);
+        set_condition(&mut status.conditions, &named.statement(), policy.metadata.generation, now.clone());
+        set_condition(&mut status.conditions, &fits.statement(), policy.metadata.generation, now);
         if policy.status.as_ref() != Some(&status) {
             self.writes.apply_status(&*policy, &status).await?;
         }
@@ -63,12 +67,13 @@ impl Reconcile for ApprovalPolicies {
 
 impl ApprovalPolicies {
     /// Rules and tests are a tenant's: they are evaluated where nothing else waits for them.
-    async fn examine(&self, policy: &Arc<ApprovalPolicy>) -> verdict::Findings {
+    async fn examine(&self, policy: &Arc<ApprovalPolicy>, tools: Vec<Arc<Tool>>) -> (verdict::Findings, Fits) {
         let overran = self.judge.has_overrun(&usable::as_it_is(policy));
         let own = Arc::clone(policy);
-        let findings = tokio::task::spawn_blocking(move || examine(&own)).await;
-        let findings = findings.unwrap_or_else(|_| Err(Trouble::Gone("its rules could not be looked at".to_owned())));
-        if overran { findings.and(Err(Trouble::Overran)) } else { findings }
+        let examined = tokio::task::spawn_blocking(move || (examine(&own), fits(&own, &tools))).await;
+        let gone = |_| (Err(Trouble::Gone("its rules could not be looked at".to_owned())), Fits::default());
+        let (findings, fits) = examined.unwrap_or_else(gone);
+        (if overran { findings.and(Err(Trouble::Overran)) } else { findings }, fits)
     }
 
     fn named_tools(&self, policy: &ApprovalPolicy, namespace: &str) -> Vec<Arc<Tool>> {

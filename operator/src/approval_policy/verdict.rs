@@ -68,7 +68,7 @@ pub fn judge(policy: &ApprovalPolicy, service: Service, findings: &Findings) -> 
     }
 }
 
-fn listed(lines: &[impl ToString]) -> String {
+pub(super) fn listed(lines: &[impl ToString]) -> String {
     let shown: Vec<String> = lines.iter().take(LISTED_MAX).map(ToString::to_string).collect();
     match lines.len().saturating_sub(LISTED_MAX) {
         0 => shown.join("; "),
