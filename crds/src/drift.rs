@@ -7,10 +7,9 @@ use similar::{Algorithm, ChangeTag, DiffOp, capture_diff_slices, group_diff_ops}
 use crate::tool::{Change, DriftedOperation, ToolOperation, ToolStatus};
 use crate::visible::visible;
 
-/// All texts of one question, as long as they are in JSON: with names and digests they fit into `arguments`.
-const TEXTS_BYTES_MAX: usize = 96 * 1024;
-/// What is left of a description where there is no room for more.
-const DESCRIPTION_BYTES_LEAST: usize = 256;
+/// What one question holds as JSON: it fits into `arguments` whole, and one operation, however its texts are escaped,
+/// fits into it.
+const QUESTION_BYTES_MAX: usize = 224 * 1024;
 /// Lines around a change.
 const CONTEXT: usize = 2;
 
@@ -54,27 +53,34 @@ impl Offer {
             accepted: accepted(&operation.name).map(Definition::from),
             offered: Definition::offered(operation),
         };
-        let mut operations: Vec<OfferedChange> = drift.operations.iter().map(change).collect();
-        let mut left = TEXTS_BYTES_MAX;
-        for operation in &mut operations {
-            if operation.text_bytes() > left {
-                operation.both().for_each(Definition::shorten);
-            }
-            left = left.saturating_sub(operation.text_bytes());
-        }
-        Some(Self { operations })
+        Some(Self { operations: drift.operations.iter().map(change).collect() })
     }
+}
+
+/// How many of these, from the first on, people can be shown whole in one question: at least one.
+#[must_use]
+pub fn fitting(accepted: &[ToolOperation], changes: &[DriftedOperation]) -> usize {
+    let mut left = QUESTION_BYTES_MAX;
+    let fits = |change: &&DriftedOperation| {
+        let old = accepted.iter().find(|operation| operation.name == change.name);
+        let whole = OfferedChange {
+            name: change.name.clone(),
+            change: change.change,
+            accepted: old.map(Definition::from),
+            offered: Definition::offered(change),
+        };
+        let bytes = serde_json::to_string(&whole).map_or(usize::MAX, |json| json.len() + 1);
+        let room = bytes <= left;
+        left = left.saturating_sub(bytes);
+        room
+    };
+    changes.iter().take_while(fits).count().max(1)
 }
 
 impl Definition {
     fn offered(operation: &DriftedOperation) -> Option<Self> {
         let (description, input_schema) = (operation.description.clone(), operation.input_schema.clone());
         operation.digest.clone().map(|digest| Self { digest, description, input_schema })
-    }
-
-    fn shorten(&mut self) {
-        self.input_schema = None;
-        self.description.truncate(self.description.floor_char_boundary(DESCRIPTION_BYTES_LEAST));
     }
 
     /// The description, then the schema, a line for each value.
@@ -100,15 +106,6 @@ impl From<&ToolOperation> for Definition {
 }
 
 impl OfferedChange {
-    fn both(&mut self) -> impl Iterator<Item = &mut Definition> {
-        self.accepted.iter_mut().chain(&mut self.offered)
-    }
-
-    fn text_bytes(&self) -> usize {
-        let texts = |one: &Definition| escaped(&one.description) + one.input_schema.as_deref().map_or(0, escaped);
-        self.accepted.iter().chain(&self.offered).map(texts).sum()
-    }
-
     /// Line by line: `-` what was accepted, `+` what is offered. Nothing in it reaches a terminal raw.
     #[must_use]
     pub fn diff(&self) -> Vec<String> {
@@ -134,11 +131,6 @@ impl OfferedChange {
         }
         shown
     }
-}
-
-/// How long a text is in JSON.
-fn escaped(text: &str) -> usize {
-    serde_json::to_string(text).map_or(usize::MAX, |json| json.len())
 }
 
 #[cfg(test)]

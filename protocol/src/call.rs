@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::digest::{Digest, DigestError, digest_of};
+use crate::digest::{Digest, DigestError, digest_of, is_within};
 use crate::plan::{Plan, PlanTool};
 
 /// The longest function name that every model API takes.
 const MODEL_NAME_MAX: usize = 64;
 const DIGEST_CHARACTERS: usize = 6;
+/// How deep arguments may be nested.
+pub const ARGS_LEVELS_MAX: usize = 64;
 
 /// Everything that a permit is bound to. The digest is taken over its canonical bytes.
 #[derive(Clone, Debug, Serialize)]
@@ -50,9 +52,10 @@ impl<'a> CallBinding<'a> {
         }
     }
 
-    /// The call digest of protocol section 1.
+    /// The call digest of protocol section 1. Arguments are refused that are nested deeper than [`ARGS_LEVELS_MAX`]:
+    /// with what a record says around them they could not be read again.
     pub fn digest(&self) -> Result<Digest, DigestError> {
-        digest_of(self)
+        if is_within(self.args, ARGS_LEVELS_MAX) { digest_of(self) } else { Err(DigestError::TooDeep) }
     }
 }
 

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest as _, Sha256};
 
-pub use self::jcs::canonical;
+pub use self::jcs::{canonical, is_within};
 
 /// A SHA-256 digest, written `sha256:<64 hex digits>`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +21,8 @@ pub enum DigestError {
     /// RFC 8785 goes through IEEE doubles: beyond 2^53 two different integers have one canonical form.
     #[error("the number {0} has no exact canonical form: send it as a string")]
     InexactNumber(String),
+    #[error("it is nested too deep")]
+    TooDeep,
     #[error("not canonical JSON: {0}")]
     Canonical(String),
 }

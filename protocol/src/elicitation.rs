@@ -8,7 +8,7 @@ use serde_json::Value;
 
 pub use self::form::{Choice, Field, FieldKind, Form, Misfit};
 use crate::call::CallBinding;
-use crate::digest::{Digest, DigestError, canonical, digest_of};
+use crate::digest::{Digest, DigestError, canonical, digest_of, is_within};
 use crate::event::ProposedCall;
 use crate::plan::Plan;
 
@@ -16,6 +16,8 @@ use crate::plan::Plan;
 pub const INQUIRY_BYTES_MAX: usize = 8192;
 /// The most of a form's schema in canonical bytes.
 pub const SCHEMA_BYTES_MAX: usize = 16_384;
+/// A form is flat: what is nested deeper is none.
+const SCHEMA_LEVELS_MAX: usize = 32;
 pub const URL_BYTES_MAX: usize = 2048;
 /// The most of an answer in canonical bytes.
 pub const ANSWER_BYTES_MAX: usize = 16_384;
@@ -77,22 +79,27 @@ impl Inquiry {
         match params.get("mode").map_or(Some("form"), Value::as_str) {
             Some("form") => {
                 let schema = params.get("requestedSchema").ok_or(Unfit::Schema("there is none"))?;
-                let bytes = canonical(schema).map_err(|error| Unfit::Inexact(error.to_string()))?;
-                if bytes.len() > SCHEMA_BYTES_MAX {
-                    return Err(Unfit::SchemaTooLong);
-                }
-                Form::read(schema)?;
+                let bytes = form_bytes(schema)?;
                 // As the journal will give it back: there 1000.0 is 1000, and a question is known by being the same.
                 let schema = serde_json::from_slice(&bytes).map_err(|error| Unfit::Inexact(error.to_string()))?;
                 Ok(Self::Form { message, schema })
             }
             Some("url") => {
-                let url = params.get("url").and_then(Value::as_str).filter(|url| url.len() <= URL_BYTES_MAX);
-                let is_web = |url: &&str| ["https://", "http://"].iter().any(|scheme| url.starts_with(scheme));
-                let url = url.filter(is_web).ok_or(Unfit::Url)?.to_owned();
-                Ok(Self::Url { message, url })
+                let url = params.get("url").and_then(Value::as_str).filter(|url| is_page(url));
+                Ok(Self::Url { message, url: url.ok_or(Unfit::Url)?.to_owned() })
             }
             Some(_) | None => Err(Unfit::Mode),
+        }
+    }
+
+    /// Whether it keeps the bounds that [`Self::read`] reads within: a runner's word alone is not enough.
+    pub fn check(&self) -> Result<(), Unfit> {
+        if self.message().len() > INQUIRY_BYTES_MAX {
+            return Err(Unfit::Message);
+        }
+        match self {
+            Self::Form { schema, .. } => form_bytes(schema).map(drop),
+            Self::Url { url, .. } => is_page(url).then_some(()).ok_or(Unfit::Url),
         }
     }
 
@@ -121,6 +128,23 @@ impl Inquiry {
             Self::Form { .. } => None,
         }
     }
+}
+
+/// The canonical bytes of a schema that is a form.
+fn form_bytes(schema: &Value) -> Result<Vec<u8>, Unfit> {
+    if !is_within(schema, SCHEMA_LEVELS_MAX) {
+        return Err(Unfit::Schema("it is nested too deep"));
+    }
+    let bytes = canonical(schema).map_err(|error| Unfit::Inexact(error.to_string()))?;
+    if bytes.len() > SCHEMA_BYTES_MAX {
+        return Err(Unfit::SchemaTooLong);
+    }
+    Form::read(schema)?;
+    Ok(bytes)
+}
+
+fn is_page(url: &str) -> bool {
+    url.len() <= URL_BYTES_MAX && ["https://", "http://"].iter().any(|scheme| url.starts_with(scheme))
 }
 
 /// Whether `content` answers what was asked, as canonical JSON. `schema`: of the form; none where a page was to be opened,
@@ -189,6 +213,18 @@ impl InputRequired {
             Some(_) => return Err(Unfit::State),
         };
         Ok(Self { questions, state, said: None })
+    }
+
+    /// Whether it keeps the bounds that [`Self::read`] reads within.
+    pub fn check(&self) -> Result<(), Unfit> {
+        let too_long = |text: Option<&String>, bytes: usize| text.is_some_and(|text| text.len() > bytes);
+        if self.questions.iter().any(|asked| asked.key.len() > KEY_BYTES_MAX) {
+            return Err(Unfit::Key);
+        }
+        if too_long(self.state.as_ref(), STATE_BYTES_MAX) || too_long(self.said.as_ref(), SAID_BYTES_MAX) {
+            return Err(Unfit::State);
+        }
+        self.questions.iter().try_for_each(|asked| asked.inquiry.check())
     }
 
     /// Whether it can be asked after `before`.

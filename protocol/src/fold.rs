@@ -350,7 +350,7 @@ impl RunState {
             }
             Event::AskOpened { ask } => self.ask(ask),
             Event::AskPosted { name, uid } => self.post(name, uid),
-            Event::AskSettled { name, answer } => self.settle_ask(name, answer),
+            Event::AskSettled { name, answer } => self.settle_ask(name, answer, at),
             Event::DefinitionsAccepted { tool, operations, .. } => self.accept_definitions(tool, operations),
             Event::GrantOpened { grant } => self.open_grant(grant),
             Event::GrantRefused { .. } => Ok(()),

@@ -49,8 +49,8 @@ pub struct OperationDefinition {
 /// The longest description and the longest schema that are kept, and all texts of one server together.
 pub const TEXT_BYTES_MAX: usize = 4096;
 pub const TEXTS_BYTES_MAX: usize = 256 * 1024;
-/// What is kept of a description where there is no room for more.
-const DESCRIPTION_BYTES_LEAST: usize = 256;
+/// Room for the words that say how much is not kept.
+const MARK_BYTES: usize = 48;
 
 /// What is kept of a listing: sorted, so that a server's order changes nothing, each name once, and texts as far as there
 /// is room. A schema is kept whole or not at all.
@@ -63,19 +63,32 @@ pub fn bounded(mut listed: Vec<OperationDefinition>) -> Vec<OperationDefinition>
         cut(&mut operation.description, TEXT_BYTES_MAX);
         operation.input_schema = operation.input_schema.take().filter(|schema| schema.len() <= TEXT_BYTES_MAX);
         let bytes = |operation: &OperationDefinition| {
-            operation.description.len() + operation.input_schema.as_ref().map_or(0, String::len)
+            escaped(&operation.description) + operation.input_schema.as_deref().map_or(0, escaped)
         };
         if bytes(operation) > left {
             operation.input_schema = None;
-            cut(&mut operation.description, DESCRIPTION_BYTES_LEAST);
+        }
+        if bytes(operation) > left {
+            cut(&mut operation.description, 0);
         }
         left = left.saturating_sub(bytes(operation));
     }
     listed
 }
 
+/// How long a text is in JSON, which is what an object's bounds are about.
+fn escaped(text: &str) -> usize {
+    serde_json::to_string(text).map_or(usize::MAX, |json| json.len())
+}
+
+/// What is not kept is said: whoever reads the rest is not to take it for all.
 fn cut(text: &mut String, bytes: usize) {
-    text.truncate(text.floor_char_boundary(bytes));
+    if text.len() > bytes {
+        let end = text.floor_char_boundary(bytes.saturating_sub(MARK_BYTES));
+        let mark = format!("(.. {} more bytes are not kept)", text.len() - end);
+        text.truncate(end);
+        text.push_str(&mark);
+    }
 }
 
 #[cfg(test)]
@@ -100,7 +113,9 @@ mod tests {
         let kept = bounded(listed);
         assert_eq!(kept.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!((kept[0].input_schema.as_deref(), kept[1].input_schema.as_deref()), (None, Some("{}")));
-        assert_eq!(kept[1].description.len(), TEXT_BYTES_MAX);
+        assert!(
+            kept[1].description.len() <= TEXT_BYTES_MAX && kept[1].description.ends_with("more bytes are not kept)")
+        );
     }
 
     #[test]
@@ -110,7 +125,12 @@ mod tests {
         let kept = bounded(many);
         assert_eq!(kept.len(), 100);
         let whole = kept.iter().filter(|one| one.input_schema.is_some()).count();
-        assert_eq!(whole, TEXTS_BYTES_MAX / TEXT_BYTES_MAX / 2);
-        assert!(kept[99].description.len() == DESCRIPTION_BYTES_LEAST && kept[99].input_schema.is_none());
+        assert_eq!(whole, TEXTS_BYTES_MAX / (TEXT_BYTES_MAX + 2) / 2);
+        assert_eq!(kept[99].description, "(.. 4096 more bytes are not kept)");
+        assert!(kept[99].input_schema.is_none());
+        let hostile =
+            bounded((0..100).map(|number| operation(&format!("o{number:03}"), &"\u{1}".repeat(4096), "{}")).collect());
+        let json: usize = hostile.iter().map(|one| escaped(&one.description)).sum();
+        assert!(json < TEXTS_BYTES_MAX + 100 * MARK_BYTES, "{json}");
     }
 }

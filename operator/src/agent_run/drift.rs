@@ -46,7 +46,7 @@ fn compare(state: &RunState, planned: &PlanTool, tool: Option<Arc<Tool>>) -> Dri
     if !is_same_server(planned, &tool) {
         let why = format!(
             "Tool {name}: spec.mcp names another server now, so that nobody can accept for this run what the one at {} \
-             offers: cancel the run, or put spec.mcp back",
+             offers: cancel the run",
             planned.url
         );
         return DriftSeen::Waits { tool: name, why };
@@ -74,9 +74,18 @@ pub fn is_behind(state: &RunState, planned: &PlanTool, tool: &Tool) -> bool {
     tool.uid().as_deref() == Some(&planned.uid) && probed_at.map(|at| at.0.as_millisecond()) <= state.listed_at
 }
 
+/// Only what people said yes to. What a probe accepted of itself, since `spec.mcp` was changed in between, may be the very
+/// offer that they refused before.
 fn adopt(tool: String, differs: &[String], status: Option<&ToolStatus>) -> DriftSeen {
+    let Some(acceptance) = status.and_then(|status| status.acceptance.as_ref()) else {
+        let why = format!(
+            "Tool {tool}: spec.mcp was changed meanwhile, and what its server offers was accepted anew without asking people: \
+             cancel the run"
+        );
+        return DriftSeen::Waits { tool, why };
+    };
     let one = |name: &String| AcceptedDefinition { name: name.clone(), definition: accepted(status, name) };
-    let approval = status.and_then(|status| status.acceptance.as_ref()).map(|acceptance| acceptance.approval.clone());
+    let approval = Some(acceptance.approval.clone());
     DriftSeen::Accepted { tool, operations: differs.iter().map(one).collect(), approval }
 }
 
@@ -118,7 +127,7 @@ fn held(tool: &Tool, differs: &[String]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-    use belay_crds::{DriftRefusal, DriftedOperation, Mcp, ToolDrift};
+    use belay_crds::{Acceptance, DriftRefusal, DriftedOperation, Mcp, ToolDrift};
     use belay_protocol::event::{Event, ListedOperation, Listing};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
     use rstest::rstest;
@@ -159,6 +168,8 @@ mod tests {
             input_schema: None,
             diff: String::new(),
         };
+        let at = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH);
+        status.acceptance = Some(Acceptance { approval: "github-drift".into(), by: vec!["ada".into()], at });
         status.drift = held.map(|change| ToolDrift { operations: vec![operation(change)], ..ToolDrift::default() });
         github
     }
@@ -169,7 +180,7 @@ mod tests {
     fn adopted(definition: Option<&str>) -> DriftSeen {
         let definition = definition.map(digest);
         let operations = vec![AcceptedDefinition { name: "list_issues".into(), definition }];
-        DriftSeen::Accepted { tool: "github".into(), operations, approval: None }
+        DriftSeen::Accepted { tool: "github".into(), operations, approval: Some("github-drift".into()) }
     }
 
     fn look_at(state: &RunState, tool: Tool) -> DriftSeen {
@@ -219,6 +230,16 @@ mod tests {
         assert_eq!(look_at(&run(NEW), many.clone()), DriftSeen::Back { tool: "github".into() }, "others were added");
         many.status.as_mut().unwrap().drift.as_mut().unwrap().more = Some(3);
         assert!(why(many).contains("does not offer an operation"));
+    }
+
+    /// A server that is set, taken away and set again is accepted anew by a probe, also what people refused before.
+    #[test]
+    fn what_no_person_accepted_is_not_what_a_run_goes_by() {
+        for accepted in ["new", "third"] {
+            let mut put_back = seen_by_tool(Some(accepted), None, true);
+            put_back.status.as_mut().unwrap().acceptance = None;
+            assert!(why(put_back).contains("accepted anew without asking people"));
+        }
     }
 
     #[test]

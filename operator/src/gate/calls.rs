@@ -47,6 +47,8 @@ pub fn judge(run: &RunState, proposal: &Proposal<'_>, circumstances: &Circumstan
         }
         Judgement::Allow => when_it_can_go(run, proposal, circumstances),
         Judgement::Ask { requirements } => match approval(run, proposal, requirements) {
+            // Answers to a server's questions are no arguments that a pattern looks at: people see them, or nobody said yes.
+            None if run.inputs.contains_key(proposal.call_id) => asked(proposal.call, requirements),
             None => match covering(run, proposal.call, requirements, fits, circumstances.now) {
                 None => asked(proposal.call, requirements),
                 Some(names) => {
@@ -107,7 +109,7 @@ fn listed(run: &RunState, proposal: &Proposal<'_>) -> Result<(), Verdict> {
     if !unchanged || call.definition != operation.definition {
         let message = format!(
             "the server's definition of {name} is not the one that was accepted for this run: go on without it; \
-             a run that starts now is planned with what Tool {} lists now",
+             a run that starts after people accepted it (belay tool accept {}) may use it",
             call.tool
         );
         return Err(deny(DenyReason::DefinitionChanged, message));

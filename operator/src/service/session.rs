@@ -21,7 +21,7 @@ use super::parked::{Parked, Tell};
 use super::sessions::Order;
 use super::tickets::Tickets;
 use super::{HELLO_TIMEOUT, RunService};
-use crate::gate::{self, Circumstances, Room, Standing, Words};
+use crate::gate::{self, Circumstances, Room, Standing, Word, Words};
 use crate::journal::{Batch, BatchKey, JournalError};
 
 /// A peer that takes no message for so long is cut.
@@ -231,8 +231,15 @@ impl Stream {
             _ => None, // nothing else needs leave of a policy
         });
         for (call_id, attempt, call) in proposals {
-            let state = self.service.journal.state(&run.uid).await?.unwrap_or_default();
-            words.insert((call_id.clone(), attempt), self.service.law.judge(&state, call).await);
+            let key = (call_id.clone(), attempt);
+            // A word is on one call: no other one under its name goes by it.
+            let word = if words.contains_key(&key) {
+                Word::Stalled(format!("{call_id} is proposed twice in one batch"))
+            } else {
+                let state = self.service.journal.state(&run.uid).await?.unwrap_or_default();
+                self.service.law.judge(&state, call).await
+            };
+            words.insert(key, word);
         }
         Ok(words)
     }

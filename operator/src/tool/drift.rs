@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use belay_crds::conditions::{READY, find};
-use belay_crds::drift::{Definition, OfferedChange};
+use belay_crds::drift::{Definition, OfferedChange, fitting};
 use belay_crds::reason::ToolReason;
 use belay_crds::{
     Acceptance, CHANGES_MAX, Change, DriftedOperation, Tool, ToolDrift, ToolOperation, ToolSpec, ToolStatus,
@@ -17,10 +17,8 @@ use crate::agent::EVERY_OPERATION;
 use crate::readiness::Verdict;
 use crate::writes::cut;
 
-/// What status keeps of texts that are offered, and of differences: an object has a megabyte or so.
-const TEXTS_BYTES_MAX: usize = 96 * 1024;
+/// What status keeps of differences: an object has a megabyte or so.
 const DIFFS_BYTES_MAX: usize = 96 * 1024;
-const DESCRIPTION_BYTES_LEAST: usize = 256;
 const DIFF_BYTES_MAX: usize = 4096;
 const DIFF_CUT: &str = "\n(cut: belay tool accept shows all of it)";
 /// Names that a message lists before it says how many more there are.
@@ -103,7 +101,8 @@ fn changes(accepted: &[ToolOperation], offered: &[ToolOperation]) -> Vec<Drifted
         input_schema: None,
         diff: String::new(),
     }));
-    changes.sort_by(|a, b| a.name.cmp(&b.name));
+    // What is called today comes first: no number of further operations keeps a change of one from being seen.
+    changes.sort_by(|a, b| (a.change == Change::Added, &a.name).cmp(&(b.change == Change::Added, &b.name)));
     changes
 }
 
@@ -126,22 +125,16 @@ fn drift(accepted: &[ToolOperation], changes: &[DriftedOperation], before: Optio
     if let Some(before) = before.filter(|before| before.digest == digest) {
         return Some(before);
     }
-    let operations = bounded(accepted, changes.iter().take(CHANGES_MAX).cloned().collect());
-    let more = i32::try_from(changes.len().saturating_sub(CHANGES_MAX)).ok().filter(|more| *more > 0);
+    let asked = fitting(accepted, changes).min(CHANGES_MAX);
+    let operations = compared(accepted, changes.iter().take(asked).cloned().collect());
+    let more = i32::try_from(changes.len().saturating_sub(asked)).ok().filter(|more| *more > 0);
     Some(ToolDrift { digest, operations, more, question: None, refused: None })
 }
 
-/// With the differences, and with texts as far as there is room.
-fn bounded(accepted: &[ToolOperation], mut changes: Vec<DriftedOperation>) -> Vec<DriftedOperation> {
-    let (mut texts, mut diffs) = (TEXTS_BYTES_MAX, DIFFS_BYTES_MAX);
+/// With the differences, as far as there is room for them.
+fn compared(accepted: &[ToolOperation], mut changes: Vec<DriftedOperation>) -> Vec<DriftedOperation> {
+    let mut diffs = DIFFS_BYTES_MAX;
     for change in &mut changes {
-        let bytes =
-            |change: &DriftedOperation| change.description.len() + change.input_schema.as_ref().map_or(0, String::len);
-        if bytes(change) > texts {
-            change.input_schema = None;
-            change.description = cut(&change.description, DESCRIPTION_BYTES_LEAST).to_owned();
-        }
-        texts = texts.saturating_sub(bytes(change));
         let old = accepted.iter().find(|operation| operation.name == change.name);
         let offered = change.digest.clone().map(|digest| Definition {
             digest,
@@ -205,7 +198,7 @@ pub fn verdict(tool: &Tool, status: &ToolStatus, unasked: Option<&str>) -> Verdi
         (None, Some(why)) => why.to_owned(),
         (None, None) => format!("belay tool accept {name} shows what differs and accepts it"),
     };
-    if drift.operations.iter().all(|operation| operation.change == Change::Added) {
+    if drift.more.is_none() && drift.operations.iter().all(|operation| operation.change == Change::Added) {
         let message =
             format!("the server offers the {count} accepted operations, and more that are held: {what}; {then}");
         return Verdict::ready(ToolReason::Ready, message);
@@ -294,7 +287,7 @@ mod tests {
             (&[("list", "1"), ("set", "2")], "set changed", Standing::Waiting),
             (&[("list", "1")], "set was removed", Standing::Waiting),
             (&[("drop", "1"), ("list", "1"), ("set", "1")], "drop was added", Standing::Ready),
-            (&[("drop", "1"), ("list", "2")], "drop was added, list changed, set was removed", Standing::Waiting),
+            (&[("drop", "1"), ("list", "2")], "list changed, set was removed, drop was added", Standing::Waiting),
             (&[], "list was removed, set was removed", Standing::Waiting),
         ];
         for (now, words, standing) in table {
@@ -307,6 +300,21 @@ mod tests {
         }
         let (_, nothing) = offered(&[&[], FIRST]);
         assert_eq!((accepted(&nothing).len(), told(&nothing).as_str()), (0, "list was added, set was added"));
+    }
+
+    /// A hundred further operations, however they are called, keep no change of one that is in use from being seen.
+    #[test]
+    fn what_is_in_use_comes_before_what_was_added() {
+        let names: Vec<String> = (0..200).map(|number| format!("a{number:03}")).collect();
+        let added: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1")).collect();
+        let changed: Vec<(&str, &str)> = added.iter().copied().chain([("list", "1"), ("set", "2")]).collect();
+        let (tool, status) = offered(&[FIRST, &changed]);
+        assert!(told(&status).starts_with("set changed, a000 was added"), "{}", told(&status));
+        assert_eq!(verdict(&tool, &status, None).reason, ToolReason::Drifted);
+        let all: Vec<(&str, &str)> = added.iter().copied().chain(FIRST.iter().copied()).collect();
+        let (tool, status) = offered(&[FIRST, &all]);
+        assert_eq!(status.drift.as_ref().unwrap().more, Some(72));
+        assert_eq!(verdict(&tool, &status, None).reason, ToolReason::Drifted, "nobody has seen all of it");
     }
 
     #[test]
@@ -408,10 +416,12 @@ mod tests {
         take(&mut status, &tool.spec, many('a'), at(1));
         take(&mut status, &tool.spec, many('b'), at(2));
         let drift = status.drift.as_ref().unwrap();
-        assert_eq!((drift.operations.len(), drift.more), (CHANGES_MAX, Some(172)));
+        // As many as people can be shown whole, and no more.
+        assert_eq!((drift.operations.len(), drift.more), (13, Some(287)));
+        assert!(drift.operations.iter().all(|one| one.description.len() == 4096 && one.input_schema.is_some()));
         assert!(told(&status).ends_with(" and 288 more"), "{}", told(&status));
-        let texts: usize = drift.operations.iter().map(|one| one.description.len() + one.diff.len()).sum();
-        assert!(texts <= TEXTS_BYTES_MAX + DIFFS_BYTES_MAX + CHANGES_MAX * DESCRIPTION_BYTES_LEAST, "{texts}");
+        let diffs: usize = drift.operations.iter().map(|one| one.diff.len()).sum();
+        assert!(diffs <= DIFFS_BYTES_MAX, "{diffs}");
         assert!(drift.operations.iter().all(|one| one.diff.len() <= DIFF_BYTES_MAX));
         let signed = belay_protocol::digest::canonical(&Offer::of(&status).unwrap()).unwrap();
         assert!(signed.len() <= crate::approval::ARGUMENTS_BYTES_MAX, "{}", signed.len());

@@ -6,6 +6,8 @@ use serde_json::{Number, Value};
 
 use super::DigestError;
 
+/// Deeper values are refused: what is written down has to be read again, and readers of JSON stop at 127 levels.
+const DEPTH_MAX: usize = 96;
 /// Up to here every integer has a double of its own, written as its decimal digits.
 const INTEGER_MAX: u64 = 1 << 53;
 
@@ -13,11 +15,25 @@ const INTEGER_MAX: u64 = 1 << 53;
 pub fn canonical(value: &impl Serialize) -> Result<Vec<u8>, DigestError> {
     let value = serde_json::to_value(value).map_err(failed)?;
     let mut bytes = Vec::with_capacity(1024);
-    write_value(&mut bytes, &value)?;
+    write_value(&mut bytes, &value, 0)?;
     Ok(bytes)
 }
 
-fn write_value(bytes: &mut Vec<u8>, value: &Value) -> Result<(), DigestError> {
+/// Whether `value` has no more than so many levels.
+#[must_use]
+pub fn is_within(value: &Value, levels: usize) -> bool {
+    let Some(left) = levels.checked_sub(1) else { return !matches!(value, Value::Array(_) | Value::Object(_)) };
+    match value {
+        Value::Array(items) => items.iter().all(|item| is_within(item, left)),
+        Value::Object(fields) => fields.values().all(|value| is_within(value, left)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+    }
+}
+
+fn write_value(bytes: &mut Vec<u8>, value: &Value, depth: usize) -> Result<(), DigestError> {
+    if depth > DEPTH_MAX {
+        return Err(DigestError::TooDeep);
+    }
     match value {
         Value::Null => bytes.extend_from_slice(b"null"),
         Value::Bool(true) => bytes.extend_from_slice(b"true"),
@@ -28,7 +44,7 @@ fn write_value(bytes: &mut Vec<u8>, value: &Value) -> Result<(), DigestError> {
             bytes.push(b'[');
             for (at, item) in items.iter().enumerate() {
                 separate(bytes, at);
-                write_value(bytes, item)?;
+                write_value(bytes, item, depth + 1)?;
             }
             bytes.push(b']');
         }
@@ -41,7 +57,7 @@ fn write_value(bytes: &mut Vec<u8>, value: &Value) -> Result<(), DigestError> {
                 separate(bytes, at);
                 write_string(bytes, name)?;
                 bytes.push(b':');
-                write_value(bytes, value)?;
+                write_value(bytes, value, depth + 1)?;
             }
             bytes.push(b'}');
         }
@@ -86,6 +102,16 @@ mod tests {
     fn key_order_and_number_spelling_do_not_change_the_canonical_bytes() {
         let one: Value = serde_json::from_str(r#"{"b":1.0,"a":[1e0,-0.0]}"#).unwrap();
         assert_eq!(canonical(&one).unwrap(), br#"{"a":[1,0],"b":1}"#);
+    }
+
+    /// `serde_json` reads 127 levels: a record that is written has to be read again.
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let nested = |levels: usize| (0..levels).fold(json!(1), |inner, _| json!([inner]));
+        let bytes = canonical(&nested(DEPTH_MAX)).unwrap();
+        assert!(serde_json::from_slice::<Value>(&bytes).is_ok());
+        assert_eq!(canonical(&nested(DEPTH_MAX + 1)), Err(DigestError::TooDeep));
+        assert!(is_within(&nested(3), 3) && !is_within(&nested(3), 2) && is_within(&json!(1), 0));
     }
 
     #[test]

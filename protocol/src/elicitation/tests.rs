@@ -93,7 +93,7 @@ fn deep(levels: usize) -> Value {
 #[case::array(json!({"message": "?", "requestedSchema": {"type": "array"}}), Unfit::Schema("its type is not object"))]
 #[case::no_fields(json!({"message": "?", "requestedSchema": {"type": "object"}}), Unfit::Schema("it has no properties"))]
 #[case::nested(form(&deep(1)), Unfit::Schema("a field is no text, number, flag or choice"))]
-#[case::a_hundred_deep(form(&deep(100)), Unfit::Schema("a field is no text, number, flag or choice"))]
+#[case::a_hundred_deep(form(&deep(100)), Unfit::Schema("it is nested too deep"))]
 #[case::reference(form(&json!({"$ref": "https://x.example"})), Unfit::Schema("a field is no text, number, flag or choice"))]
 #[case::free_list(form(&json!({"type": "array", "items": {"type": "string"}})), Unfit::Schema("a list is not one of given choices"))]
 #[case::odd_choices(form(&json!({"type": "string", "enum": [1]})), Unfit::Schema("its choices are no texts, or more than 64"))]
@@ -152,6 +152,29 @@ fn a_call_asks_so_many_questions_and_so_many_bytes() {
     assert_eq!(required(6).fits(&before), Err(Unfit::TooMany));
     let escaped = InputRequired::in_call(vec![inquiry(&"\u{1}".repeat(INQUIRY_BYTES_MAX)); 8], "");
     assert_eq!(escaped.fits(&Inputs::default()), Err(Unfit::TooLong), "a control character is six bytes of JSON");
+}
+
+/// A runner that was taken over reports what it likes.
+#[test]
+fn what_was_not_read_within_bounds_is_refused_when_it_is_reported() {
+    let page = |url: &str| Inquiry::Url { message: "open".into(), url: url.into() };
+    let asked = |inquiry: Inquiry| InputRequired::in_call(vec![inquiry], "later").check();
+    assert_eq!(asked(page("https://a.example/x")), Ok(()));
+    assert_eq!(asked(page("")), Err(Unfit::Url));
+    assert_eq!(asked(Inquiry::Url { message: "m".repeat(9000), url: "https://a".into() }), Err(Unfit::Message));
+    let no_form = Inquiry::Form { message: "?".into(), schema: json!({"type": "string"}) };
+    assert!(matches!(asked(no_form), Err(Unfit::Schema(_))));
+    let Inquiry::Form { message, mut schema } = Inquiry::read(&form(&json!({"type": "string"}))).unwrap() else {
+        unreachable!()
+    };
+    schema["junk"] = deep(120);
+    assert_eq!(asked(Inquiry::Form { message, schema }), Err(Unfit::Schema("it is nested too deep")));
+    let mut required = InputRequired::in_call(vec![page("https://a.example")], "later");
+    required.said = Some("s".repeat(SAID_BYTES_MAX + 1));
+    assert_eq!(required.check(), Err(Unfit::State));
+    required.said = None;
+    required.questions[0].key = "k".repeat(KEY_BYTES_MAX + 1);
+    assert_eq!(required.check(), Err(Unfit::Key));
 }
 
 #[test]

@@ -185,7 +185,7 @@ impl RunState {
         Ok(())
     }
 
-    pub(super) fn settle_ask(&mut self, name: &str, answer: &Answer) -> Result<(), IllegalEvent> {
+    pub(super) fn settle_ask(&mut self, name: &str, answer: &Answer, at: i64) -> Result<(), IllegalEvent> {
         let open = self.asks.get(name).ok_or(out_of_order("AskSettled", "no such question is open"))?;
         // What nobody was ever shown can still run out.
         let spoken = !matches!(answer, Answer::Withdrawn { .. } | Answer::Expired {});
@@ -204,7 +204,7 @@ impl RunState {
             return Err(out_of_order("AskSettled", "that is no answer to such a question"));
         }
         let answered = match answer {
-            Answer::Answered { content, by } => self.note_answer(&ask, content.as_ref(), by),
+            Answer::Answered { content, by } => self.note_answer(&ask, content.as_ref(), by, at),
             _ => None, // every other answer is about the call as it stands
         };
         self.move_call("AskSettled", &ask.call_id, |now| answered.or_else(|| settled(now, &ask, answer)))?;

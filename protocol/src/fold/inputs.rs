@@ -20,6 +20,10 @@ impl RunState {
         if asked == 0 || before + asked > QUESTIONS_PER_CALL_MAX {
             return Err(wrong_call("CallInputRequired", call_id, "it asks nothing, or too much"));
         }
+        let inputs = self.inputs.get(call_id).cloned().unwrap_or_default();
+        if required.check().and_then(|()| required.fits(&inputs)).is_err() {
+            return Err(wrong_call("CallInputRequired", call_id, "people cannot be shown what it asks"));
+        }
         self.move_permitted("CallInputRequired", call_id, attempt, |call, _| CallState::InputRequired {
             attempt,
             call: Arc::clone(call),
@@ -48,7 +52,13 @@ impl RunState {
 
     /// One more answer is there; with the last one the call is due again. Where people had to say yes to the call, those
     /// who answered have said yes to it with these answers, and to nothing else.
-    pub(super) fn note_answer(&mut self, ask: &Ask, content: Option<&String>, by: &[Approver]) -> Option<CallState> {
+    pub(super) fn note_answer(
+        &mut self,
+        ask: &Ask,
+        content: Option<&String>,
+        by: &[Approver],
+        answered_at: i64,
+    ) -> Option<CallState> {
         let (plan, now) = (self.plan.clone()?, self.calls.get(&ask.call_id)?.clone());
         let CallState::InputRequired { attempt, call, at, required, mut answers, .. } = now else { return None };
         if attempt != ask.attempt || ask.question != u32::try_from(answers.len()).ok() {
@@ -63,7 +73,10 @@ impl RunState {
         let digest = digest_with(&plan, &call, inputs);
         let before = self.approved.get(&ask.call_id).filter(|approved| approved.attempt == attempt);
         if let (Some(before), Some(call)) = (before, digest) {
-            let (requirements, expires_at) = (before.requirements.clone(), ask.expires_at);
+            let requirements = before.requirements.clone();
+            // A yes is no older than any of its policies lets a yes be.
+            let seconds = requirements.iter().map(|one| one.expires_after_seconds).min().unwrap_or_default();
+            let expires_at = ask.expires_at.min(answered_at.saturating_add(i64::from(seconds) * 1000));
             let approved = Approved { attempt: attempt + 1, call, requirements, expires_at, by: by.to_vec() };
             self.approved.insert(ask.call_id.clone(), approved);
         }

@@ -195,3 +195,12 @@ fn what_people_allowed_themselves_uses_no_grant() {
     assert!(matches!(&verdicts(&events)[..], [Verdict::Allowed { .. }]), "{events:?}");
     assert_eq!(after(&state, &events).grants["g"].left(), 5);
 }
+
+/// What a person answers to a server's form is not what a pattern looked at.
+#[test]
+fn a_call_that_carries_answers_goes_by_no_grant() {
+    let mut state = given(&careful(), &[("g", "careful", 5)]);
+    assert_eq!(said(&state, &careful(), &["g"], 1), allowed_by(&["g"]));
+    state.inputs.insert("c3".into(), belay_protocol::elicitation::Inputs::default());
+    assert_eq!(said(&state, &careful(), &["g"], 1), is_asked(&careful()));
+}
