@@ -17,13 +17,18 @@ const SECURE_CONTAINER: &str =
 
 /// A peer's Deployment and Service, and the wait until it listens.
 fn peer(namespace: &TempNamespace, name: &str, image: &str, port: u16, mounts: &str, volumes: &str) {
+    // The model's server listens while it still loads, and says so only there.
+    let ready = match name {
+        "llm" => format!("httpGet: {{path: /health, port: {port}}}"),
+        _ => format!("tcpSocket: {{port: {port}}}"),
+    };
     namespace
         .kubectl
         .apply(&format!(
             "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: {name}}}, spec: {{selector: {{matchLabels: {{app: {name}}}}}, \
              template: {{metadata: {{labels: {{app: {name}}}}}, spec: {{enableServiceLinks: false, securityContext: {{{SECURE_POD}}}, \
              containers: [{{name: c, image: '{image}', imagePullPolicy: Never, ports: [{{containerPort: {port}}}], \
-             readinessProbe: {{tcpSocket: {{port: {port}}}, periodSeconds: 1, failureThreshold: 90}}, \
+             readinessProbe: {{{ready}, periodSeconds: 1, failureThreshold: 90}}, \
              securityContext: {{{SECURE_CONTAINER}}}, volumeMounts: [{{name: tmp, mountPath: /tmp}}{mounts}]}}], \
              volumes: [{{name: tmp, emptyDir: {{}}}}{volumes}]}}}}}}}}\n---\n\
              {{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{selector: {{app: {name}}}, ports: [{{port: {port}}}]}}}}\n"
