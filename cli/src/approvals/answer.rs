@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use belay_crds::{ApprovalQuestion, DecisionAnswer, DecisionInput, DecisionVerdict};
+use belay_crds::{ApprovalPurpose, ApprovalQuestion, DecisionAnswer, DecisionInput, DecisionVerdict};
 use belay_protocol::elicitation::{Field, FieldKind, check_answer};
 use clap::Args;
 use serde_json::{Map, Number, Value};
@@ -52,13 +52,16 @@ pub async fn answer(target: &Target, arguments: AnswerArguments) -> Result<ExitC
     let said = said.map_err(|why| CliError::Usage(format!("Approval {name}: {why}; see belay show {name}")))?;
     let wish = match said.flatten() {
         None if answer.decline => Wish {
-            answers: Answers::Question { words: "Decline to answer" },
+            answers: Answers::Only { purpose: ApprovalPurpose::Question, words: "Decline to answer" },
             verdict: DecisionVerdict::Deny,
             answer: None,
             reason,
         },
         content => Wish {
-            answers: Answers::Question { words: "Send the call again with that answer" },
+            answers: Answers::Only {
+                purpose: ApprovalPurpose::Question,
+                words: "Send the call again with that answer",
+            },
             verdict: DecisionVerdict::Allow,
             answer: Some(DecisionAnswer { input: Some(DecisionInput { content }), ..DecisionAnswer::default() }),
             reason,

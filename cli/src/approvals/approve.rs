@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use belay_crds::{DecisionAnswer, DecisionVerdict, GrantAnswer};
+use belay_crds::{ApprovalPurpose, DecisionAnswer, DecisionVerdict, GrantAnswer};
 use clap::Args;
 
 use super::deciding::{Answers, Manner, Wish, decide};
@@ -46,7 +46,7 @@ pub async fn approve(target: &Target, arguments: ApproveArguments) -> Result<Exi
         .map(|((when, count), seconds)| GrantAnswer { when, count, seconds });
     let wish = match grant {
         Some(grant) => Wish {
-            answers: Answers::Grant,
+            answers: Answers::Only { purpose: ApprovalPurpose::Call, words: "Allow this call, and those" },
             verdict: DecisionVerdict::Allow,
             answer: Some(DecisionAnswer { grant: Some(grant), ..DecisionAnswer::default() }),
             reason: arguments.reason,

@@ -53,12 +53,8 @@ pub struct Wish {
 pub enum Answers {
     /// One that a yes or a no answers.
     Plain,
-    /// One about a call, with a yes to others like it.
-    Grant,
-    /// What became of a call. `words`: the answer in a few, for the question back.
-    Unknown { words: &'static str },
-    /// What a server wants to know. `words` as above.
-    Question { words: &'static str },
+    /// One of this purpose alone. `words`: the answer in a few, for the question back.
+    Only { purpose: ApprovalPurpose, words: &'static str },
 }
 
 impl Wish {
@@ -77,21 +73,8 @@ impl Wish {
                 Some("Accept what the server offers now")
             }
             (Answers::Plain, ApprovalPurpose::Drift, DecisionVerdict::Deny) => Some("Do not accept it"),
-            (Answers::Grant, ApprovalPurpose::Call, _) => Some("Allow this call, and those"),
-            (Answers::Unknown { words }, ApprovalPurpose::Unknown, _)
-            | (Answers::Question { words }, ApprovalPurpose::Question, _) => Some(words),
-            (Answers::Plain, ApprovalPurpose::Unknown | ApprovalPurpose::Question, _)
-            | (Answers::Grant, ApprovalPurpose::Drift | ApprovalPurpose::Unknown | ApprovalPurpose::Question, _)
-            | (
-                Answers::Unknown { .. },
-                ApprovalPurpose::Call | ApprovalPurpose::Drift | ApprovalPurpose::Question,
-                _,
-            )
-            | (
-                Answers::Question { .. },
-                ApprovalPurpose::Call | ApprovalPurpose::Drift | ApprovalPurpose::Unknown,
-                _,
-            ) => None,
+            (Answers::Plain, ApprovalPurpose::Unknown | ApprovalPurpose::Question, _) => None,
+            (Answers::Only { purpose, words }, asked, _) => (purpose == asked).then_some(words),
         }
     }
 }
@@ -551,7 +534,7 @@ mod tests {
             "Approval a asks something else: use belay resolve a with --happened RESULT, --retry or --end"
         );
         let retry = DecisionAnswer { retry: Some(Retry {}), ..DecisionAnswer::default() };
-        let answers = Answers::Unknown { words: "go on" };
+        let answers = Answers::Only { purpose: ApprovalPurpose::Unknown, words: "go on" };
         let resolve = Wish { answers, answer: Some(retry), ..wish(ALLOW) };
         let drift = super::super::question::tests::drift();
         for open in [&open, &drift] {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use belay_crds::{DecisionAnswer, DecisionVerdict, Happened, Retry};
+use belay_crds::{ApprovalPurpose, DecisionAnswer, DecisionVerdict, Happened, Retry};
 use clap::Args;
 
 use super::deciding::{Answers, Manner, Wish, decide};
@@ -54,7 +54,7 @@ fn wish(answer: Answer, reason: Option<String>) -> Wish {
         }
         Answer { .. } => (DecisionVerdict::Deny, None, "Decide that the run ends"),
     };
-    Wish { answers: Answers::Unknown { words }, verdict, answer, reason }
+    Wish { answers: Answers::Only { purpose: ApprovalPurpose::Unknown, words }, verdict, answer, reason }
 }
 
 #[cfg(test)]
