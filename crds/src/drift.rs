@@ -46,13 +46,7 @@ impl Offer {
     #[must_use]
     pub fn of(status: &ToolStatus) -> Option<Self> {
         let drift = status.drift.as_ref().filter(|drift| !drift.operations.is_empty())?;
-        let accepted = |name: &str| status.operations.iter().find(|operation| operation.name == name);
-        let change = |operation: &DriftedOperation| OfferedChange {
-            name: operation.name.clone(),
-            change: operation.change,
-            accepted: accepted(&operation.name).map(Definition::from),
-            offered: Definition::offered(operation),
-        };
+        let change = |operation| OfferedChange::of(&status.operations, operation);
         Some(Self { operations: drift.operations.iter().map(change).collect() })
     }
 }
@@ -62,14 +56,8 @@ impl Offer {
 pub fn fitting(accepted: &[ToolOperation], changes: &[DriftedOperation]) -> usize {
     let mut left = QUESTION_BYTES_MAX;
     let fits = |change: &&DriftedOperation| {
-        let old = accepted.iter().find(|operation| operation.name == change.name);
-        let whole = OfferedChange {
-            name: change.name.clone(),
-            change: change.change,
-            accepted: old.map(Definition::from),
-            offered: Definition::offered(change),
-        };
-        let bytes = serde_json::to_string(&whole).map_or(usize::MAX, |json| json.len() + 1);
+        let bytes =
+            serde_json::to_string(&OfferedChange::of(accepted, change)).map_or(usize::MAX, |json| json.len() + 1);
         let room = bytes <= left;
         left = left.saturating_sub(bytes);
         room
@@ -106,6 +94,18 @@ impl From<&ToolOperation> for Definition {
 }
 
 impl OfferedChange {
+    /// Beside what was accepted of that name.
+    #[must_use]
+    pub fn of(accepted: &[ToolOperation], changed: &DriftedOperation) -> Self {
+        let old = accepted.iter().find(|operation| operation.name == changed.name);
+        Self {
+            name: changed.name.clone(),
+            change: changed.change,
+            accepted: old.map(Definition::from),
+            offered: Definition::offered(changed),
+        }
+    }
+
     /// Line by line: `-` what was accepted, `+` what is offered. Nothing in it reaches a terminal raw.
     #[must_use]
     pub fn diff(&self) -> Vec<String> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use belay_crds::conditions::{READY, find};
-use belay_crds::drift::{Definition, OfferedChange, fitting};
+use belay_crds::drift::{OfferedChange, fitting};
 use belay_crds::reason::ToolReason;
 use belay_crds::{
     Acceptance, CHANGES_MAX, Change, DriftedOperation, Tool, ToolDrift, ToolOperation, ToolSpec, ToolStatus,
@@ -135,18 +135,7 @@ fn drift(accepted: &[ToolOperation], changes: &[DriftedOperation], before: Optio
 fn compared(accepted: &[ToolOperation], mut changes: Vec<DriftedOperation>) -> Vec<DriftedOperation> {
     let mut diffs = DIFFS_BYTES_MAX;
     for change in &mut changes {
-        let old = accepted.iter().find(|operation| operation.name == change.name);
-        let offered = change.digest.clone().map(|digest| Definition {
-            digest,
-            description: change.description.clone(),
-            input_schema: change.input_schema.clone(),
-        });
-        let whole = OfferedChange {
-            name: change.name.clone(),
-            change: change.change,
-            accepted: old.map(Definition::from),
-            offered,
-        };
+        let whole = OfferedChange::of(accepted, change);
         change.diff = shortened(&whole.diff().join("\n"), DIFF_BYTES_MAX.min(diffs));
         diffs = diffs.saturating_sub(change.diff.len());
     }
