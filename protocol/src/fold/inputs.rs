@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Approved, CallState, IllegalEvent, RunState, wrong_call};
-use crate::elicitation::{InputRequired, Inputs, QUESTIONS_PER_CALL_MAX, Round, digest_with};
+use crate::elicitation::{InputRequired, Inputs, Round, digest_with};
 use crate::event::{Approver, Ask};
 
 impl RunState {
@@ -15,14 +15,13 @@ impl RunState {
         required: &InputRequired,
         at: i64,
     ) -> Result<(), IllegalEvent> {
-        let before = self.inputs.get(call_id).map_or(0, Inputs::questions);
-        let asked = required.questions.len();
-        if asked == 0 || before + asked > QUESTIONS_PER_CALL_MAX {
-            return Err(wrong_call("CallInputRequired", call_id, "it asks nothing, or too much"));
+        if required.questions.is_empty() {
+            return Err(wrong_call("CallInputRequired", call_id, "it asks nothing"));
         }
-        let inputs = self.inputs.get(call_id).cloned().unwrap_or_default();
-        if required.check().and_then(|()| required.fits(&inputs)).is_err() {
-            return Err(wrong_call("CallInputRequired", call_id, "people cannot be shown what it asks"));
+        let none = Inputs::default();
+        let before = self.inputs.get(call_id).unwrap_or(&none);
+        if required.check().and_then(|()| required.fits(before)).is_err() {
+            return Err(wrong_call("CallInputRequired", call_id, "it asks too much, or what people cannot be shown"));
         }
         self.move_permitted("CallInputRequired", call_id, attempt, |call, _| CallState::InputRequired {
             attempt,
