@@ -123,7 +123,9 @@ fn nobody_forges_what_a_tool_has_accepted_or_what_it_asks() {
         "spec": {"mcp": {"url": "http://x/mcp"}},
         "status": {"operations": [{"name": "drop", "digest": "sha256:mine"}]}});
     stage.apply(&[tool]);
-    assert!(stage.admin.get("tool", "github").unwrap().get("status").is_none(), "nor when it is made");
+    // A Belay on this cluster may have written a status of its own by now.
+    let made = stage.admin.get("tool", "github").unwrap();
+    assert!(made.pointer("/status/operations").is_none(), "nor when it is made: {}", made["status"]);
     let guard = json!({"policyUid": "p", "policyGeneration": 1, "bindingUid": "b", "bindingGeneration": 1});
     let question = json!({"approval": "d", "uid": "u", "nonce": "n", "digest": "sha256:d", "expiresAt": "2036-11-30T00:00:00Z",
         "guard": guard});
