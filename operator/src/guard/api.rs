@@ -79,7 +79,9 @@ impl ApiServer for Live {
             Ok(answer) => match judge(answer) {
                 // The same trouble twice shall look the same.
                 Proof::Nothing(words) => Proof::Nothing(words.replace(&nobody, "nobody")),
-                proof @ (Proof::Refused | Proof::Accepted | Proof::Gone | Proof::Unanswered(_)) => proof,
+                proof @ (Proof::Refused | Proof::Accepted | Proof::Gone | Proof::Ending(_) | Proof::Unanswered(_)) => {
+                    proof
+                }
             },
             Err(_) => Proof::Unanswered(format!("no answer within {ANSWER_WITHIN:?}")),
         }

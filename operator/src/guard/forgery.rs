@@ -8,6 +8,10 @@ use serde_json::{Value, json};
 /// What the API server's refusals by our policy say, and no other refusal does.
 const DENIED: &str = "denied request: ";
 
+/// What is said where a namespace is being deleted: of a birth, and of an Approval that went before its namespace, which
+/// an apply would make anew.
+const ENDING: &str = "because it is being terminated";
+
 /// Something that admission must refuse from the operator's account too. Never more than a dry run, and a Deny: not
 /// even a mistake here could let a call pass.
 #[derive(Clone, Debug)]
@@ -78,6 +82,8 @@ pub enum Proof {
     Accepted,
     /// The Approval is not there any more.
     Gone,
+    /// Its namespace is being deleted: nothing will be decided there.
+    Ending(String),
     /// Refused by somebody else, in these words.
     Nothing(String),
     /// There was no answer.
@@ -93,6 +99,7 @@ pub fn judge(answer: Result<(), kube::Error>) -> Proof {
             let ours = format!("ValidatingAdmissionPolicy '{APPROVALS}' with binding '{APPROVALS}' {DENIED}");
             match status.code {
                 _ if status.message.contains(&ours) => Proof::Refused,
+                403 if status.message.contains(ENDING) => Proof::Ending(status.message.clone()),
                 404 | 409 => Proof::Gone,
                 429 | 500.. => Proof::Unanswered(status.message.clone()),
                 _ => Proof::Nothing(status.message.clone()),
@@ -117,7 +124,17 @@ mod tests {
         "approvals.belay.dev \"a\" is forbidden: ValidatingAdmissionPolicy 'belay-approvals' with binding 'belay-approvals' denied request: a decision is signed by the one who makes it",
         Proof::Refused
     )]
-    #[case::rbac(403, "User \"x\" cannot patch resource \"approvals\"", Proof::Nothing(String::new()))]
+    #[case::rbac(
+        403,
+        "approvals.belay.dev \"a\" is forbidden: User \"x\" cannot patch resource \"approvals\" in API group \"belay.dev\"",
+        Proof::Nothing(String::new())
+    )]
+    #[case::namespace_that_ends(
+        403,
+        "approvals.belay.dev \"a\" is forbidden: unable to create new content in namespace x because it is being terminated",
+        Proof::Ending(String::new())
+    )]
+    #[case::webhook(403, "admission webhook \"w\" denied the request: no", Proof::Nothing(String::new()))]
     #[case::schema(422, "spec.decisions: Too many: 33", Proof::Nothing(String::new()))]
     #[case::another_policy(
         422,
@@ -142,6 +159,7 @@ mod tests {
         let expected = match expected {
             Proof::Nothing(_) => Proof::Nothing(message.to_owned()),
             Proof::Unanswered(_) => Proof::Unanswered(message.to_owned()),
+            Proof::Ending(_) => Proof::Ending(message.to_owned()),
             other @ (Proof::Refused | Proof::Accepted | Proof::Gone) => other,
         };
         assert_eq!(judge(Err(kube::Error::Api(Box::new(status)))), expected);

@@ -58,6 +58,8 @@ pub enum Why {
     NotRefused { namespace: String, name: String },
     #[error("whether decisions on Approval {namespace}/{name} are checked cannot be seen: {answer}")]
     Unproven { namespace: String, name: String, answer: String },
+    #[error("nothing is decided on Approval {namespace}/{name} any more: {answer}")]
+    Ending { namespace: String, name: String, answer: String },
     #[error("the admission rules cannot be read: {0}: apply manifests/operator/rbac.yaml of this version")]
     Forbidden(String),
     #[error("the API server does not answer about the admission rules: {0}")]
@@ -75,9 +77,12 @@ impl Why {
     pub fn asks_anew(&self) -> bool {
         match self {
             Self::NotRefused { .. } | Self::Changed(_) | Self::Doubtful => true,
-            Self::NotLooked | Self::Rules(_) | Self::Unproven { .. } | Self::Forbidden(_) | Self::Unanswered(_) => {
-                false
-            }
+            Self::NotLooked
+            | Self::Rules(_)
+            | Self::Unproven { .. }
+            | Self::Ending { .. }
+            | Self::Forbidden(_)
+            | Self::Unanswered(_) => false,
         }
     }
 
@@ -85,7 +90,7 @@ impl Why {
     fn is_standing(&self) -> bool {
         match self {
             Self::Rules(_) | Self::NotRefused { .. } | Self::Unproven { .. } | Self::Forbidden(_) => true,
-            Self::NotLooked | Self::Unanswered(_) | Self::Changed(_) | Self::Doubtful => false,
+            Self::NotLooked | Self::Ending { .. } | Self::Unanswered(_) | Self::Changed(_) | Self::Doubtful => false,
         }
     }
 }
@@ -244,8 +249,9 @@ impl Guard {
         let open = open_ones(&self.0.approvals.state()).into_iter().map(|one| Forgery::Decision((*one).clone()));
         for forgery in suspect.into_iter().chain(open) {
             match self.0.api.forge(&forgery).await {
-                // Deleted meanwhile: there may be no other, and whoever asks next looks for himself.
-                Proof::Gone => {}
+                // Deleted meanwhile, or with its namespace: there may be no other, and whoever asks next looks for
+                // himself. Whoever deletes a namespace stops no other's decisions.
+                Proof::Gone | Proof::Ending(_) => {}
                 proof => proves(&forgery, proof)?,
             }
         }
@@ -323,6 +329,7 @@ fn proves(forgery: &Forgery, proof: Proof) -> Result<(), Why> {
         Proof::Refused => Ok(()),
         Proof::Accepted => Err(Why::NotRefused { namespace, name }),
         Proof::Nothing(answer) => Err(Why::Unproven { namespace, name, answer }),
+        Proof::Ending(answer) => Err(Why::Ending { namespace, name, answer }),
         Proof::Gone => Err(Why::Unanswered(format!("Approval {namespace}/{name} is gone"))),
         Proof::Unanswered(words) => Err(Why::Unanswered(words)),
     }

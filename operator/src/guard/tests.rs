@@ -296,10 +296,26 @@ async fn what_was_not_refused_is_looked_at_until_it_is_even_where_no_approval_is
 #[tokio::test]
 async fn an_answer_that_proves_nothing_takes_the_guard_down_in_its_own_words() {
     let stage = Stage::up(&[approval("a", "one")]).await;
-    stage.play(|it| it.proofs.push_back(Proof::Nothing("cannot patch resource approvals".into())));
+    stage.play(|it| it.proofs.push_back(Proof::Nothing("spec.decisions: Too many".into())));
     stage.patrol().await;
     let State::Down(why) = stage.guard.state() else { panic!("up") };
-    assert!(why.to_string().ends_with("cannot be seen: cannot patch resource approvals") && !why.asks_anew(), "{why}");
+    assert!(why.to_string().ends_with("cannot be seen: spec.decisions: Too many") && !why.asks_anew(), "{why}");
+}
+
+/// Anybody may delete a namespace of his own while a question is open there.
+#[tokio::test]
+async fn a_namespace_that_is_being_deleted_stops_no_decision_elsewhere() {
+    let (ending, other) = (approval("a", "one"), approval("b", "two"));
+    let stage = Stage::up(&[ending.clone(), other.clone()]).await;
+    let stamp = stage.guard.stamp(&ending).await.unwrap();
+    let ends = || Proof::Ending("unable to create new content in namespace a".into());
+    stage.play(|it| it.proofs.extend([ends(), ends(), ends()]));
+    let why = stage.guard.vouch(&ending, &stamp).await.unwrap_err();
+    assert!(why.to_string().starts_with("nothing is decided on Approval a/one any more: unable to create"), "{why}");
+    assert!(!why.asks_anew() && stage.guard.stamp(&ending).await.is_err());
+    stage.patrol().await;
+    assert!(matches!(stage.guard.state(), State::Up { .. }), "{:?}", stage.guard.state());
+    assert!(stage.guard.vouch(&other, &stamp).await.is_ok());
 }
 
 #[tokio::test]
