@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use belay_protocol::event::RunEnd;
-use belay_protocol::export::{Effect, EffectOutcome, GrantedBy, PermittedBy, Verified, verify};
+use belay_protocol::export::{Effect, EffectOutcome, Verified, verify};
 use clap::Subcommand;
 use jiff::Timestamp;
 
-pub use self::export::{ExportArguments, export};
+pub use self::export::{ExportArguments, Journaled, export, read};
 use crate::exit::{CliError, FAILED};
 use crate::table;
 
@@ -72,7 +72,7 @@ fn row(effect: &Effect) -> Vec<String> {
         effect.call_id.clone(),
         effect.attempt.to_string(),
         format!("{}/{}", effect.tool, effect.operation),
-        permitted_by(&effect.permitted_by),
+        effect.permitted_by.to_string(),
         time(effect.decided_at),
         outcome(effect.outcome),
         by.to_owned(),
@@ -80,23 +80,8 @@ fn row(effect: &Effect) -> Vec<String> {
     ]
 }
 
-fn permitted_by(permit: &PermittedBy) -> String {
-    match permit {
-        PermittedBy::AllowList => "allow list".into(),
-        PermittedBy::Policies(policies) => format!("policy {}", policies.join(", ")),
-        PermittedBy::People(people) => {
-            let people: Vec<String> = people.iter().map(|one| format!("{} ({})", one.by, one.policy)).collect();
-            people.join(", ")
-        }
-        PermittedBy::Grants(grants) => {
-            let one = |it: &GrantedBy| format!("grant {} of {} ({})", it.grant, it.people.join(", "), it.policy);
-            grants.iter().map(one).collect::<Vec<_>>().join("; ")
-        }
-        PermittedBy::Nobody(reason) => format!("denied: {reason:?}"),
-    }
-}
-
-fn outcome(outcome: EffectOutcome) -> String {
+/// What became of a call, in words.
+pub fn outcome(outcome: EffectOutcome) -> String {
     match outcome {
         EffectOutcome::UnderWay => "under way".into(),
         EffectOutcome::Denied | EffectOutcome::Returned => "not sent".into(),
@@ -118,7 +103,7 @@ fn time(milliseconds: i64) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use belay_protocol::event::DenyReason;
-    use belay_protocol::export::Settled;
+    use belay_protocol::export::{PermittedBy, Settled};
 
     use super::*;
 

@@ -16,6 +16,7 @@ mod policy;
 mod run;
 mod table;
 mod tool;
+mod trace;
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -92,6 +93,8 @@ enum Command {
     /// Export what was recorded of a run, or verify such a file
     #[command(subcommand)]
     Journal(journal::JournalCommand),
+    /// Show what a run did, step by step: times, tokens, cost, and who decided what
+    Trace(trace::TraceArguments),
     /// Check an ApprovalPolicy and run its tests, or judge by it what runs proposed; needs no cluster
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -141,6 +144,11 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CliError> {
     if let Command::Policy(command) = &arguments.command {
         return policy::policy(command);
     }
+    if let Command::Trace(trace) = &arguments.command
+        && let Some(file) = &trace.file
+    {
+        return trace::of_file(file, trace.output);
+    }
     let target = connect(arguments.namespace, arguments.context.clone()).await?;
     match arguments.command {
         Command::Run(run) => run::run(&target, run).await,
@@ -164,6 +172,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CliError> {
         }
         Command::Journal(JournalCommand::Verify { file }) => journal::print_verdict(&file),
         Command::Policy(command) => policy::policy(&command),
+        Command::Trace(trace) => trace::of_run(&target, &trace).await,
         Command::Doctor => doctor::doctor(&target).await,
         Command::Version => version(&target).await,
     }

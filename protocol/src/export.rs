@@ -23,7 +23,7 @@ use crate::call::CallBinding;
 use crate::chain::{Head, SealedRecord};
 use crate::digest::{Digest, digest_of};
 use crate::elicitation::Inputs;
-use crate::event::{Event, ProposedCall, Verdict};
+use crate::event::{Event, ProposedCall, Record, Verdict};
 use crate::fold::RunState;
 use crate::plan::ObjectId;
 
@@ -102,6 +102,14 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 /// # Errors
 /// The first line that is wrong, and what that means.
 pub fn verify(file: &[u8]) -> Result<Verified, Fault> {
+    verify_each(file, |_| {})
+}
+
+/// As [`verify`], and hands over each record that holds together with those before it.
+///
+/// # Errors
+/// Likewise; then what was handed over is only a part.
+pub fn verify_each(file: &[u8], mut each: impl FnMut(&Record)) -> Result<Verified, Fault> {
     let mut lines = Lines { rest: file, number: 0 };
     let header = header(lines.next())?;
     let mut reader = Reader::new(header);
@@ -118,7 +126,8 @@ pub fn verify(file: &[u8]) -> Result<Verified, Fault> {
             return checked.and(nothing_more).map(|()| reader.finish()).map_err(|wrong| place.fault(wrong));
         }
         let place = Place { seq: Some(reader.head.seq + 1), ..place };
-        reader.take(line).map_err(|wrong| place.fault(wrong))?;
+        let record = reader.take(line).map_err(|wrong| place.fault(wrong))?;
+        each(&record);
     }
 }
 
@@ -164,7 +173,7 @@ impl Reader {
         Self { header, head: Head::empty(), state, proposals, effects }
     }
 
-    fn take(&mut self, line: &[u8]) -> Result<(), Wrong> {
+    fn take(&mut self, line: &[u8]) -> Result<Record, Wrong> {
         let line: RecordLine<'_> = serde_json::from_slice(line).map_err(|e| Wrong::Line(e.to_string()))?;
         let bytes = line.record.get().as_bytes();
         self.refuse_gap(bytes)?;
@@ -187,7 +196,7 @@ impl Reader {
         self.state.apply(&sealed.record)?;
         self.effects.take(&sealed.record);
         self.head = sealed.head();
-        Ok(())
+        Ok(sealed.record)
     }
 
     /// Before the hash: a line that was taken out is worth its own words.

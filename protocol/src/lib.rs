@@ -15,6 +15,7 @@ pub mod judgement;
 pub mod plan;
 pub mod probe;
 pub mod reading;
+pub mod trace;
 pub mod transcript;
 
 /// Messages and services generated from `proto/belay/v1/run.proto`.

@@ -16,6 +16,7 @@ use belay_protocol::fold::{CallState, ModelState};
 use belay_protocol::plan::{
     Effects, Limits, ModelApi, ObjectId, OnDrift, PLAN_VERSION, PlanModel, PlanOperation, PlanTool, Timeouts,
 };
+use belay_protocol::trace::{Span, What, spans};
 use belay_protocol::transcript::Transcript;
 use belay_protocol::{Digest, Event, Plan, RunState};
 use proptest::prelude::*;
@@ -389,6 +390,64 @@ impl Permits {
     }
 }
 
+/// Spans of each kind: begun by which events, and how many there are.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    epochs: usize,
+    pods: usize,
+    requests: usize,
+    decisions: usize,
+    asks: usize,
+    calls: usize,
+}
+
+fn counted(spans: &[Span]) -> Counts {
+    let mut counts = Counts::default();
+    for span in spans {
+        match span.what {
+            What::Run(_) | What::Rest(_) => {}
+            What::Epoch(_) => counts.epochs += 1,
+            What::PodStart(_) => counts.pods += 1,
+            What::Model(_) => counts.requests += 1,
+            What::Decision(_) => counts.decisions += 1,
+            What::Ask(_) => counts.asks += 1,
+            What::Call(_) => counts.calls += 1,
+        }
+    }
+    counts
+}
+
+/// What there must be. A call without a permit is one only where it was not sent.
+fn due(records: &[Record]) -> Counts {
+    let mut counts = Counts::default();
+    let mut permitted = BTreeSet::new();
+    for record in records {
+        match &record.event {
+            Event::EpochOpened { .. } => (counts.epochs, counts.pods) = (counts.epochs + 1, counts.pods + 1),
+            Event::ModelRequested { .. } => counts.requests += 1,
+            Event::AskOpened { .. } => counts.asks += 1,
+            Event::CallDecided { call_id, verdict, .. } => {
+                counts.decisions += 1;
+                if matches!(verdict, Verdict::Allowed { .. }) {
+                    counts.calls += 1;
+                    permitted.insert(call_id);
+                }
+            }
+            Event::CallNotSent { call_id, .. } if !permitted.remove(call_id) => counts.calls += 1,
+            Event::CallNotSent { .. } => {}
+            Event::PermitReturned { call_id, .. }
+            | Event::CallObserved { call_id, .. }
+            | Event::CallInputRequired { call_id, .. }
+            | Event::CallUnknown { call_id, .. }
+            | Event::CallInterrupted { call_id, .. } => {
+                permitted.remove(call_id);
+            }
+            _ => {} // no other event begins a span or ends a call
+        }
+    }
+    counts
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -505,6 +564,23 @@ proptest! {
             replayed.apply(&record.event);
         }
         prop_assert_eq!(replayed, transcript);
+    }
+
+    /// Nothing that happened is without its span, and nothing has two.
+    #[test]
+    fn what_happened_has_one_span(turns in turns()) {
+        let walk = walk(&turns);
+        let spans = spans("run-uid", &walk.accepted);
+        prop_assert_eq!(counted(&spans), due(&walk.accepted));
+        let ids: BTreeSet<_> = spans.iter().map(|span| span.id).collect();
+        prop_assert_eq!(ids.len(), spans.len());
+        prop_assert!(spans.iter().all(|span| span.parent.is_none_or(|parent| ids.contains(&parent))));
+        prop_assert_eq!(spans.iter().filter(|span| span.parent.is_none()).count(), 1);
+        // Once the run has ended and its pod is gone, nothing goes on.
+        let state = walk.states.last().unwrap();
+        if state.end.is_some() && state.live_epoch().is_none() && state.calls_in_flight().next().is_none() {
+            prop_assert!(spans.iter().all(|span| span.end.is_some()));
+        }
     }
 }
 

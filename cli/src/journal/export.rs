@@ -44,15 +44,8 @@ pub async fn export(target: &Target, context: Option<&str>, arguments: &ExportAr
     if arguments.exec {
         return by_exec(target, context, arguments);
     }
-    let uid = run_uid(target, arguments).await?;
-    let mut tries = 1;
-    let text = loop {
-        match ask(target, arguments, &uid).await {
-            Err(CliError::Api { source, .. }) if tries < TRIES && is_unavailable(&source) => tries += 1,
-            answer => break answer?,
-        }
-        tokio::time::sleep(TRY_EVERY).await;
-    };
+    let (run, uid, operator_namespace) = (&arguments.run, arguments.uid.as_deref(), &arguments.operator_namespace);
+    let text = read(target, &Journaled { run, uid, operator_namespace }).await?;
     std::io::stdout()
         .lock()
         .write_all(text.as_bytes())
@@ -60,24 +53,46 @@ pub async fn export(target: &Target, context: Option<&str>, arguments: &ExportAr
     Ok(ExitCode::SUCCESS)
 }
 
+/// A run whose journal is read.
+pub struct Journaled<'a> {
+    pub run: &'a str,
+    /// Where the AgentRun is gone.
+    pub uid: Option<&'a str>,
+    /// Where the operator is installed.
+    pub operator_namespace: &'a str,
+}
+
+/// The export, with one's own identity. An operator that is just starting is asked again.
+pub async fn read(target: &Target, journaled: &Journaled<'_>) -> Result<String, CliError> {
+    let uid = run_uid(target, journaled).await?;
+    let mut tries = 1;
+    loop {
+        match ask(target, journaled, &uid).await {
+            Err(CliError::Api { source, .. }) if tries < TRIES && is_unavailable(&source) => tries += 1,
+            answer => return answer,
+        }
+        tokio::time::sleep(TRY_EVERY).await;
+    }
+}
+
 fn is_unavailable(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == UNAVAILABLE)
 }
 
-async fn run_uid(target: &Target, arguments: &ExportArguments) -> Result<String, CliError> {
-    if let Some(uid) = &arguments.uid {
-        return Ok(uid.clone());
+async fn run_uid(target: &Target, journaled: &Journaled<'_>) -> Result<String, CliError> {
+    if let Some(uid) = journaled.uid {
+        return Ok(uid.to_owned());
     }
     let runs: Api<AgentRun> = Api::namespaced(target.client.clone(), &target.namespace);
-    let found = runs.get_opt(&arguments.run).await.map_err(|e| CliError::api("reading the AgentRun", e))?;
+    let found = runs.get_opt(journaled.run).await.map_err(|e| CliError::api("reading the AgentRun", e))?;
     found.and_then(|run| run.metadata.uid).ok_or_else(|| {
-        let (run, namespace) = (&arguments.run, &target.namespace);
+        let (run, namespace) = (journaled.run, &target.namespace);
         CliError::Failed(format!("AgentRun {run} is not in namespace {namespace}: if it is gone, say which by --uid"))
     })
 }
 
 /// Makes a key and a grant for it, and asks once.
-async fn ask(target: &Target, arguments: &ExportArguments, run_uid: &str) -> Result<String, CliError> {
+async fn ask(target: &Target, journaled: &Journaled<'_>, run_uid: &str) -> Result<String, CliError> {
     let unusable = |_| CliError::Failed("this machine has no randomness to make a key of".to_owned());
     let key = Ed25519KeyPair::generate().map_err(unusable)?;
     let mut random = [0; 16];
@@ -85,10 +100,10 @@ async fn ask(target: &Target, arguments: &ExportArguments, run_uid: &str) -> Res
     let nonce = format!("{:032x}", u128::from_ne_bytes(random));
     let grants: Api<ReadGrant> = Api::namespaced(target.client.clone(), &target.namespace);
     let by = whoami(target).await?.unwrap_or_default();
-    let grant = grant(&arguments.run, by, &key);
+    let grant = grant(journaled.run, by, &key);
     let grant = grants.create(&PostParams::default(), &grant).await;
-    let grant = grant.map_err(|e| CliError::api(format!("making a ReadGrant for {}", arguments.run), e))?;
-    let request = request(&grant, &key, run_uid, &nonce, &arguments.operator_namespace)
+    let grant = grant.map_err(|e| CliError::api(format!("making a ReadGrant for {}", journaled.run), e))?;
+    let request = request(&grant, &key, run_uid, &nonce, journaled.operator_namespace)
         .ok_or_else(|| CliError::Failed("the API server returned a ReadGrant without name, uid or time".to_owned()))?;
     let answer = target.client.request_text(request).await;
     answer.map_err(|e| CliError::api("asking the operator by way of the API server's service proxy", e))

@@ -1,6 +1,7 @@
 //! What a run did to the world: each decided call, who let it through, and what became of it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::event::{Answer, Approver, DenyReason, Event, NotSentReason, Record, Verdict};
 use crate::judgement::{Judged, Opinion, OpinionVerdict, PolicySource};
@@ -156,14 +157,8 @@ impl Effects {
     }
 
     fn permitted_by(&self, call_id: &str, attempt: u32, judged: Option<&Judged>) -> PermittedBy {
-        match (self.approved.get(call_id), judged) {
-            (_, Some(judged)) if !judged.grants.is_empty() => {
-                PermittedBy::Grants(judged.grants.iter().filter_map(|name| self.given.get(name).cloned()).collect())
-            }
-            (Some((approved, by)), _) if *approved == attempt => PermittedBy::People(by.clone()),
-            (_, Some(judged)) => PermittedBy::Policies(judged.opinions.iter().filter_map(allows).collect()),
-            (_, None) => PermittedBy::AllowList,
-        }
+        let approved = self.approved.get(call_id).filter(|(approved, _)| *approved == attempt);
+        PermittedBy::tell(judged, approved.map(|(_, by)| by.as_slice()), &self.given)
     }
 
     fn decide(&mut self, call_id: &str, attempt: u32, verdict: &Verdict, (permitted_by, at): (PermittedBy, i64)) {
@@ -218,6 +213,43 @@ impl Effects {
         if let Some(row) = row {
             row.outcome = outcome;
             row.settled = settled;
+        }
+    }
+}
+
+impl PermittedBy {
+    /// Who let an attempt through that was allowed. `approved`: the people who said yes to this very attempt; `given`: what
+    /// people gave for the rest of the run, by name.
+    pub(crate) fn tell(
+        judged: Option<&Judged>,
+        approved: Option<&[Approver]>,
+        given: &BTreeMap<String, GrantedBy>,
+    ) -> Self {
+        match (approved, judged) {
+            (_, Some(judged)) if !judged.grants.is_empty() => {
+                Self::Grants(judged.grants.iter().filter_map(|name| given.get(name).cloned()).collect())
+            }
+            (Some(by), _) => Self::People(by.to_vec()),
+            (_, Some(judged)) => Self::Policies(judged.opinions.iter().filter_map(allows).collect()),
+            (_, None) => Self::AllowList,
+        }
+    }
+}
+
+impl fmt::Display for PermittedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AllowList => f.write_str("allow list"),
+            Self::Policies(policies) => write!(f, "policy {}", policies.join(", ")),
+            Self::People(people) => {
+                let people: Vec<String> = people.iter().map(|one| format!("{} ({})", one.by, one.policy)).collect();
+                f.write_str(&people.join(", "))
+            }
+            Self::Grants(grants) => {
+                let one = |it: &GrantedBy| format!("grant {} of {} ({})", it.grant, it.people.join(", "), it.policy);
+                f.write_str(&grants.iter().map(one).collect::<Vec<_>>().join("; "))
+            }
+            Self::Nobody(reason) => write!(f, "denied: {reason:?}"),
         }
     }
 }
