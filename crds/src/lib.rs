@@ -34,7 +34,9 @@ pub use approval_policy::{
 };
 pub use credential::{Bearer, Credential, CredentialSpec, CredentialStatus, Inject, InjectHeader, SecretKeyRef};
 pub use definitions::definitions;
-pub use model::{Model, ModelApi, ModelSpec, ModelStatus, ModelTimeouts, PricesUsd, Script, ScriptCall, ScriptTurn};
+pub use model::{
+    Model, ModelApi, ModelRateLimits, ModelSpec, ModelStatus, ModelTimeouts, PricesUsd, Script, ScriptCall, ScriptTurn,
+};
 pub use money::{Usd, UsdError};
 pub use read_grant::{ReadGrant, ReadGrantSpec, ReadPurpose};
 pub use refs::NameRef;

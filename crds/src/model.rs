@@ -77,6 +77,12 @@ pub struct ModelSpec {
     /// How long the parts of a request may take; each has a default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<ModelTimeouts>,
+    /// What all runs of this namespace may ask of this Model together, so that many runs do not storm one key. What is
+    /// over a limit waits its turn, in order, and counts as active time of its run. May change, and counts for every
+    /// later request of runs under way too. Without it nothing is held back but what the provider itself refused
+    /// (429, `Retry-After`): then every run of the Model waits, 5 minutes at most. Default: no limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limits: Option<ModelRateLimits>,
     /// Models that are asked in this one's place, in their order, once it fails for good: its attempts are used up,
     /// or it fails in a way that asking again cannot mend. A run never goes back to a model that it gave up. Each
     /// has its own Credential, prices and time-outs; their own `fallbackRefs` are not followed. At most 4, none of
@@ -135,6 +141,25 @@ pub struct ModelTimeouts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub total_seconds: Option<i32>,
+}
+
+/// Limits that all runs of a Model share; what is absent is not limited.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelRateLimits {
+    /// Requests in any 60 seconds, failed ones included. 1 to 1000000. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub requests_per_minute: Option<i64>,
+    /// Tokens in any 60 seconds, input and output: what a request may take at most until its answer says what it
+    /// took. A single request that is larger goes where nothing else counts. 1 to 100000000000. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000_000_000_i64))]
+    pub tokens_per_minute: Option<i64>,
+    /// Requests that are under way at one time. 1 to 10000. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub concurrent_requests: Option<i32>,
 }
 
 /// What a Scripted model answers.

@@ -131,6 +131,8 @@ reasons! {
         Running,
         /// An earlier pod may still act: calls wait until it cannot any more.
         Quarantine,
+        /// Its request to the model waits: `Model.spec.rateLimits`, or the provider asked for patience.
+        RateLimited,
         /// Its runners keep getting lost before the run comes any further.
         Restarting,
         Cancelling,

@@ -27,6 +27,7 @@ pub mod pod_template;
 pub mod pod_view;
 pub mod policy;
 pub mod probe_pod;
+pub mod quota;
 pub mod read_grant;
 pub mod readiness;
 pub mod references;

@@ -215,6 +215,7 @@ impl Core {
         let lobby = Lobby::new(self.queue_limits());
         resume_slots(&self.journal, &lobby).await?;
         let guard = self.guard(&world)?;
+        let quotas = Self::quotas(&world);
         let runs = Arc::new(AgentRuns {
             world: world.clone(),
             guard: guard.clone(),
@@ -222,6 +223,7 @@ impl Core {
             queues: queues.clone(),
             journal: self.journal.clone(),
             sessions: sessions.clone(),
+            quotas: quotas.clone(),
             probes: probe_pods.clone(),
             lobby,
             writes: writes.clone(),
@@ -233,6 +235,7 @@ impl Core {
         });
 
         let tasks = TaskTracker::new();
+        tasks.spawn(quotas.clone().keep(self.shutdown.clone()));
         self.let_readers_in(&guard, &writes, &tasks);
         let feeds = self.feeds(&relations, &suspensions, &current, &runs, &tasks);
         feeds.watch(caches, &tasks).await?;
@@ -242,7 +245,7 @@ impl Core {
         feeds.listen(&sessions, &self.journal, &tasks);
 
         let listener = listen(self.config.grpc_address).await?;
-        let service = self.run_service(&namespaces, sessions, probes, suspensions, law);
+        let service = self.run_service(&namespaces, sessions, probes, suspensions, law, quotas);
         let grpc = service::serve(listener, tls, service, self.shutdown.clone());
         stages.reach(Stage::Serving);
         tracing::info!(grpc = %self.config.grpc_address, "serving runners");

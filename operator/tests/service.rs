@@ -507,7 +507,12 @@ async fn a_model_request_is_held_back_while_a_definition_is_not_what_was_accepte
     assert_eq!(state.drifted().map(|tool| tool.name.as_str()).collect::<Vec<_>>(), ["files"]);
     // Its epoch ends, and the next one is welcomed with what people accepted.
     assert!(world.sessions.let_go(&run.uid));
-    let failure = Failure { reason: FailureReason::Withheld, message: "it waits".into(), retrying: true };
+    let failure = Failure {
+        reason: FailureReason::Withheld,
+        message: "it waits".into(),
+        retrying: true,
+        retry_after_seconds: None,
+    };
     let accepted = AcceptedDefinition { name: "read".into(), definition: Some(belay_protocol::Digest::of(b"changed")) };
     let events = vec![
         Event::ModelFailed { step: 1, attempt: 1, failure },
@@ -591,4 +596,78 @@ async fn a_probe_gets_its_task_and_its_report_arrives() {
     let done = within(orders.message()).await.unwrap().unwrap().body;
     assert!(matches!(done, Some(probe_order::Body::Done(_))), "{done:?}");
     assert!(world.connect(&token("nobody")).await.is_ok(), "the service goes on");
+}
+
+#[tokio::test]
+async fn two_runs_of_a_model_ask_it_one_after_the_other() {
+    let world = World::start().await;
+    world.rates.lock().unwrap().concurrent_requests = Some(1);
+    world.accept("a").await;
+    let second = world.accept("b").await;
+    let (mut first, _) = world.welcome("a", "one", None).await;
+    let ack = first.append(1, &[listed(), requested(1)]).await;
+    assert_eq!(said(&ack, "m1"), Ok(vec![]));
+    let (mut runner, _) = world.welcome("b", "one", None).await;
+    runner.send_batch(1, &[listed(), requested(1)]).await;
+    in_line(&world, &second).await;
+    assert!(world.sessions.is_withheld(&second.uid), "it may be let go meanwhile");
+    first.append(2, &[responded(1, vec![text("done")], Finish::Stop)]).await;
+    match runner.next().await {
+        Ok(FromOperator::Ack(ack)) => assert_eq!(said(&ack, "m1"), Ok(vec![])),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(world.quotas.waits(&second.uid), None);
+}
+
+#[tokio::test]
+async fn a_run_that_waits_its_turn_can_be_cancelled_suspended_and_lost() {
+    let world = World::start().await;
+    world.rates.lock().unwrap().concurrent_requests = Some(1);
+    world.accept("a").await;
+    let (cancelled, suspended, lost) = (world.accept("b").await, world.accept("c").await, world.accept("d").await);
+    let (mut first, _) = world.welcome("a", "one", None).await;
+    first.append(1, &[listed(), requested(1)]).await;
+    let mut runners = Vec::new();
+    for (name, run) in [("b", &cancelled), ("c", &suspended), ("d", &lost)] {
+        let (runner, _) = world.welcome(name, "one", None).await;
+        runner.send_batch(1, &[listed(), requested(1)]).await;
+        in_line(&world, run).await;
+        runners.push(runner);
+    }
+    let (lost_runner, mut held, mut told) = (runners.pop().unwrap(), runners.pop().unwrap(), runners.pop().unwrap());
+
+    // Cancelled: answered at once, and with no.
+    let seq = world.journal.head(&cancelled.uid).await.unwrap().unwrap().seq;
+    world.journal.append(&cancelled, seq, vec![Event::CancelRequested {}]).await.unwrap();
+    assert!(world.sessions.cancel(&cancelled.uid, Duration::from_secs(5)));
+    assert!(matches!(told.next().await, Ok(FromOperator::Cancel(_))));
+    match told.next().await {
+        Ok(FromOperator::Ack(ack)) => assert_eq!(said(&ack, "m1"), Err("the run is being cancelled".into())),
+        other => panic!("{other:?}"),
+    }
+    // Suspended when its turn comes: the turn goes to the next one, and that one is gone: nobody keeps it.
+    drop(lost_runner);
+    world.suspended.store(true, Ordering::SeqCst);
+    first.append(2, &[responded(1, vec![text("done")], Finish::Stop)]).await;
+    within(async {
+        while world.quotas.waits(&suspended.uid).is_some() || world.quotas.waits(&lost.uid).is_some() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(world.sessions.is_withheld(&suspended.uid));
+    world.suspended.store(false, Ordering::SeqCst);
+    match held.next().await {
+        Ok(FromOperator::Ack(ack)) => assert_eq!(said(&ack, "m1"), Ok(vec![])),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn in_line(world: &World, run: &belay_protocol::plan::ObjectId) {
+    within(async {
+        while world.quotas.waits(&run.uid).is_none() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }

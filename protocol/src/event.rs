@@ -259,6 +259,9 @@ pub struct Failure {
     /// Whether the runner is going to ask again; otherwise the run ends with this failure.
     #[serde(default)]
     pub retrying: bool,
+    /// How long the server asked to wait before anybody asks again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -88,7 +88,7 @@ fn plan() -> Plan {
 }
 
 fn failure(retrying: bool) -> Failure {
-    Failure { reason: FailureReason::ServerError, message: "no".into(), retrying }
+    Failure { reason: FailureReason::ServerError, message: "no".into(), retrying, retry_after_seconds: None }
 }
 
 /// The event of a turn; where it fits, its numbers are those that are due.

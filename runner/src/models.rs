@@ -142,7 +142,10 @@ impl ModelError {
 
     #[must_use]
     pub fn into_failure(self, retrying: bool) -> Failure {
-        Failure { reason: self.reason, message: self.message, retrying }
+        // Rounded up: too early is asked in vain.
+        let retry_after_seconds = self.retry_after.map(|time| time.as_millis().div_ceil(1000));
+        let retry_after_seconds = retry_after_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        Failure { reason: self.reason, message: self.message, retrying, retry_after_seconds }
     }
 }
 

@@ -91,7 +91,7 @@ impl ListError {
 
     #[must_use]
     pub fn into_failure(self) -> Failure {
-        Failure { reason: self.reason, message: self.message, retrying: false }
+        Failure { reason: self.reason, message: self.message, retrying: false, retry_after_seconds: None }
     }
 }
 

@@ -97,6 +97,7 @@ impl AgentRuns {
         }
         self.journal.mark_deleted(&run.uid).await.map_err(Failure::journal("marking a run as deleted"))?;
         self.memories.forget(&run.uid);
+        self.quotas.over(&run.uid);
         self.leave_lobby(&run.uid).await;
         Ok(())
     }

@@ -18,6 +18,7 @@ use super::plan::{BACK_AFTER, CANCEL_GRACE, Follow, LAST_WORDS_MAX, SILENT_MAX, 
 use super::status::{Facts, Stand, Witness, fold, is_news};
 use crate::controller::Failure;
 use crate::pod_view::PodView;
+use crate::quota::LONG_WAIT;
 
 /// What was just journaled is acted on at once, in the next pass.
 pub(super) const SOON: Duration = Duration::from_millis(20);
@@ -81,6 +82,9 @@ impl AgentRuns {
             DriftSeen::Back { .. } => next.min(left(BACK_AFTER, sight.memory.resting_since)),
             DriftSeen::None | DriftSeen::Waits { .. } | DriftSeen::Accepted { .. } => next,
         };
+        if let Some(waits) = sight.model_wait.as_ref().filter(|waits| waits.time < LONG_WAIT) {
+            next = next.min(LONG_WAIT.saturating_sub(waits.time) + MOMENT);
+        }
         if cancelling {
             next = next.min(left(CANCEL_GRACE, sight.memory.cancelling_since));
         }
@@ -131,7 +135,11 @@ impl AgentRuns {
     /// Appends behind the head that was looked at; one that moved meanwhile is a lost race.
     pub(super) async fn append(&self, sight: &Sight, events: Vec<Event>) -> Result<Arc<RunState>, Failure> {
         let seq = sight.state.as_ref().map_or(0, |state| state.seq);
-        self.journal.append(&sight.id, seq, events).await.map_err(Failure::journal("writing the journal"))
+        let written = events.clone();
+        let state =
+            self.journal.append(&sight.id, seq, events).await.map_err(Failure::journal("writing the journal"))?;
+        self.quotas.note(&sight.id.uid, &written);
+        Ok(state)
     }
 
     fn wait_left(&self, run: &AgentRun, sight: &Sight) -> Duration {

@@ -49,6 +49,7 @@ use crate::metrics::{Kind, Metrics};
 use crate::namespaces::{Namespaces, Service};
 use crate::pod_template::SharedSettings;
 use crate::probe_pod::ProbePods;
+use crate::quota::Quotas;
 use crate::service::Sessions;
 use crate::tuning::Times;
 use crate::world::{Queues, World, has_ended};
@@ -64,6 +65,7 @@ pub struct AgentRuns {
     pub queues: Queues,
     pub journal: Journal,
     pub sessions: Sessions,
+    pub quotas: Quotas,
     pub guard: Guard,
     pub probes: ProbePods,
     pub lobby: Lobby,

@@ -22,6 +22,7 @@ use crate::controller::Failure;
 use crate::guard::State;
 use crate::namespaces::Service;
 use crate::pod_view::{PodView, view};
+use crate::quota::Waits;
 use crate::references;
 use crate::tuning::Times;
 
@@ -50,6 +51,7 @@ pub struct Sight {
     pub guard_down: Option<String>,
     pub active_for: Duration,
     pub withheld: bool,
+    pub model_wait: Option<Waits>,
 }
 
 impl Sight {
@@ -78,6 +80,7 @@ impl Sight {
             resting_for: since(self.memory.resting_since),
             idle_for: since(self.memory.idle_since),
             withheld: self.withheld,
+            model_wait: self.model_wait.clone(),
             limits: self.limits,
             times,
             now,
@@ -132,6 +135,7 @@ impl AgentRuns {
         });
         let stream = if self.sessions.is_live(&id.uid) { Stream::Live } else { Stream::Closed };
         let agent_view = self.agent_view(run);
+        let model_wait = self.quotas.waits(&id.uid);
         Ok(Sight {
             id,
             state,
@@ -150,6 +154,7 @@ impl AgentRuns {
             guard_down: self.guard_down(),
             active_for,
             withheld,
+            model_wait,
         })
     }
 

@@ -23,6 +23,7 @@ use super::ending::Ending;
 use super::questions::unasked;
 use crate::namespaces::Service;
 use crate::pod_view::PodView;
+use crate::quota::Waits;
 use crate::tuning::Times;
 
 /// A pod that runs for so long without Hello is given up.
@@ -72,6 +73,8 @@ pub struct Observed<'a> {
     pub idle_for: Duration,
     /// Whether an answer to the runner is held back.
     pub withheld: bool,
+    /// What the runner's request to its Model waits for.
+    pub model_wait: Option<Waits>,
     pub limits: Limits,
     pub times: Times,
     /// Milliseconds since the Unix epoch.

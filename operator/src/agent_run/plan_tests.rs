@@ -22,6 +22,7 @@ use super::resolve::limits;
 use crate::fixtures::{CREATED_AT, claimed, in_flight, opened, run, state};
 use crate::namespaces::Service;
 use crate::pod_view::{Exit, PodView};
+use crate::quota::{HeldBy, Waits};
 use crate::tuning::Times;
 
 const JOURNAL: &str = "journal-1";
@@ -47,6 +48,7 @@ struct Look {
     resting_for: Duration,
     idle_for: Duration,
     withheld: bool,
+    model_wait: Option<Waits>,
     now: i64,
 }
 
@@ -72,6 +74,7 @@ impl Look {
             resting_for: Duration::ZERO,
             idle_for: Duration::ZERO,
             withheld: false,
+            model_wait: None,
             now: CREATED_AT + 5_000,
         }
     }
@@ -113,6 +116,7 @@ impl Look {
             resting_for: self.resting_for,
             idle_for: self.idle_for,
             withheld: self.withheld,
+            model_wait: self.model_wait.clone(),
             limits: limits(None, None),
             times: Times::default(),
             now: self.now,
@@ -804,6 +808,19 @@ fn overdue_states() -> Vec<(&'static str, Look)> {
         ("pod-starting", waits(opened_pod(PodView::Starting))),
         ("pod-silent", Look { now: CREATED_AT + 300_000, ..Look::running(state(vec![opened()])) }),
         ("running", Look { active_for: Duration::from_mins(30), ..Look::running(in_flight()) }),
+        (
+            "rate-limited",
+            Look {
+                active_for: Duration::from_mins(30),
+                withheld: true,
+                model_wait: Some(Waits {
+                    model: "writer".into(),
+                    held_by: Some(HeldBy::RequestsPerMinute),
+                    time: Duration::from_mins(30),
+                }),
+                ..Look::running(state(vec![opened(), claimed()]))
+            },
+        ),
         ("pod-ended", Look { stream: Stream::Live, ..pod(PodView::Ended(Exit::Clean), 10) }),
         ("pod-vanished", pod(PodView::Absent, 0)),
         ("pod-lost-with-its-node", pod(PodView::Lost { why: "its node is gone".into() }, 0)),
@@ -873,4 +890,29 @@ fn what_was_allowed_for_the_run_is_made_and_taken_back_whatever_else_the_run_doe
     let mut cancelled = Look::running(in_flight());
     cancelled.run.spec.cancel = Some(true);
     assert_eq!(seen(cancelled, Granted::Unposted), Decision::RequestCancel, "nothing is given to a run that ends");
+}
+
+#[test]
+fn a_request_that_waits_for_long_for_its_turn_says_for_which_limit() {
+    let seconds = |time| Duration::from_secs(time);
+    let waits = |held_by, time| Some(Waits { model: "writer".into(), held_by: Some(held_by), time: seconds(time) });
+    let look = |model_wait| {
+        let look = Look { model_wait, ..Look::running(state(vec![opened(), claimed()])) };
+        match look.decide() {
+            Decision::Follow(Follow::Running) => None,
+            Decision::Follow(Follow::Held { reason, message }) => Some((reason, message)),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(look(waits(HeldBy::RequestsPerMinute, 9)), None, "nobody asks why yet");
+    for (held_by, words) in [
+        (HeldBy::RequestsPerMinute, "Model writer: spec.rateLimits.requestsPerMinute is reached"),
+        (HeldBy::TokensPerMinute, "Model writer: spec.rateLimits.tokensPerMinute is reached"),
+        (HeldBy::ConcurrentRequests, "Model writer: spec.rateLimits.concurrentRequests is reached"),
+        (HeldBy::Refusal, "Model writer: its provider asked for patience (429)"),
+    ] {
+        let (reason, message) = look(waits(held_by, 10)).unwrap();
+        assert_eq!(reason, RunReason::RateLimited);
+        assert!(message.starts_with(words), "{message}");
+    }
 }

@@ -217,6 +217,7 @@ impl Stage {
             queues,
             journal: journal.clone(),
             sessions: Sessions::new(),
+            quotas: crate::quota::Quotas::default(),
             guard: crate::guard::tests::standing().await,
             probes,
             lobby: Lobby::new(QueueLimits { installation: 2, namespace: 2, starting: 2 }),

@@ -31,7 +31,7 @@ pub fn close(state: &RunState, request: ModelRequest, message: &str) -> Vec<Even
                 ModelRequest::Given => FailureReason::Interrupted,
                 ModelRequest::Withheld => FailureReason::Withheld,
             };
-            let failure = Failure { reason, message: message.to_owned(), retrying: true };
+            let failure = Failure { reason, message: message.to_owned(), retrying: true, retry_after_seconds: None };
             Some(Event::ModelFailed { step, attempt, failure })
         }
         ModelState::Idle | ModelState::Failed { .. } | ModelState::Done => None,

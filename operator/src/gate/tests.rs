@@ -606,7 +606,12 @@ fn the_last_answer_ends_the_run_well_and_a_cut_one_does_not() {
 
 #[test]
 fn a_failure_that_nobody_retries_ends_the_run_with_its_words() {
-    let failure = |retrying| Failure { reason: FailureReason::Unauthorized, message: "Model m: 401".into(), retrying };
+    let failure = |retrying| Failure {
+        reason: FailureReason::Unauthorized,
+        message: "Model m: 401".into(),
+        retrying,
+        retry_after_seconds: None,
+    };
     let mut events = claimed(plan());
     events.push(request(1, 1));
     let state = folded(events);
@@ -647,7 +652,12 @@ fn listed_again() -> Event {
 }
 
 fn unlistable() -> Event {
-    let failure = Failure { reason: FailureReason::Unreachable, message: "no route".into(), retrying: false };
+    let failure = Failure {
+        reason: FailureReason::Unreachable,
+        message: "no route".into(),
+        retrying: false,
+        retry_after_seconds: None,
+    };
     Event::ToolsListed { tool: "files".into(), listing: Listing::Failed(failure) }
 }
 

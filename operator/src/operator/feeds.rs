@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use belay_crds::{Agent, AgentRun, ApprovalPolicy};
+use belay_crds::{Agent, AgentRun, ApprovalPolicy, Model};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use kube::runtime::reflector::store::Writer;
@@ -58,9 +58,11 @@ impl Feeds {
                 }
             }
         }));
-        tasks.spawn(
-            self.relate("models", writers.models, |to, model| async move { to.model_changed(&model).await }.boxed()),
-        );
+        let feeds = self.clone();
+        tasks.spawn(self.follow("models", writers.models, trim, move |seen| {
+            let feeds = feeds.clone();
+            async move { feeds.saw_model(seen).await }
+        }));
         tasks.spawn(self.relate("credentials", writers.credentials, |to, credential| {
             async move { to.credential_changed(&credential).await }.boxed()
         }));
@@ -194,6 +196,21 @@ impl Feeds {
             metrics: self.metrics.clone(),
         };
         watch.follow(self.shutdown.clone(), tell)
+    }
+
+    async fn saw_model(&self, seen: Seen<Model>) {
+        match seen {
+            Seen::There(model) | Seen::Gone(model) => {
+                // First of all: whoever waits for a limit that was raised does not wait for any queue.
+                self.runs.quotas.limits_changed();
+                self.relations.model_changed(&model).await;
+            }
+            Seen::Listed => {
+                self.runs.quotas.limits_changed();
+                self.relations.look_at_all().await;
+            }
+            Seen::Forbidden => {}
+        }
     }
 
     async fn saw_agent(&self, seen: Seen<Agent>) {

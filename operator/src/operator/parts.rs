@@ -17,6 +17,7 @@ use crate::namespaces::Namespaces;
 use crate::peers::TokenPeers;
 use crate::policy::{Current, Judge};
 use crate::probe_pod::{self, ProbePods};
+use crate::quota::{Quotas, Rates};
 use crate::read_grant::{self, ApiGrants, Readers};
 use crate::service::{AddressCheck, Options, Probes, RunService, Sessions};
 use crate::suspension::Suspensions;
@@ -60,6 +61,15 @@ impl Core {
     pub(super) fn law(&self, judge: &Judge, guard: &Guard) -> Arc<dyn Law> {
         let objects = Arc::new(grant::Live(self.client.clone()));
         Arc::new(GrantingLaw { judge: judge.clone(), objects, guard: guard.clone() })
+    }
+
+    /// The limits of Models as their objects have them at each look.
+    pub(super) fn quotas(world: &World) -> Quotas {
+        let models = world.clone();
+        Quotas::new(Arc::new(move |model| {
+            let model = models.model(&model.namespace, &model.name);
+            model.and_then(|model| model.spec.rate_limits.as_ref().map(Rates::from)).unwrap_or_default()
+        }))
     }
 
     /// Only once every Approval is known: it forges a decision where there is one.
@@ -130,6 +140,7 @@ impl Core {
         probes: Probes,
         suspensions: Suspensions,
         law: Arc<dyn Law>,
+        quotas: Quotas,
     ) -> RunService {
         let peers =
             TokenPeers { client: self.client.clone(), namespaces: namespaces.clone(), metrics: self.metrics.clone() };
@@ -142,6 +153,7 @@ impl Core {
             peers: Arc::new(peers),
             suspended: Arc::new(move |agent| suspensions.is_suspended(&agent.namespace, &agent.name)),
             law,
+            quotas,
             options: Options { address_check, streams_max, run_bytes_max: self.config.run_bytes_max() },
         }
     }

@@ -35,6 +35,7 @@ pub use self::sessions::Sessions;
 use self::tickets::Tickets;
 use crate::gate::Law;
 use crate::journal::Journal;
+use crate::quota::Quotas;
 use crate::tls::{Reloadable, TlsError};
 
 /// A connection that has not proved itself by then is cut.
@@ -89,6 +90,8 @@ pub struct RunService {
     pub peers: Arc<dyn Peers>,
     pub suspended: SuspendCheck,
     pub law: Arc<dyn Law>,
+    /// Whose turn it is to ask a Model.
+    pub quotas: Quotas,
     pub options: Options,
 }
 

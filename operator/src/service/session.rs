@@ -23,6 +23,7 @@ use super::tickets::Tickets;
 use super::{HELLO_TIMEOUT, RunService};
 use crate::gate::{self, Circumstances, Room, Standing, Word, Words};
 use crate::journal::{Batch, BatchKey, JournalError};
+use crate::quota::{Place, Turn};
 
 /// A peer that takes no message for so long is cut.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -87,12 +88,14 @@ impl From<JournalError> for Over {
     }
 }
 
-/// An answer that waits: the Agent is suspended, or a definition is not what was accepted, and the model is not asked
-/// meanwhile.
+/// An answer that waits: the model is not asked meanwhile.
 struct Withheld {
     n: u64,
     asked: Vec<Event>,
     records: Vec<SealedRecord>,
+    /// In the line of those who want to ask the same Model. Without one the Agent is suspended, or a definition is not
+    /// what was accepted.
+    place: Option<Place>,
 }
 
 impl Stream {
@@ -146,11 +149,14 @@ impl Stream {
         let mut parked = if returns { Parked::returning(&state) } else { Parked::welcomed(&state) };
         loop {
             self.wake(&run, &mut parked).await?;
-            let waits = withheld.is_some() || !parked.is_empty();
+            let looks = withheld.as_ref().is_some_and(|withheld| withheld.place.is_none()) || !parked.is_empty();
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Err(Over::Drain),
-                order = orders.recv() => self.obey(order).await?,
+                order = orders.recv() => {
+                    self.obey(order).await?;
+                    withheld = self.look_again(&run, session, withheld).await?;
+                }
                 message = self.incoming.message() => match received(message)? {
                     In::Hello(_) => return Err(Over::garbage("a second Hello on one stream")),
                     In::Batch(_) if withheld.is_some() => {
@@ -162,19 +168,39 @@ impl Stream {
                         self.note(&run, session, withheld.as_ref());
                     }
                 },
-                () = tokio::time::sleep(WAITING_POLL), if waits => {
-                    if let Some(waiting) = withheld.take() {
-                        withheld = self.release(&run, session, waiting).await?;
-                        self.note(&run, session, withheld.as_ref());
-                    }
+                () = called(withheld.as_mut()) => {
+                    withheld = self.look_again(&run, session, withheld).await?;
+                }
+                () = tokio::time::sleep(WAITING_POLL), if looks => {
+                    withheld = self.look_again(&run, session, withheld).await?;
                 }
             }
         }
     }
 
+    /// Whether what is withheld may be answered by now.
+    async fn look_again(
+        &mut self,
+        run: &ObjectId,
+        session: u64,
+        withheld: Option<Withheld>,
+    ) -> Result<Option<Withheld>, Over> {
+        let Some(waiting) = withheld else { return Ok(None) };
+        let waited = waiting.place.is_some();
+        let withheld = self.release(run, session, waiting).await?;
+        self.note(run, session, withheld.as_ref());
+        if waited && withheld.is_none() {
+            self.service.sessions.tell_of(&run.uid);
+        }
+        Ok(withheld)
+    }
+
     fn note(&self, run: &ObjectId, session: u64, withheld: Option<&Withheld>) {
-        if withheld.is_some() {
-            self.service.sessions.withhold(&run.uid, session);
+        let Some(withheld) = withheld else { return };
+        self.service.sessions.withhold(&run.uid, session);
+        // Its run says what it waits for, if that takes long.
+        if withheld.place.is_some() {
+            self.service.sessions.tell_of(&run.uid);
         }
     }
 
@@ -215,7 +241,8 @@ impl Stream {
             Err(error) => return Err(self.why(run, key.epoch, error).await),
         };
         parked.note(&taken.records);
-        let withheld = Withheld { n: key.n, asked, records: taken.records };
+        self.service.quotas.note(&run.uid, taken.records.iter().map(|sealed| &sealed.record.event));
+        let withheld = Withheld { n: key.n, asked, records: taken.records, place: None };
         if batch::asks(&withheld.asked) {
             self.release(run, key.session, withheld).await
         } else {
@@ -252,9 +279,14 @@ impl Stream {
         Ok(if used.saturating_add(adds) > bytes_max { Room::Used { bytes_max } } else { Room::Left })
     }
 
-    /// Answers a batch that asks for the model, once its Agent and its tools' definitions let it go on, or the run is
-    /// ending.
-    async fn release(&mut self, run: &ObjectId, session: u64, withheld: Withheld) -> Result<Option<Withheld>, Over> {
+    /// Answers a batch that asks for the model, once its Agent and its tools' definitions let it go on and its turn has
+    /// come, or the run is ending.
+    async fn release(
+        &mut self,
+        run: &ObjectId,
+        session: u64,
+        mut withheld: Withheld,
+    ) -> Result<Option<Withheld>, Over> {
         // Before the look at the journal: whoever lets the runner go after it counts what it asked for as begun.
         if !self.service.sessions.take_up(&run.uid, session) {
             return Ok(Some(withheld));
@@ -263,7 +295,18 @@ impl Stream {
         let goes_on = state.end.is_none() && !state.cancel_requested;
         let drifted = state.drifted().next().is_some();
         if goes_on && (drifted || standing(&self.service.suspended, &state) == Standing::Suspended) {
-            return Ok(Some(withheld));
+            // Its turn is for others meanwhile.
+            return Ok(Some(Withheld { place: None, ..withheld }));
+        }
+        if goes_on {
+            match withheld.place.take() {
+                Some(place) if place.is_called() => place.go(),
+                Some(place) => return Ok(Some(Withheld { place: Some(place), ..withheld })),
+                None => match self.service.quotas.ask(&state) {
+                    Turn::Now => {}
+                    Turn::Waits(place) => return Ok(Some(Withheld { place: Some(place), ..withheld })),
+                },
+            }
         }
         self.answer(&state, &withheld).await.map(|()| None)
     }
@@ -338,6 +381,14 @@ impl Stream {
         let said = said.map(|body| OperatorMessage { body: Some(body) });
         // The peer may be gone before us.
         let _ = self.outgoing.send_timeout(said, SEND_TIMEOUT).await;
+    }
+}
+
+/// Returns when the turn of what is withheld has come.
+async fn called(withheld: Option<&mut Withheld>) {
+    match withheld.and_then(|withheld| withheld.place.as_mut()).filter(|place| !place.is_called()) {
+        Some(place) => place.called().await,
+        None => std::future::pending().await,
     }
 }
 

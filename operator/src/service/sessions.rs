@@ -169,7 +169,8 @@ impl Sessions {
         }
     }
 
-    fn tell_of(&self, uid: &str) {
+    /// Has the run looked at.
+    pub(super) fn tell_of(&self, uid: &str) {
         // Nobody listening is no error.
         let _ = self.inner.changed.send(uid.to_owned());
     }

@@ -127,6 +127,7 @@ impl World {
             resting_for: since(memory.resting_since),
             idle_for: since(memory.idle_since),
             withheld: false,
+            model_wait: None,
             limits: self.state.plan.as_ref().unwrap().limits,
             times: crate::tuning::Times::default(),
             now: self.wall(),

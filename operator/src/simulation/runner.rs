@@ -249,7 +249,12 @@ impl World {
             return;
         }
         let event = if self.faults && self.rng.chance(10) {
-            let failure = Failure { reason: FailureReason::ServerError, message: String::new(), retrying: true };
+            let failure = Failure {
+                reason: FailureReason::ServerError,
+                message: String::new(),
+                retrying: true,
+                retry_after_seconds: None,
+            };
             Event::ModelFailed { step, attempt, failure }
         } else {
             let first = self.state.calls_total + 1;

@@ -123,7 +123,8 @@ mod tests {
     }
 
     fn failed(reason: FailureReason) -> Found {
-        let failure = Failure { reason, message: "Tool t: http://x/mcp".into(), retrying: false };
+        let failure =
+            Failure { reason, message: "Tool t: http://x/mcp".into(), retrying: false, retry_after_seconds: None };
         Found::Probe(Step::Use { report: Ok(ProbeReport::Tool(Err(failure))), again: None })
     }
 

@@ -1,13 +1,14 @@
 //! An operator's run service on loopback, and a scripted runner that speaks to it over TLS.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use belay_operator::gate::{Law, Word};
 use belay_operator::journal::Journal;
+use belay_operator::quota::{Quotas, Rates};
 use belay_operator::service::{
     AddressCheck, Options, PeerError, PeerPod, Peers, Probes, RunService, ServeError, Sessions, serve,
 };
@@ -66,6 +67,9 @@ pub struct World {
     pub suspended: Arc<AtomicBool>,
     /// Nobody can say whose a token is, unless it was revoked.
     pub api_server_away: Arc<AtomicBool>,
+    /// Limits of every Model.
+    pub rates: Arc<Mutex<Rates>>,
+    pub quotas: Quotas,
     run_bytes_max: u64,
     address: String,
     ca_pem: String,
@@ -119,6 +123,10 @@ impl World {
         let suspended = Arc::new(AtomicBool::new(false));
         let flag = suspended.clone();
         let api_server_away = Arc::new(AtomicBool::new(false));
+        let rates = Arc::new(Mutex::new(Rates::default()));
+        let now = rates.clone();
+        let quotas = Quotas::new(Arc::new(move |_| *now.lock().unwrap()));
+        tokio::spawn(quotas.clone().keep(shutdown.clone()));
         let service = RunService {
             journal: journal.clone(),
             sessions: sessions.clone(),
@@ -126,6 +134,7 @@ impl World {
             peers: Arc::new(TokenPeers { away: api_server_away.clone() }),
             suspended: Arc::new(move |_| flag.load(Ordering::SeqCst)),
             law: Arc::new(AskToDelete),
+            quotas: quotas.clone(),
             options: Options { address_check: AddressCheck::Required, streams_max: 8, run_bytes_max },
         };
         let tls = Reloadable::new(&material).unwrap();
@@ -138,6 +147,8 @@ impl World {
             probes,
             suspended,
             api_server_away,
+            rates,
+            quotas,
             run_bytes_max,
             address,
             ca_pem,

@@ -161,7 +161,14 @@ mod tests {
 
     #[test]
     fn a_failed_attempt_is_followed_by_the_next_one_unless_it_was_the_last() {
-        let failure = |retrying| Some(Failure { reason: FailureReason::RateLimited, message: String::new(), retrying });
+        let failure = |retrying| {
+            Some(Failure {
+                reason: FailureReason::RateLimited,
+                message: String::new(),
+                retrying,
+                retry_after_seconds: None,
+            })
+        };
         let model = ModelState::Failed { step: 3, attempt: 1 };
         let state = RunState { model, failure: failure(true), ..RunState::default() };
         assert_eq!(looked(&state, true), Next::Ask { step: 3, attempt: 2 });

@@ -11,6 +11,7 @@ use kube::ResourceExt;
 use super::{Decision, EpochEnding, Follow, LAST_WORDS_MAX, Observed, SILENT_MAX, Stream, Wait, seconds_since};
 use crate::namespaces::Service;
 use crate::pod_view::{Exit, PodView};
+use crate::quota::{HeldBy, LONG_WAIT, Waits};
 use crate::tuning::Times;
 
 impl Observed<'_> {
@@ -87,7 +88,9 @@ impl Observed<'_> {
                 );
                 Follow::Held { reason: RunReason::Quarantine, message }
             }
-            None => Follow::Running,
+            None => {
+                self.model_wait.as_ref().filter(|waits| waits.time >= LONG_WAIT).map_or(Follow::Running, rate_limited)
+            }
         }
     }
 
@@ -111,6 +114,28 @@ impl Observed<'_> {
             | PodView::Running { .. } => Decision::Follow(Follow::Starting),
         }
     }
+}
+
+/// A request that waits for so long that people may ask why.
+fn rate_limited(waits: &Waits) -> Follow {
+    let model = &waits.model;
+    let message = match waits.held_by {
+        Some(HeldBy::Refusal) => format!(
+            "Model {model}: its provider asked for patience (429), and the run's request waits its turn: lower the load, or \
+             set spec.rateLimits to what the key is good for"
+        ),
+        Some(HeldBy::ConcurrentRequests) => limit_words(model, "concurrentRequests"),
+        Some(HeldBy::RequestsPerMinute) => limit_words(model, "requestsPerMinute"),
+        Some(HeldBy::TokensPerMinute) => limit_words(model, "tokensPerMinute"),
+        None => format!("Model {model}: the run's request waits its turn"),
+    };
+    Follow::Held { reason: RunReason::RateLimited, message }
+}
+
+fn limit_words(model: &str, field: &str) -> String {
+    format!(
+        "Model {model}: spec.rateLimits.{field} is reached, and the run's request waits its turn: raise it, or run less at once"
+    )
 }
 
 /// Whether the runner has nothing under way: no call, and no model request that it has leave for.
