@@ -11,6 +11,7 @@ pub mod conditions;
 mod credential;
 mod definitions;
 pub mod drift;
+mod http_api;
 mod model;
 mod money;
 mod read_grant;
@@ -37,12 +38,13 @@ pub use definitions::definitions;
 pub use model::{
     Model, ModelApi, ModelRateLimits, ModelSpec, ModelStatus, ModelTimeouts, PricesUsd, Script, ScriptCall, ScriptTurn,
 };
+pub use http_api::{ConfigMapKeyRef, Http, HttpHeader, HttpMethod, HttpOperation, HttpSource, OpenApi};
 pub use money::{Usd, UsdError};
 pub use read_grant::{ReadGrant, ReadGrantSpec, ReadPurpose};
 pub use refs::NameRef;
 pub use tool::{
-    Acceptance, CHANGES_MAX, Change, DriftQuestion, DriftRefusal, DriftedOperation, Effects, Mcp, QuestionGuard, Tool,
-    ToolDrift, ToolEffects, ToolOperation, ToolSpec, ToolStatus,
+    Acceptance, CHANGES_MAX, Change, DriftQuestion, DriftRefusal, DriftedOperation, Effects, LEFT_OUT_MAX,
+    LeftOutOperation, Mcp, QuestionGuard, Tool, ToolDrift, ToolEffects, ToolOperation, ToolSpec, ToolStatus,
 };
 pub use visible::visible;
 

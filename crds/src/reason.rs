@@ -72,6 +72,10 @@ reasons! {
         Unauthorized,
         /// The server answers, but not with a list of operations.
         ServerFailed,
+        /// The ConfigMap with the OpenAPI document is absent or lacks the key: from inside a pod both look the same.
+        DocumentMissing,
+        /// What describes the operations cannot be used: the OpenAPI document, or `spec.http.operations`.
+        DefinitionsInvalid,
         /// The server defines operations otherwise than they were accepted: calls to those are held.
         Drifted,
     }

@@ -1,4 +1,4 @@
-//! Tool: a server whose operations agents may call.
+//! Tool: a server or an HTTP API whose operations agents may call.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,18 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::http_api::{Http, HttpSource};
 use crate::refs::NameRef;
 
 /// What is kept of a description or a schema; in characters.
 const TEXT_MAX: usize = 4096;
+/// Operations that status names although they are not offered.
+pub const LEFT_OUT_MAX: usize = 32;
 /// Operations in one question.
 pub const CHANGES_MAX: usize = 128;
 
-/// A tool server. Its operations are what MCP calls tools; `status.operations` lists them once an isolated
-/// probe pod has asked the server.
+/// A tool server. Its operations are what MCP calls tools, or requests of an HTTP API; `status.operations` lists them
+/// once an isolated probe pod has asked the server, or has read what describes the API.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[kube(
     group = "belay.dev",
@@ -28,16 +31,22 @@ pub const CHANGES_MAX: usize = 128;
     namespaced,
     status = "ToolStatus",
     derive = "PartialEq",
-    printcolumn(name = "URL", type_ = "string", json_path = ".spec.mcp.url"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".spec['mcp.url', 'http.baseURL']"),
     printcolumn(name = "OPERATIONS", type_ = "integer", json_path = ".status.operationCount"),
     printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "REASON", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
+#[x_kube(validation = ("has(self.mcp) != has(self.http)", "spec holds exactly one of mcp and http"))]
 #[serde(rename_all = "camelCase")]
 pub struct ToolSpec {
-    /// A server that speaks MCP over streamable HTTP. Required.
-    pub mcp: Mcp,
+    /// A server that speaks MCP over streamable HTTP. Exactly one of `mcp` and `http` is required.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mcp: Option<Mcp>,
+    /// An HTTP API: its operations are described by an OpenAPI document, or here. Exactly one of `mcp` and `http` is
+    /// required.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<Http>,
     /// How long one call may take before it counts as unknown. Default 60, 1 to 3600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
@@ -52,6 +61,27 @@ pub struct ToolSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub policy_refs: Vec<NameRef>,
+}
+
+impl ToolSpec {
+    /// The endpoint of the MCP server, or the base URL of the HTTP API.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        let mcp = self.mcp.as_ref().map(|mcp| mcp.url.as_str());
+        mcp.or_else(|| self.http.as_ref().map(|http| http.base_url.as_str())).unwrap_or_default()
+    }
+
+    #[must_use]
+    pub fn credential_ref(&self) -> Option<&NameRef> {
+        let mcp = self.mcp.as_ref().and_then(|mcp| mcp.credential_ref.as_ref());
+        mcp.or_else(|| self.http.as_ref().and_then(|http| http.credential_ref.as_ref()))
+    }
+
+    /// Which of the two it is, as its field is called.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        if self.http.is_some() { "http" } else { "mcp" }
+    }
 }
 
 /// What calling an operation does.
@@ -72,8 +102,8 @@ pub struct ToolEffects {
 pub enum Effects {
     /// The operation only reads. A call without an answer is sent again.
     None,
-    /// Sent twice with one key it has one effect. Every attempt carries the same key, in `_meta` under
-    /// `belay.dev/idempotency-key`.
+    /// Sent twice with one key it has one effect. Every attempt carries the same key: of an MCP call in `_meta` under
+    /// `belay.dev/idempotency-key`, of an HTTP request in the header `Idempotency-Key`.
     Idempotent,
     /// A call without an answer may have taken effect: a person says what became of it.
     #[default]
@@ -110,6 +140,15 @@ pub struct ToolStatus {
     /// asking people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted_from: Option<Mcp>,
+    /// The `spec.http` by which they were accepted. Where another one is set, what is there is accepted anew, without
+    /// asking people: an edit of the Tool is its author's word. A document that changes is asked about.
+    #[serde(default, rename = "acceptedFromHTTP", skip_serializing_if = "Option::is_none")]
+    pub accepted_from_http: Option<HttpSource>,
+    /// What was there and is not offered to anyone, with the reason. At most 32; those after them in the alphabet are
+    /// not listed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = LEFT_OUT_MAX), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub left_out: Vec<LeftOutOperation>,
     /// When people last accepted something, and who.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acceptance: Option<Acceptance>,
@@ -128,13 +167,25 @@ pub struct ToolStatus {
     pub observed_generation: Option<i64>,
 }
 
+/// An operation that cannot be offered.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct LeftOutOperation {
+    /// The operation's name as the server or the document spells it.
+    #[schemars(length(min = 1, max = 128))]
+    pub name: String,
+    /// Why: its schema cannot be checked, or its request cannot be sent. At most 512 characters. Untrusted.
+    #[schemars(length(max = 512))]
+    pub reason: String,
+}
+
 /// An operation as its server defines it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub struct ToolOperation {
     /// The operation's name as the server spells it. At most 128 characters; longer ones cannot be used.
     #[schemars(length(min = 1, max = 128))]
     pub name: String,
-    /// SHA-256 over name, description and input schema: what a run compares with.
+    /// SHA-256 over name, description and input schema, and for an HTTP API over method, path template, base URL and the
+    /// places of its parameters: what a run compares with.
     #[schemars(length(max = 128))]
     pub digest: String,
     /// What the server says of it, or the beginning of that: at most 4096 characters, and less where a server offers

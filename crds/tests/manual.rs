@@ -157,6 +157,22 @@ fn admission_asks_about_every_place_of_an_agents_tools_and_a_models_fallbacks() 
     }
 }
 
+/// A Tool has exactly one of its kinds: the rule looks for the Credential in each that may name one.
+#[test]
+fn admission_asks_about_the_credential_of_every_kind_of_tool() {
+    let tool = definitions().unwrap().into_iter().find(|it| it["spec"]["names"]["kind"] == "Tool").unwrap();
+    let spec = &tool["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    let naming = |field: &Value| field["properties"]["credentialRef"].is_object();
+    let kinds: Vec<&String> =
+        spec.as_object().unwrap().iter().filter(|(_, it)| naming(it)).map(|(name, _)| name).collect();
+    assert_eq!(kinds, ["http", "mcp"]);
+    let text = fs::read_to_string(manifests().join("admission/references.yaml")).unwrap();
+    for kind in kinds {
+        let asked = format!("has(object.spec.{kind}.credentialRef) ? object.spec.{kind}.credentialRef.name");
+        assert!(text.contains(&asked), "nothing asks about spec.{kind}.credentialRef");
+    }
+}
+
 /// The API server ends a policy at a cost of 10,000,000; asking the authorizer costs 350,000.
 #[test]
 fn no_admission_policy_asks_more_than_the_api_server_answers() {

@@ -36,6 +36,12 @@ fn refusals(kind: &str, new: &str, old: Option<&str>) -> Vec<String> {
 #[case("Credential", "{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: [a.example]}")]
 #[case("Credential", "{secretKeyRef: {name: s, key: k}, inject: {header: {name: X-Api-Key}}, hosts: [a.example]}")]
 #[case("Tool", "{mcp: {url: 'http://x/mcp'}}")]
+#[case("Tool", "{http: {baseURL: 'http://x', openAPI: {configMapKeyRef: {name: c, key: k}}}}")]
+#[case("Tool", "{http: {baseURL: 'http://x', operations: [{name: o, method: DELETE, path: '/{a}'}]}}")]
+#[case(
+    "Tool",
+    "{http: {baseURL: 'http://x', operations: [{name: o, method: POST, path: /, body: b, headers: [{name: If-Match, argument: a}]}]}}"
+)]
 #[case("Agent", "{modelRef: {name: m}, tools: [{name: t, operations: ['*']}]}")]
 #[case("Agent", "{modelRef: {name: m}, tools: [{name: t, operations: [a, b]}]}")]
 #[case("Agent", "{modelRef: {name: m}, pod: {resources: {requests: {cpu: 10m}, limits: {memory: 64Mi}}}}")]
@@ -91,6 +97,33 @@ fn what_is_right_is_accepted(#[case] kind: &str, #[case] spec: &str) {
     "Credential",
     "{secretKeyRef: {name: s, key: k}, inject: {header: {name: HOST}}, hosts: [a]}",
     "this header frames or routes the request: a credential goes into another"
+)]
+#[case("Tool", "{}", "spec holds exactly one of mcp and http")]
+#[case(
+    "Tool",
+    "{mcp: {url: 'http://x'}, http: {baseURL: 'http://x', openAPI: {configMapKeyRef: {name: c, key: k}}}}",
+    "spec holds exactly one of mcp and http"
+)]
+#[case("Tool", "{http: {baseURL: 'http://x'}}", "spec.http holds exactly one of openAPI and operations")]
+#[case(
+    "Tool",
+    "{http: {baseURL: 'http://x', operations: [{name: o, method: GET, path: /}], openAPI: {configMapKeyRef: {name: c, key: k}}}}",
+    "spec.http holds exactly one of openAPI and operations"
+)]
+#[case(
+    "Tool",
+    "{http: {baseURL: 'http://x', operations: [{name: o, method: GET, path: /, body: b}]}}",
+    "a GET or HEAD request has no body"
+)]
+#[case(
+    "Tool",
+    "{http: {baseURL: 'http://x', operations: [{name: o, method: GET, path: /, headers: [{name: HOST, argument: a}]}]}}",
+    "this header frames, routes or authenticates the request: an argument goes into another"
+)]
+#[case(
+    "Tool",
+    "{http: {baseURL: 'http://x', operations: [{name: o, method: GET, path: /, headers: [{name: X-Forwarded-Host, argument: a}]}]}}",
+    "this header frames, routes or authenticates the request: an argument goes into another"
 )]
 #[case(
     "Agent",

@@ -1,7 +1,7 @@
 // An MCP server that writes down every call that truly arrives, for tests that count effects. No dependencies.
 // Operations: `add` (has its effect each time), `put` (once for each key), both with `delay` in milliseconds before
 // the answer; `drop` has its effect and cuts the connection. GET /calls tells what arrived; GET /define/add/WORDS has the
-// server describe `add` otherwise from then on.
+// server describe `add` otherwise from then on. PUT /things/ID is an HTTP API of one operation: its body has to be JSON.
 import { createServer } from 'node:http';
 
 const calls = [];
@@ -42,6 +42,17 @@ createServer((request, response) => {
   if (request.method === 'GET' && define === 'define') {
     tools.find((tool) => tool.name === name).description = decodeURIComponent(words);
     return response.writeHead(200).end('defined');
+  }
+  if (request.method === 'PUT' && define === 'things') {
+    const [id, tags] = [decodeURIComponent(name.split('?')[0]), new URL(request.url, 'http://x').searchParams.getAll('tag')];
+    let body = '';
+    request.on('data', (chunk) => (body += chunk));
+    request.on('end', () => {
+      const key = request.headers['idempotency-key'] ?? null;
+      calls.push({ name: `thing ${tags} ${JSON.stringify(JSON.parse(body))}`, id, key, at: Date.now() });
+      response.writeHead(201, { 'content-type': 'application/json' }).end(JSON.stringify({ id }));
+    });
+    return;
   }
   if (request.method !== 'POST') return response.writeHead(405).end();
   let body = '';

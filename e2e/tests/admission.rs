@@ -124,6 +124,19 @@ fn a_tool_needs_use_on_its_credential() {
 }
 
 #[test]
+fn a_tool_of_an_http_api_needs_use_on_its_credential() {
+    needs(
+        "adm-http",
+        "{apiVersion: belay.dev/v1alpha1, kind: Tool, metadata: {name: t}, spec: {http: {baseURL: 'http://x', credentialRef: {name: key}, openAPI: {configMapKeyRef: {name: c, key: k}}}}}",
+        "needs the verb use on credentials.decide.belay.dev key",
+        "decide.belay.dev",
+        "credentials",
+        "key",
+        "use",
+    );
+}
+
+#[test]
 fn an_agent_needs_use_on_its_model_and_on_every_tool() {
     let (namespace, author) = with_author("adm-agent");
     let yaml = "{apiVersion: belay.dev/v1alpha1, kind: Agent, metadata: {name: a}, spec: {modelRef: {name: m}, tools: [{name: t, operations: [x]}, {name: u, operations: [x]}]}}";

@@ -19,6 +19,10 @@ fn tool(spec: &str) -> String {
     format!("apiVersion: belay.dev/v1alpha1\nkind: Tool\nmetadata: {{name: t}}\nspec: {spec}\n")
 }
 
+fn http_operation(operation: &str) -> String {
+    tool(&format!("{{http: {{baseURL: 'http://x', operations: [{operation}]}}}}"))
+}
+
 fn policy(spec: &str) -> String {
     format!("apiVersion: belay.dev/v1alpha1\nkind: ApprovalPolicy\nmetadata: {{name: p}}\nspec: {spec}\n")
 }
@@ -41,6 +45,12 @@ fn what_is_right_is_accepted_and_the_samples_are() {
         credential("{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: ['*.example.com']}"),
         credential("{secretKeyRef: {name: s, key: k}, inject: {header: {name: x-api-key}}, hosts: [a.example]}"),
         tool("{mcp: {url: 'http://server:3001/mcp'}}"),
+        tool(
+            "{http: {baseURL: 'http://api:8080/v1', openAPI: {configMapKeyRef: {name: api, key: openapi.yaml}, operations: [a, b]}}}",
+        ),
+        tool(
+            "{http: {baseURL: 'https://api.example', credentialRef: {name: c}, operations: [{name: put, method: PUT, path: '/a/{id}', query: [q], headers: [{name: If-Match, argument: etag}], body: b, schema: {type: object, properties: {id: {type: string}, q: {}, etag: {}, b: {}}}}]}}",
+        ),
         policy("{}"),
         policy("{mode: Audit, otherwise: Deny, rules: [{name: r, effects: [None], when: 'true', action: Allow}]}"),
         policy("{rules: [{name: r, action: Ask, ask: {quorum: 8, separationOfDuty: true, expiresAfterSeconds: 30}}]}"),
@@ -54,26 +64,46 @@ fn what_is_right_is_accepted_and_the_samples_are() {
     ] {
         namespace.kubectl.apply(&yaml).unwrap();
     }
-    for sample in ["quickstart.yaml", "run.yaml", "real-model.yaml", "scheduled.yaml", "approval.yaml"] {
+    for sample in ["quickstart.yaml", "run.yaml", "real-model.yaml", "scheduled.yaml", "approval.yaml", "http-api.yaml"]
+    {
         namespace.apply_manifest(&format!("samples/{sample}")).unwrap();
     }
 }
 
-/// Every whole object in the page about tools and models, as a reader would copy it.
+/// The column has one path for both kinds of Tool.
+#[test]
+fn the_url_column_shows_whichever_kind_a_tool_is() {
+    let namespace = TempNamespace::plain("schema-url").unwrap();
+    for (spec, url) in [
+        ("{mcp: {url: 'http://server:3001/mcp'}}", "http://server:3001/mcp"),
+        (
+            "{http: {baseURL: 'http://api:8080/v1', operations: [{name: a, method: GET, path: /a}]}}",
+            "http://api:8080/v1",
+        ),
+    ] {
+        namespace.kubectl.run(&["delete", "tool", "t", "--ignore-not-found"]).unwrap();
+        namespace.kubectl.apply(&tool(spec)).unwrap();
+        let table = namespace.kubectl.run(&["get", "tool", "t", "--no-headers"]).unwrap();
+        assert_eq!(table.split_whitespace().nth(1), Some(url), "{table}");
+    }
+}
+
+/// Every whole object in the pages about tools, models and HTTP APIs, as a reader would copy it.
 #[test]
 fn what_the_docs_show_is_accepted() {
     let namespace = TempNamespace::plain("schema-docs").unwrap();
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/tools-and-models.md");
-    let text = std::fs::read_to_string(page).unwrap();
-    let blocks: Vec<&str> = text
-        .split("```yaml\n")
-        .skip(1)
-        .filter_map(|rest| rest.split("```").next())
-        .filter(|yaml| yaml.starts_with("apiVersion"))
-        .collect();
-    assert!(blocks.len() >= 6, "{} blocks", blocks.len());
-    for yaml in blocks {
-        namespace.kubectl.apply(yaml).unwrap_or_else(|error| panic!("{error:#}: {yaml}"));
+    for (page, least) in [("tools-and-models.md", 6), ("http-apis.md", 3)] {
+        let text = std::fs::read_to_string(format!("{}/../docs/{page}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let blocks: Vec<&str> = text
+            .split("```yaml\n")
+            .skip(1)
+            .filter_map(|rest| rest.split("```").next())
+            .filter(|yaml| yaml.starts_with("apiVersion"))
+            .collect();
+        assert!(blocks.len() >= least, "{page}: {} blocks", blocks.len());
+        for yaml in blocks {
+            namespace.kubectl.apply(yaml).unwrap_or_else(|error| panic!("{error:#}: {yaml}"));
+        }
     }
 }
 
@@ -150,7 +180,19 @@ fn what_is_wrong_is_refused_in_words_that_name_the_field() {
             tool("{mcp: {url: 'http://x/mcp'}, policyRefs: [{name: p}, {name: p}]}"),
             "duplicate entries for key [name=\"p\"]",
         ),
-        (tool("{}"), "spec.mcp: Required value"),
+        (tool("{}"), "spec holds exactly one of mcp and http"),
+        (tool("{http: {baseURL: 'http://x'}}"), "spec.http holds exactly one of openAPI and operations"),
+        (http_operation("{name: o, method: TRACE, path: /}"), "Unsupported value: \"TRACE\""),
+        (http_operation("{name: o, method: GET, path: '/a?b'}"), "spec.http.operations[0].path"),
+        (http_operation("{name: o, method: GET, path: /, body: b}"), "a GET or HEAD request has no body"),
+        (
+            http_operation("{name: o, method: GET, path: /, headers: [{name: Host, argument: a}]}"),
+            "this header frames, routes or authenticates the request",
+        ),
+        (
+            http_operation("{name: o, method: GET, path: /, query: [a, a]}"),
+            "spec.http.operations[0].query[1]: Duplicate",
+        ),
         (tool("{mcp: {url: server}}"), "spec.mcp.url"),
         (tool("{mcp: {url: 'http://x/mcp'}, callTimeoutSeconds: 0}"), "spec.callTimeoutSeconds"),
         (run("r", "{agentRef: {name: a}, input: ''}"), "spec.input"),

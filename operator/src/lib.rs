@@ -16,6 +16,7 @@ pub mod gate;
 pub mod grant;
 pub mod guard;
 pub mod http;
+pub mod http_api;
 pub mod journal;
 pub mod leader;
 pub mod metrics;

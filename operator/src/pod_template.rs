@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use belay_protocol::plan::PlanCredential;
-use belay_protocol::{CREDENTIALS_DIR, TOKEN_AUDIENCE, TOKEN_FILE};
+use belay_protocol::plan::{HttpOperations, PlanCredential};
+use belay_protocol::{CREDENTIALS_DIR, DOCUMENTS_DIR, TOKEN_AUDIENCE, TOKEN_FILE};
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EnvVar, KeyToPath, Pod, PodSecurityContext, PodSpec, ProjectedVolumeSource,
-    ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, ServiceAccountTokenProjection,
-    Toleration, Volume, VolumeMount, VolumeProjection,
+    Capabilities, ConfigMapVolumeSource, Container, EnvVar, KeyToPath, Pod, PodSecurityContext, PodSpec,
+    ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+    ServiceAccountTokenProjection, Toleration, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -77,6 +77,7 @@ pub struct PodShape {
     pub labels: BTreeMap<String, String>,
     pub owner: OwnerReference,
     pub credentials: Vec<Mount>,
+    pub documents: Vec<Document>,
     pub resources: ResourceRequirements,
     pub active_deadline_seconds: i64,
 }
@@ -95,6 +96,28 @@ impl From<&PlanCredential> for Mount {
             credential: credential.name.clone(),
             secret_name: credential.secret_name.clone(),
             secret_key: credential.secret_key.clone(),
+        }
+    }
+}
+
+/// A ConfigMap's key that the kubelet puts where the runner looks for a tool's OpenAPI document. The operator reads no
+/// ConfigMap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    pub tool: String,
+    pub config_map: String,
+    pub key: String,
+}
+
+impl Document {
+    /// The one that describes this tool's operations, if one does.
+    #[must_use]
+    pub fn of(tool: &str, http: Option<&HttpOperations>) -> Option<Self> {
+        match http? {
+            HttpOperations::Document { config_map, key, .. } => {
+                Some(Self { tool: tool.to_owned(), config_map: config_map.clone(), key: key.clone() })
+            }
+            HttpOperations::Inline(_) => None,
         }
     }
 }
@@ -119,7 +142,7 @@ pub fn build_pod(shape: PodShape, settings: &PodSettings) -> Pod {
         active_deadline_seconds: Some(shape.active_deadline_seconds),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
         security_context: Some(pod_security()),
-        volumes: Some(volumes(&shape.credentials)),
+        volumes: Some(volumes(&shape.credentials, &shape.documents)),
         containers: vec![container(shape, settings)],
         tolerations: Some(tolerations(&settings.tolerations)),
         node_selector: (!settings.node_selector.is_empty()).then(|| settings.node_selector.clone()),
@@ -162,7 +185,7 @@ fn container(shape: PodShape, settings: &PodSettings) -> Container {
             capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
             ..SecurityContext::default()
         }),
-        volume_mounts: Some(mounts(&shape.credentials)),
+        volume_mounts: Some(mounts(&shape.credentials, &shape.documents)),
         ..Container::default()
     }
 }
@@ -178,7 +201,7 @@ fn pod_security() -> PodSecurityContext {
     }
 }
 
-fn volumes(credentials: &[Mount]) -> Vec<Volume> {
+fn volumes(credentials: &[Mount], documents: &[Document]) -> Vec<Volume> {
     let token = ServiceAccountTokenProjection {
         audience: Some(TOKEN_AUDIENCE.to_owned()),
         expiration_seconds: Some(TOKEN_SECONDS),
@@ -190,7 +213,7 @@ fn volumes(credentials: &[Mount]) -> Vec<Volume> {
     };
     let token = Volume { name: TOKEN_VOLUME.to_owned(), projected: Some(projected), ..Volume::default() };
     let secrets = credentials.iter().enumerate().map(|(index, mount)| Volume {
-        name: volume_name(index),
+        name: volume_name("credential", index),
         secret: Some(SecretVolumeSource {
             secret_name: Some(mount.secret_name.clone()),
             // What is missing is reported by the runner, in words, instead of a pod that never starts.
@@ -200,10 +223,21 @@ fn volumes(credentials: &[Mount]) -> Vec<Volume> {
         }),
         ..Volume::default()
     });
-    std::iter::once(token).chain(secrets).collect()
+    let documents = documents.iter().enumerate().map(|(index, document)| Volume {
+        name: volume_name("document", index),
+        config_map: Some(ConfigMapVolumeSource {
+            name: document.config_map.clone(),
+            // As for Secrets.
+            optional: Some(true),
+            default_mode: Some(0o440),
+            items: Some(vec![KeyToPath { key: document.key.clone(), path: "document".to_owned(), mode: None }]),
+        }),
+        ..Volume::default()
+    });
+    std::iter::once(token).chain(secrets).chain(documents).collect()
 }
 
-fn mounts(credentials: &[Mount]) -> Vec<VolumeMount> {
+fn mounts(credentials: &[Mount], documents: &[Document]) -> Vec<VolumeMount> {
     let mount = |name: String, path: String| VolumeMount {
         name,
         mount_path: path,
@@ -214,13 +248,17 @@ fn mounts(credentials: &[Mount]) -> Vec<VolumeMount> {
     let secrets = credentials
         .iter()
         .enumerate()
-        .map(|(index, credential)| mount(volume_name(index), format!("{CREDENTIALS_DIR}/{}", credential.credential)));
-    std::iter::once(token).chain(secrets).collect()
+        .map(|(index, one)| mount(volume_name("credential", index), format!("{CREDENTIALS_DIR}/{}", one.credential)));
+    let documents = documents
+        .iter()
+        .enumerate()
+        .map(|(index, one)| mount(volume_name("document", index), format!("{DOCUMENTS_DIR}/{}", one.tool)));
+    std::iter::once(token).chain(secrets).chain(documents).collect()
 }
 
-/// Names of credentials may be longer than a volume's and hold dots.
-fn volume_name(index: usize) -> String {
-    format!("credential-{index}")
+/// Names of credentials and tools may be longer than a volume's and hold dots.
+fn volume_name(what: &str, index: usize) -> String {
+    format!("{what}-{index}")
 }
 
 fn folder_of(path: &str) -> &str {

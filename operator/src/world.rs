@@ -103,7 +103,7 @@ pub fn credential_names<'a>(
     tools: impl IntoIterator<Item = &'a Arc<Tool>>,
 ) -> BTreeSet<&'a str> {
     let models = models.into_iter().filter_map(|model| model.spec.credential_ref.as_ref());
-    let tools = tools.into_iter().filter_map(|tool| tool.spec.mcp.credential_ref.as_ref());
+    let tools = tools.into_iter().filter_map(|tool| tool.spec.credential_ref());
     models.chain(tools).map(|reference| reference.name.as_str()).collect()
 }
 
@@ -175,9 +175,7 @@ impl Relations {
         {
             self.queues.models.push(&namespace, &model.name_any()).await;
         }
-        for tool in
-            self.world.tools.state_filter(|t| named(t.spec.mcp.credential_ref.as_ref()) && within(t, &namespace))
-        {
+        for tool in self.world.tools.state_filter(|t| named(t.spec.credential_ref()) && within(t, &namespace)) {
             self.queues.tools.push(&namespace, &tool.name_any()).await;
         }
         // Its policies may be others now.
@@ -356,7 +354,7 @@ mod tests {
         let mut writer = model("writer", Some("models"));
         writer.spec.fallback_refs = vec![NameRef::new("spare")];
         let mut github = tool("github", &["list_issues"]);
-        github.spec.mcp.credential_ref = Some(NameRef::new("tools"));
+        github.spec.mcp.as_mut().unwrap().credential_ref = Some(NameRef::new("tools"));
         World {
             models: store(vec![ready(writer), ready(model("spare", Some("spares")))]),
             credentials: store(vec![key("models"), key("spares"), key("tools"), key("unused")]),

@@ -73,6 +73,18 @@ pub fn definition_digest(name: &str, description: &str, input_schema: &Value) ->
     digest_of(&serde_json::json!({"name": name, "description": description, "inputSchema": input_schema}))
 }
 
+/// The digest of an HTTP API's operation: as [`definition_digest`], and what a call of it sends where.
+pub fn http_definition_digest(
+    name: &str,
+    description: &str,
+    input_schema: &Value,
+    request: &Value,
+) -> Result<Digest, DigestError> {
+    digest_of(&serde_json::json!({
+        "name": name, "description": description, "inputSchema": input_schema, "request": request,
+    }))
+}
+
 /// The name under which the model sees an operation: `{tool}__{operation}`, or, where that is too long,
 /// holds other characters than `[A-Za-z0-9_-]` or is in `taken`, shortened with six digest characters.
 #[must_use]

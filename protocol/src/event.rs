@@ -298,6 +298,10 @@ pub enum FailureReason {
     Interrupted,
     /// Leave to ask was never given: nobody was asked.
     Withheld,
+    /// The ConfigMap with a tool's OpenAPI document is absent or lacks the key: from inside a pod both look the same.
+    DocumentMissing,
+    /// What describes a tool's operations cannot be used.
+    DefinitionsInvalid,
 }
 
 impl FailureReason {
@@ -322,6 +326,8 @@ impl FailureReason {
             | Self::HostNotAllowed
             | Self::ScriptExhausted
             | Self::Scripted
+            | Self::DocumentMissing
+            | Self::DefinitionsInvalid
             | Self::ContextExceeded => false,
         }
     }

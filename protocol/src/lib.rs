@@ -59,6 +59,8 @@ pub const CALL_ATTEMPTS_MAX: u32 = 3;
 pub const PERMIT_VALID_MILLISECONDS: u32 = 10_000;
 /// Where the kubelet mounts a run's credentials: `CREDENTIALS_DIR/<credential name>/value`.
 pub const CREDENTIALS_DIR: &str = "/var/run/belay/credentials";
+/// Where the kubelet mounts the OpenAPI documents of a run's tools: `DOCUMENTS_DIR/<tool name>/document`.
+pub const DOCUMENTS_DIR: &str = "/var/run/belay/documents";
 /// Where the kubelet mounts the projected token: `TOKEN_FILE`.
 pub const TOKEN_FILE: &str = "/var/run/belay/token/token";
 /// The most bytes that a credential may hold.

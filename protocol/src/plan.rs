@@ -134,7 +134,11 @@ pub struct ScriptedCall {
 pub struct PlanTool {
     pub name: String,
     pub uid: String,
+    /// The endpoint of an MCP server, or what the paths of an HTTP API's operations follow.
     pub url: String,
+    /// Where the operations of an HTTP API are described. Absent: it is an MCP server, which says so itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpOperations>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
     pub call_timeout_seconds: u32,
@@ -146,6 +150,53 @@ pub struct PlanTool {
     /// default, so that digests of older plans stay what they are.
     #[serde(default, skip_serializing_if = "OnDrift::is_default")]
     pub on_drift: OnDrift,
+}
+
+/// Where the operations of an HTTP API are described.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HttpOperations {
+    /// In an OpenAPI document that the kubelet mounts ([`crate::DOCUMENTS_DIR`]).
+    #[serde(rename_all = "camelCase")]
+    Document {
+        config_map: String,
+        key: String,
+        /// The operationIds that count; empty: all.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        only: Vec<String>,
+    },
+    Inline(Vec<InlineOperation>),
+}
+
+/// An operation of an HTTP API that the Tool itself describes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InlineOperation {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    pub method: String,
+    /// Holds `{argument}` where an argument's value goes.
+    pub path: String,
+    /// Names of arguments that are sent as query parameters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub query: Vec<String>,
+    /// Arguments that are sent as headers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<InlineHeader>,
+    /// Name of the argument that is sent as a JSON body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// The JSON Schema of the arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<Value>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InlineHeader {
+    pub name: String,
+    pub argument: String,
 }
 
 /// What a run does without the definition that it was planned with.

@@ -4,15 +4,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::event::Failure;
-use crate::plan::{PlanCredential, Timeouts};
+use crate::plan::{HttpOperations, PlanCredential, Timeouts};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ProbeTask {
     /// Look at the mounted file of this credential.
     Credential { name: String },
-    /// List the operations of this server.
-    Tool { name: String, url: String, credential: Option<Box<PlanCredential>>, timeouts: Timeouts },
+    /// List the operations of this server, or those that are described for this HTTP API.
+    Tool {
+        name: String,
+        url: String,
+        credential: Option<Box<PlanCredential>>,
+        timeouts: Timeouts,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        http: Option<Box<HttpOperations>>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +51,9 @@ pub struct OperationDefinition {
     /// Canonical JSON; absent where status would not keep it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_schema: Option<String>,
+    /// Why it cannot be offered to anyone. Absent: it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unusable: Option<String>,
 }
 
 /// The longest description and the longest schema that are kept, and all texts of one server together.
@@ -102,6 +112,7 @@ mod tests {
             digest: Digest::of(name.as_bytes()),
             description: description.to_owned(),
             input_schema: Some(schema.to_owned()),
+            unusable: None,
         }
     }
 

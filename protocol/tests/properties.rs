@@ -66,6 +66,7 @@ fn plan() -> Plan {
             name: "tool".into(),
             uid: "tool-uid".into(),
             url: "http://tool/mcp".into(),
+            http: None,
             credential: None,
             call_timeout_seconds: 60,
             policies: Vec::new(),

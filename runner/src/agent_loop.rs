@@ -2,6 +2,7 @@
 //! event goes through [`Progress`] first, so that the state is always the fold of what was reported.
 
 mod call_step;
+mod fitting;
 mod flights;
 mod listing;
 mod model_step;
@@ -17,6 +18,7 @@ use belay_protocol::{Event, Plan};
 
 use tokio::sync::Mutex;
 
+use self::fitting::Schemas;
 use self::flights::{Flights, SharedServer};
 use self::next::{Next, next};
 pub use self::progress::{Progress, WelcomeError};
@@ -39,6 +41,7 @@ pub struct Agent {
     log: StepLog,
     /// What this process was shown; nothing before the servers were asked.
     offered: Option<Vec<OfferedTool>>,
+    schemas: Schemas,
     /// Recorded and not sent yet: they ride with the next batch.
     outbox: Vec<Event>,
     /// The operator said no to going on; its Bye is on the way.
@@ -111,6 +114,7 @@ impl Agent {
             redactor: parts.redactor,
             log: StepLog,
             offered: None,
+            schemas: Schemas::default(),
             outbox: Vec::new(),
             denied: false,
             flights: Flights::default(),

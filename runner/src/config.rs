@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use belay_protocol::{CREDENTIALS_DIR, TOKEN_FILE};
+use belay_protocol::{CREDENTIALS_DIR, DOCUMENTS_DIR, TOKEN_FILE};
 
 /// Everything a runner or probe needs to find its operator.
 #[derive(Clone, Debug)]
@@ -13,6 +13,7 @@ pub struct Config {
     pub pod_name: String,
     pub token_file: PathBuf,
     pub credentials_folder: PathBuf,
+    pub documents_folder: PathBuf,
 }
 
 /// An `https` address and the authorities that may vouch for it.
@@ -56,6 +57,7 @@ impl Config {
             pod_name: required("HOSTNAME")?,
             token_file: TOKEN_FILE.into(),
             credentials_folder: CREDENTIALS_DIR.into(),
+            documents_folder: DOCUMENTS_DIR.into(),
         })
     }
 }

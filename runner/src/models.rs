@@ -136,7 +136,11 @@ impl ModelError {
             | FailureReason::HostNotAllowed
             | FailureReason::Scripted
             | FailureReason::ContextExceeded => true,
-            FailureReason::Interrupted | FailureReason::Withheld | FailureReason::ScriptExhausted => false,
+            FailureReason::Interrupted
+            | FailureReason::Withheld
+            | FailureReason::ScriptExhausted
+            | FailureReason::DocumentMissing
+            | FailureReason::DefinitionsInvalid => false,
         }
     }
 

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use belay_protocol::PROTOCOL_VERSION;
 use belay_protocol::digest::canonical;
 use belay_protocol::event::Failure;
 use belay_protocol::probe::{OperationDefinition, ProbeReport, ProbeTask, bounded};
 use belay_protocol::wire::probe_message::Body as ToOperator;
 use belay_protocol::wire::probe_order::Body as FromOperator;
 use belay_protocol::wire::{ProbeHello, ProbeMessage, ProbeOrder};
+use belay_protocol::{Digest, PROTOCOL_VERSION};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -18,8 +18,10 @@ use crate::credential::Credentials;
 use crate::egress::EgressError;
 use crate::redact::Redactor;
 use crate::session::{Link, LinkError};
+use crate::tools::http::{Documents, HttpApi};
 use crate::tools::mcp::McpServer;
-use crate::tools::{Definition, ToolServer as _};
+use crate::tools::schema::ArgumentSchema;
+use crate::tools::{Definition, Endpoint, LeftOut, OPERATIONS_MAX, ToolServer};
 
 const ATTEMPTS_MAX: u32 = 10;
 const PAUSE: Duration = Duration::from_secs(2);
@@ -59,10 +61,11 @@ async fn answer(config: &Config) -> Result<(), ProbeError> {
     let (mut client, request) = link.call(ReceiverStream::new(queue)).await?;
     let mut incoming = client.probe(request).await.map_err(LinkError::Status)?.into_inner();
     let credentials = Credentials::new(config.credentials_folder.clone());
+    let documents = Documents::new(config.documents_folder.clone());
     loop {
         match hear(&mut incoming).await? {
             FromOperator::Task(task) => {
-                let report = report(serde_json::from_slice(&task)?, &credentials).await?;
+                let report = report(serde_json::from_slice(&task)?, &credentials, &documents).await?;
                 say(&outgoing, ToOperator::Report(serde_json::to_vec(&report)?)).await?;
             }
             FromOperator::Done(_) => return Ok(()),
@@ -80,18 +83,27 @@ async fn hear(incoming: &mut Streaming<ProbeOrder>) -> Result<FromOperator, Prob
     Ok(order.body.ok_or(LinkError::Protocol("an empty message"))?)
 }
 
-async fn report(task: ProbeTask, credentials: &Credentials) -> Result<ProbeReport, ProbeError> {
+async fn report(task: ProbeTask, credentials: &Credentials, documents: &Documents) -> Result<ProbeReport, ProbeError> {
     match task {
         ProbeTask::Credential { name } => Ok(ProbeReport::Credential(credentials.presence(&name))),
-        ProbeTask::Tool { name, url, credential, timeouts } => {
+        ProbeTask::Tool { name, url, credential, timeouts, http } => {
             let credential = credential.map(|credential| *credential);
             let redactor = Redactor::new(credentials.clone(), credential.as_slice());
-            let mut server = McpServer::of_probe(name, url, credential, &timeouts, credentials.clone())?;
+            let credentials = credentials.clone();
+            let mut server: Box<dyn ToolServer> = match http {
+                Some(described) => {
+                    let endpoint = Endpoint { tool: name, url, credential };
+                    let redactor = redactor.clone();
+                    Box::new(HttpApi::new(endpoint, *described, documents.clone(), credentials, redactor)?)
+                }
+                None => Box::new(McpServer::of_probe(name, url, credential, &timeouts, credentials)?),
+            };
             let listed = server.list().await;
             Ok(ProbeReport::Tool(match listed {
                 Ok(definitions) => {
                     let nameable = definitions.into_iter().filter(|d| redactor.is_clean(&d.name));
-                    Ok(bounded(nameable.map(|d| shown(d, &redactor)).collect()))
+                    let left_out = server.left_out().iter().map(|one| unusable(one, &redactor));
+                    Ok(bounded(nameable.map(|d| shown(d, &redactor)).chain(left_out).take(OPERATIONS_MAX).collect()))
                 }
                 Err(error) => Err::<_, Failure>(error.into_failure()),
             }))
@@ -99,12 +111,26 @@ async fn report(task: ProbeTask, credentials: &Credentials) -> Result<ProbeRepor
     }
 }
 
+/// With the reason, where no argument could be checked against its schema: nobody may call it then.
 fn shown(definition: Definition, redactor: &Redactor) -> OperationDefinition {
+    let unfit = ArgumentSchema::compile(&definition.input_schema).err();
+    let unusable = unfit.map(|unfit| redactor.redact(&unfit.to_string()).into_owned());
     let schema = canonical(&redactor.redact_json(definition.input_schema)).ok();
     OperationDefinition {
         name: definition.name,
         digest: definition.digest,
         description: redactor.redact(&definition.description).into_owned(),
         input_schema: schema.and_then(|bytes| String::from_utf8(bytes).ok()),
+        unusable,
+    }
+}
+
+fn unusable(left_out: &LeftOut, redactor: &Redactor) -> OperationDefinition {
+    OperationDefinition {
+        name: redactor.redact(&left_out.name).into_owned(),
+        digest: Digest::zero(),
+        description: String::new(),
+        input_schema: None,
+        unusable: Some(redactor.redact(&left_out.why).into_owned()),
     }
 }

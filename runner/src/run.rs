@@ -13,8 +13,8 @@ use crate::egress::EgressError;
 use crate::models;
 use crate::redact::Redactor;
 use crate::session::{Link, LinkError, Operator, Order, Started, raise, start, stop_within};
-use crate::tools::ToolServer;
-use crate::tools::mcp::McpServer;
+use crate::tools;
+use crate::tools::http::Documents;
 
 /// How long a signal leaves to what is in flight; the kubelet kills after 30 s.
 const SIGNAL_GRACE: Duration = Duration::from_secs(20);
@@ -61,7 +61,8 @@ async fn epoch(config: &Config, operator: Operator, welcomed: oneshot::Receiver<
     let Ok(welcome) = welcome else { return Ok(Parting::Stopped) };
     let (plan, progress) = Progress::read(&welcome)?;
     drop(welcome);
-    let parts = parts(&plan, &Credentials::new(config.credentials_folder.clone()))?;
+    let documents = Documents::new(config.documents_folder.clone());
+    let parts = parts(&plan, &Credentials::new(config.credentials_folder.clone()), &documents)?;
     Ok(Agent::new(plan, progress, operator, parts).run().await?)
 }
 
@@ -70,13 +71,13 @@ async fn stop_on(stop: impl Future<Output = ()>, orders: watch::Sender<Order>) {
     raise(&orders, stop_within(SIGNAL_GRACE));
 }
 
-fn parts(plan: &Plan, credentials: &Credentials) -> Result<Parts, EgressError> {
+fn parts(plan: &Plan, credentials: &Credentials, documents: &Documents) -> Result<Parts, EgressError> {
     let redactor = Redactor::new(credentials.clone(), &plan.credentials);
     let models = plan.models().map(|model| models::client(plan, model, credentials, &redactor));
     let models = models.collect::<Result<_, _>>()?;
     let servers = plan.tools.iter().map(|tool| {
-        let server = McpServer::of_plan(plan, tool, credentials.clone(), redactor.clone())?;
-        Ok((tool.name.clone(), Box::new(server) as Box<dyn ToolServer>))
+        let server = tools::of_plan(plan, tool, credentials, documents, &redactor)?;
+        Ok((tool.name.clone(), server))
     });
     Ok(Parts { models, servers: servers.collect::<Result<_, EgressError>>()?, redactor })
 }

@@ -1,11 +1,15 @@
 //! Tool servers: listing what they offer, and sending one permitted call. The protocol behind it is an
 //! implementation's own business.
 
+pub mod http;
 pub mod mcp;
 mod required;
 mod result;
+pub mod schema;
 mod trouble;
 mod wire;
+
+pub use self::wire::Endpoint;
 
 use std::time::Duration;
 
@@ -14,15 +18,24 @@ use belay_protocol::Digest;
 use belay_protocol::call::definition_digest;
 use belay_protocol::elicitation::{InputRequired, Inputs};
 use belay_protocol::event::{Failure, FailureReason, NotSentReason, ToolResult};
+use belay_protocol::plan::{Plan, PlanTool};
 use serde_json::{Map, Value};
 
+use self::http::{Documents, HttpApi};
+use self::mcp::McpServer;
+use crate::credential::Credentials;
+use crate::egress::{EgressError, piece};
 use crate::permit::Permit;
+use crate::redact::Redactor;
 
 /// The most operations, and bytes of their definitions, that one server may list.
 pub const OPERATIONS_MAX: usize = 1024;
 pub const LISTING_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longer names cannot be listed in an Agent.
 pub const OPERATION_NAME_BYTES_MAX: usize = 256;
+/// What is told of an operation that cannot be offered.
+const LEFT_OUT_NAME_BYTES_MAX: usize = 128;
+const LEFT_OUT_BYTES_MAX: usize = 400;
 
 /// One operation as its server defines it.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +52,21 @@ impl Definition {
     pub fn new(name: String, description: String, input_schema: Value) -> Option<Self> {
         let digest = definition_digest(&name, &description, &input_schema).ok()?;
         Some(Self { name, description, input_schema, digest })
+    }
+}
+
+/// Something that is there and cannot be offered to anyone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    pub name: String,
+    pub why: String,
+}
+
+impl LeftOut {
+    /// Untrusted words, cut to what status holds of them.
+    #[must_use]
+    pub fn new(name: &str, why: &str) -> Self {
+        Self { name: piece(name, LEFT_OUT_NAME_BYTES_MAX), why: piece(why, LEFT_OUT_BYTES_MAX) }
     }
 }
 
@@ -95,11 +123,33 @@ impl ListError {
     }
 }
 
+/// The server of a plan's tool, of whichever kind it is.
+pub fn of_plan(
+    plan: &Plan,
+    tool: &PlanTool,
+    credentials: &Credentials,
+    documents: &Documents,
+    redactor: &Redactor,
+) -> Result<Box<dyn ToolServer>, EgressError> {
+    let (credentials, redactor) = (credentials.clone(), redactor.clone());
+    let Some(described) = tool.http.clone() else {
+        return Ok(Box::new(McpServer::of_plan(plan, tool, credentials, redactor)?));
+    };
+    let credential = tool.credential.as_deref().and_then(|name| plan.credential(name)).cloned();
+    let endpoint = Endpoint { tool: tool.name.clone(), url: tool.url.clone(), credential };
+    Ok(Box::new(HttpApi::new(endpoint, described, documents.clone(), credentials, redactor)?))
+}
+
 /// One tool's server.
 #[async_trait]
 pub trait ToolServer: Send + Sync {
     /// What the server offers now.
     async fn list(&mut self) -> Result<Vec<Definition>, ListError>;
+
+    /// What the newest listing did not offer, and why.
+    fn left_out(&self) -> &[LeftOut] {
+        &[]
+    }
 
     /// Makes sure of a conversation with the server, so that a permit is not spent on waiting for one.
     async fn prepare(&mut self) -> Result<(), ListError>;

@@ -45,8 +45,9 @@ fn compare(state: &RunState, planned: &PlanTool, tool: Option<Arc<Tool>>) -> Dri
     };
     if !is_same_server(planned, &tool) {
         let why = format!(
-            "Tool {name}: spec.mcp names another server now, so that nobody can accept for this run what the one at {} \
+            "Tool {name}: spec.{} names another server now, so that nobody can accept for this run what the one at {} \
              offers: cancel the run",
+            tool.spec.kind(),
             planned.url
         );
         return DriftSeen::Waits { tool: name, why };
@@ -55,7 +56,7 @@ fn compare(state: &RunState, planned: &PlanTool, tool: Option<Arc<Tool>>) -> Dri
     let status = tool.status.as_ref();
     let accepted = |operation: &str| accepted(status, operation);
     if differs.iter().all(|operation| accepted(operation) == state.offered(&name, operation)) {
-        return adopt(name, differs, status);
+        return adopt(&tool, differs);
     }
     if let Some(why) = held(&tool, differs) {
         return DriftSeen::Waits { tool: name, why };
@@ -65,7 +66,7 @@ fn compare(state: &RunState, planned: &PlanTool, tool: Option<Arc<Tool>>) -> Dri
     }
     let as_planned =
         |operation: &String| accepted(operation) == planned.operation(operation).map(|planned| planned.definition);
-    if differs.iter().all(as_planned) { DriftSeen::Back { tool: name } } else { adopt(name, differs, status) }
+    if differs.iter().all(as_planned) { DriftSeen::Back { tool: name } } else { adopt(&tool, differs) }
 }
 
 /// Whether the Tool was last asked before the run was.
@@ -74,13 +75,15 @@ pub fn is_behind(state: &RunState, planned: &PlanTool, tool: &Tool) -> bool {
     tool.uid().as_deref() == Some(&planned.uid) && probed_at.map(|at| at.0.as_millisecond()) <= state.listed_at
 }
 
-/// Only what people said yes to. What a probe accepted of itself, since `spec.mcp` was changed in between, may be the very
+/// Only what people said yes to. What a probe accepted of itself, since the spec was changed in between, may be the very
 /// offer that they refused before.
-fn adopt(tool: String, differs: &[String], status: Option<&ToolStatus>) -> DriftSeen {
+fn adopt(accepting: &Tool, differs: &[String]) -> DriftSeen {
+    let (tool, status) = (accepting.name_any(), accepting.status.as_ref());
     let Some(acceptance) = status.and_then(|status| status.acceptance.as_ref()) else {
         let why = format!(
-            "Tool {tool}: spec.mcp was changed meanwhile, and what its server offers was accepted anew without asking people: \
-             cancel the run"
+            "Tool {tool}: spec.{} was changed meanwhile, and what its server offers was accepted anew without asking \
+             people: cancel the run",
+            accepting.spec.kind()
         );
         return DriftSeen::Waits { tool, why };
     };
@@ -97,9 +100,16 @@ fn accepted(status: Option<&ToolStatus>, operation: &str) -> Option<Digest> {
 
 /// Whether the Tool speaks of the server that the run was planned with.
 fn is_same_server(planned: &PlanTool, tool: &Tool) -> bool {
-    let from = tool.status.as_ref().and_then(|status| status.accepted_from.as_ref()).unwrap_or(&tool.spec.mcp);
-    let credential = from.credential_ref.as_ref().map(|reference| &reference.name);
-    from.url == planned.url && credential == planned.credential.as_ref()
+    let status = tool.status.as_ref();
+    let mcp = status.and_then(|status| status.accepted_from.as_ref()).or(tool.spec.mcp.as_ref());
+    let mcp = mcp.map(|mcp| (&mcp.url, &mcp.credential_ref));
+    let http = status.and_then(|status| status.accepted_from_http.as_ref());
+    let http = http.map(|http| (&http.base_url, &http.credential_ref));
+    let http = http.or(tool.spec.http.as_ref().map(|http| (&http.base_url, &http.credential_ref)));
+    let from = if planned.http.is_some() { http } else { mcp };
+    from.is_some_and(|(url, credential)| {
+        *url == planned.url && credential.as_ref().map(|reference| &reference.name) == planned.credential.as_ref()
+    })
 }
 
 /// Why the run waits, if the Tool knows of the drift.

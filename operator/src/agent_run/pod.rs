@@ -7,7 +7,9 @@ use belay_crds::{AGENT_LABEL, Agent, AgentRun, RUN_LABEL, RUN_UID_LABEL};
 use belay_protocol::plan::Plan;
 use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 
-use crate::pod_template::{Mode, Mount, PodSettings, PodShape, base_labels, build_pod, label_value, resources};
+use crate::pod_template::{
+    Document, Mode, Mount, PodSettings, PodShape, base_labels, build_pod, label_value, resources,
+};
 use crate::writes::owner_of;
 
 /// What the pod lives longer than the run may be active: the operator ends the run first.
@@ -40,6 +42,7 @@ pub fn build(run: &AgentRun, plan: &Plan, agent: Option<&Agent>, place: &Place<'
         labels,
         owner: owner_of(run),
         credentials: plan.credentials.iter().map(Mount::from).collect(),
+        documents: plan.tools.iter().filter_map(|tool| Document::of(&tool.name, tool.http.as_ref())).collect(),
         resources: runner_resources(agent),
         active_deadline_seconds: left + DEADLINE_MARGIN_SECONDS,
     };
@@ -77,9 +80,10 @@ pub fn default_resources() -> ResourceRequirements {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use std::sync::Arc;
 
+    use belay_protocol::plan::HttpOperations;
     use serde_json::{Value, json};
 
     use super::*;
@@ -179,6 +183,20 @@ mod tests {
             },
         });
         assert_eq!(serde_json::to_value(pod).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_document_is_mounted_where_the_runner_looks_for_its_tool() {
+        let mut plan = crate::fixtures::plan();
+        let (config_map, key) = ("pets".to_owned(), "openapi.yaml".to_owned());
+        plan.tools[0].http = Some(HttpOperations::Document { config_map, key, only: vec![] });
+        let place = Place { name: "belay-run-abcd2345", active: Duration::ZERO };
+        let pod = serde_json::to_value(build(&run("nightly", "triage"), &plan, None, &place, &settings())).unwrap();
+        let volume = json!({"name": "document-0", "configMap": {
+            "name": "pets", "optional": true, "defaultMode": 0o440, "items": [{"key": "openapi.yaml", "path": "document"}]}});
+        assert_eq!(pod["spec"]["volumes"][1], volume);
+        let mount = json!({"name": "document-0", "mountPath": "/var/run/belay/documents/github", "readOnly": true});
+        assert_eq!(pod["spec"]["containers"][0]["volumeMounts"][1], mount);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use belay_crds::{
-    Agent, AgentRun, AgentTool, Credential, Inject as CrdInject, Limits as CrdLimits, Model, ModelApi, NameRef,
+    Agent, AgentRun, AgentTool, Credential, Http, Inject as CrdInject, Limits as CrdLimits, Model, ModelApi, NameRef,
     OnDrift as CrdOnDrift, Tool, Usd,
 };
 use belay_policy::freeze_effects;
@@ -12,13 +12,14 @@ use belay_protocol::Digest;
 use belay_protocol::call::model_name;
 use belay_protocol::cost::Prices;
 use belay_protocol::plan::{
-    Effects, Inject, Limits, ModelApi as PlanApi, ObjectId, OnDrift, PLAN_VERSION, Plan, PlanCredential, PlanModel,
-    PlanOperation, PlanPolicy, PlanTool, ScriptedCall, ScriptedTurn, Timeouts,
+    Effects, HttpOperations, Inject, Limits, ModelApi as PlanApi, ObjectId, OnDrift, PLAN_VERSION, Plan,
+    PlanCredential, PlanModel, PlanOperation, PlanPolicy, PlanTool, ScriptedCall, ScriptedTurn, Timeouts,
 };
 use kube::{Resource, ResourceExt};
 
 use crate::agent::EVERY_OPERATION;
 use crate::approval_policy::{Named, Usable, named, usable};
+use crate::http_api;
 use crate::references;
 use crate::world::{World, credential_names};
 
@@ -144,8 +145,9 @@ fn freeze_tool(listed: &AgentTool, tool: &Tool, taken: &mut BTreeSet<String>) ->
     Ok(PlanTool {
         name: tool.name_any(),
         uid: tool.uid().unwrap_or_default(),
-        url: tool.spec.mcp.url.clone(),
-        credential: tool.spec.mcp.credential_ref.as_ref().map(|reference| reference.name.clone()),
+        url: tool.spec.url().to_owned(),
+        http: tool.spec.http.as_ref().map(|http| freeze_http(http, &operations)),
+        credential: tool.spec.credential_ref().map(|reference| reference.name.clone()),
         call_timeout_seconds: tool.spec.call_timeout_seconds.map_or(CALL_TIMEOUT_SECONDS, positive),
         operations,
         policies: policy_names(&tool.spec.policy_refs),
@@ -154,6 +156,10 @@ fn freeze_tool(listed: &AgentTool, tool: &Tool, taken: &mut BTreeSet<String>) ->
             CrdOnDrift::Continue => OnDrift::Continue,
         },
     })
+}
+
+fn freeze_http(http: &Http, operations: &[PlanOperation]) -> HttpOperations {
+    http_api::freeze(http, |name| operations.iter().any(|operation| operation.name == name))
 }
 
 /// What the Tool's author says of an operation; silence means the worst.

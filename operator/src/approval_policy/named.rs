@@ -48,7 +48,7 @@ pub fn named(world: &World, agent: &Agent, tools: &[Arc<Tool>], credentials: &[A
 pub fn overburdened(agent: &Agent, tools: &[Arc<Tool>], credentials: &[Arc<Credential>]) -> Option<(String, usize)> {
     let names = |references: &[NameRef]| references.iter().map(|it| it.name.clone()).collect::<BTreeSet<_>>();
     tools.iter().find_map(|tool| {
-        let reference = tool.spec.mcp.credential_ref.as_ref();
+        let reference = tool.spec.credential_ref();
         let credential = reference.and_then(|named| credentials.iter().find(|it| it.name_any() == named.name));
         let mut judges = names(&agent.spec.policy_refs);
         judges.extend(names(&tool.spec.policy_refs));

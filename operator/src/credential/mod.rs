@@ -83,6 +83,7 @@ fn question(credential: &Credential, namespace: &str) -> Question {
         owner: owner_of(credential),
         task: ProbeTask::Credential { name: name.clone() },
         mounts: vec![Mount { credential: name, secret_name: secret.name.clone(), secret_key: secret.key.clone() }],
+        documents: Vec::new(),
         version: credential.metadata.generation.unwrap_or_default().to_string(),
     }
 }

@@ -115,6 +115,8 @@ fn end_reason(failure: &Failure, otherwise: EndReason) -> EndReason {
         | FailureReason::Scripted
         | FailureReason::Interrupted
         | FailureReason::Withheld
+        | FailureReason::DocumentMissing
+        | FailureReason::DefinitionsInvalid
         | FailureReason::ContextExceeded => otherwise,
     }
 }

@@ -60,6 +60,7 @@ pub(crate) fn plan_of(run: &ObjectId) -> Plan {
             name: "files".into(),
             uid: "files-uid".into(),
             url: "http://files/mcp".into(),
+            http: None,
             credential: None,
             call_timeout_seconds: 5,
             policies: vec![],

@@ -29,7 +29,9 @@ use crate::agent_run::pod::default_resources;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
-use crate::pod_template::{Mode, Mount, PodSettings, PodShape, SharedSettings, base_labels, build_pod, random_suffix};
+use crate::pod_template::{
+    Document, Mode, Mount, PodSettings, PodShape, SharedSettings, base_labels, build_pod, random_suffix,
+};
 use crate::pod_view::{Exit, PodView, view};
 use crate::service::Probes;
 use crate::world::Queues;
@@ -78,6 +80,8 @@ pub struct Question {
     pub owner: OwnerReference,
     pub task: ProbeTask,
     pub mounts: Vec<Mount>,
+    /// What describes the operations of a Tool, where a document does. The task names them as well.
+    pub documents: Vec<Document>,
     /// What else a report depends on: another value asks anew.
     pub version: String,
 }
@@ -279,6 +283,7 @@ fn build(question: &Question, name: &str, settings: &PodSettings) -> Pod {
         labels,
         owner: question.owner.clone(),
         credentials: question.mounts.clone(),
+        documents: question.documents.clone(),
         resources: default_resources(),
         active_deadline_seconds: i64::from(PROBE_SECONDS),
     };

@@ -140,7 +140,9 @@ fn parse(task: &ProbeTask, bytes: &[u8]) -> Result<ProbeReport, Status> {
             let bounded = |text: &str, most: usize| text.chars().count() <= most;
             let fits = operations.len() <= OPERATIONS_MAX
                 && operations.iter().all(|o| {
-                    bounded(&o.name, NAME_CHARACTERS_MAX) && bounded(&o.description, DESCRIPTION_CHARACTERS_MAX)
+                    bounded(&o.name, NAME_CHARACTERS_MAX)
+                        && bounded(&o.description, DESCRIPTION_CHARACTERS_MAX)
+                        && bounded(o.unusable.as_deref().unwrap_or_default(), DESCRIPTION_CHARACTERS_MAX)
                 });
             if !fits {
                 return Err(Status::invalid_argument("a report with more or longer operations than are taken"));

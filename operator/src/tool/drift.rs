@@ -6,7 +6,8 @@ use belay_crds::conditions::{READY, find};
 use belay_crds::drift::{OfferedChange, fitting};
 use belay_crds::reason::ToolReason;
 use belay_crds::{
-    Acceptance, CHANGES_MAX, Change, DriftedOperation, Tool, ToolDrift, ToolOperation, ToolSpec, ToolStatus,
+    Acceptance, CHANGES_MAX, Change, DriftedOperation, LeftOutOperation, OpenApi, Tool, ToolDrift, ToolOperation,
+    ToolSpec, ToolStatus,
 };
 use belay_protocol::digest::digest_of;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -14,6 +15,7 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use crate::agent::EVERY_OPERATION;
+use crate::http_api::source;
 use crate::readiness::Verdict;
 use crate::writes::cut;
 
@@ -23,6 +25,8 @@ const DIFF_BYTES_MAX: usize = 4096;
 const DIFF_CUT: &str = "\n(cut: belay tool accept shows all of it)";
 /// Names that a message lists before it says how many more there are.
 const NAMES_MAX: usize = 12;
+/// Operations that a message says why they are left out.
+const LEFT_OUT_SHOWN: usize = 3;
 
 /// Whether the Tool's own server is all right but for definitions: whoever needs none of those goes on.
 #[must_use]
@@ -51,11 +55,11 @@ pub fn take(status: &mut ToolStatus, spec: &ToolSpec, offered: Vec<ToolOperation
     status.probed_at = Some(probed_at);
     if !was_accepted(status, spec) {
         status.operations = offered;
-        status.accepted_from = Some(spec.mcp.clone());
+        accepted_by(status, spec);
         (status.drift, status.acceptance) = (None, None);
         return;
     }
-    status.accepted_from = Some(spec.mcp.clone());
+    accepted_by(status, spec);
     let changes = changes(&status.operations, &offered);
     // The same definition, of which a version before this one kept less.
     refresh(&mut status.operations, &offered);
@@ -66,10 +70,17 @@ pub fn take(status: &mut ToolStatus, spec: &ToolSpec, offered: Vec<ToolOperation
 /// Whether `status.operations` were accepted from this very server. One that says nothing is of an earlier version.
 #[must_use]
 pub fn was_accepted(status: &ToolStatus, spec: &ToolSpec) -> bool {
-    match &status.accepted_from {
-        Some(from) => *from == spec.mcp,
-        None => !status.operations.is_empty(),
+    match (&status.accepted_from, &status.accepted_from_http) {
+        (Some(from), None) => Some(from) == spec.mcp.as_ref(),
+        (None, Some(from)) => Some(from) == spec.http.as_ref().map(source).as_ref(),
+        (None, None) => !status.operations.is_empty(),
+        (Some(_), Some(_)) => false,
     }
+}
+
+fn accepted_by(status: &mut ToolStatus, spec: &ToolSpec) {
+    status.accepted_from.clone_from(&spec.mcp);
+    status.accepted_from_http = spec.http.as_ref().map(source);
 }
 
 fn changes(accepted: &[ToolOperation], offered: &[ToolOperation]) -> Vec<DriftedOperation> {
@@ -171,8 +182,16 @@ pub fn accept(status: &mut ToolStatus, acceptance: Acceptance) {
 #[must_use]
 pub fn verdict(tool: &Tool, status: &ToolStatus, unasked: Option<&str>) -> Verdict<ToolReason> {
     let (name, count) = (tool.name_any(), status.operations.len());
+    let left_out = left_out(status);
     let Some(drift) = &status.drift else {
-        return Verdict::ready(ToolReason::Ready, format!("the server offers {count} operations"));
+        let picked = tool.spec.http.as_ref().and_then(|http| http.open_api.as_ref());
+        let lacks = |picked: &OpenApi| status.left_out.iter().any(|one| picked.operations.contains(&one.name));
+        return if picked.is_some_and(lacks) {
+            let message = format!("Tool {name}: spec.http.openAPI.operations picks what cannot be offered{left_out}");
+            Verdict::waiting(ToolReason::DefinitionsInvalid, message)
+        } else {
+            Verdict::ready(ToolReason::Ready, format!("the server offers {count} operations{left_out}"))
+        };
     };
     let what = summary(drift);
     let then = match (&drift.refused, unasked) {
@@ -197,6 +216,17 @@ pub fn verdict(tool: &Tool, status: &ToolStatus, unasked: Option<&str>) -> Verdi
         Verdict::stalled(ToolReason::Drifted, message)
     } else {
         Verdict::waiting(ToolReason::Drifted, message)
+    }
+}
+
+/// What cannot be offered, and why.
+fn left_out(status: &ToolStatus) -> String {
+    let words = |one: &LeftOutOperation| format!("{} ({})", belay_crds::visible(&one.name), one.reason);
+    let shown: Vec<String> = status.left_out.iter().take(LEFT_OUT_SHOWN).map(words).collect();
+    match (shown.is_empty(), status.left_out.len().saturating_sub(LEFT_OUT_SHOWN)) {
+        (true, _) => String::new(),
+        (false, 0) => format!("; left out: {}", shown.join(", ")),
+        (false, more) => format!("; left out: {} and {more} more (status.leftOut)", shown.join(", ")),
     }
 }
 
@@ -324,12 +354,48 @@ mod tests {
         take(&mut kept, &same, now(), at(2));
         assert_eq!(accepted(&kept), [("list", "sha256:1"), ("set", "sha256:1")]);
         let mut other = tool.spec.clone();
-        other.mcp = Mcp { url: "http://other/mcp".into(), credential_ref: None };
+        other.mcp = Some(Mcp { url: "http://other/mcp".into(), credential_ref: None });
         take(&mut status, &other, now(), at(2));
         assert_eq!((accepted(&status), status.drift.is_none()), (vec![("list", "sha256:2")], true));
         let mut keyed = other.clone();
-        keyed.mcp.credential_ref = Some(belay_crds::NameRef::new("k"));
+        keyed.mcp.as_mut().unwrap().credential_ref = Some(belay_crds::NameRef::new("k"));
         assert!(!was_accepted(&status, &keyed));
+    }
+
+    #[test]
+    fn an_api_is_accepted_by_its_whole_spec_and_its_document_drifts() {
+        let mut tool = tool("pets", &[]);
+        let open_api = "{baseURL: 'http://x', openAPI: {configMapKeyRef: {name: c, key: k}}}";
+        (tool.spec.mcp, tool.spec.http) = (None, Some(serde_saphyr::from_str(open_api).unwrap()));
+        let mut status = ToolStatus::default();
+        take(&mut status, &tool.spec, vec![operation("list", "1")], at(1));
+        take(&mut status, &tool.spec, vec![operation("list", "2")], at(2));
+        assert_eq!((told(&status).as_str(), status.accepted_from.clone()), ("list changed", None));
+        let mut edited = tool.spec.clone();
+        edited.http.as_mut().unwrap().base_url = "http://y".into();
+        assert!(was_accepted(&status, &tool.spec) && !was_accepted(&status, &edited));
+        let mut became_mcp = status.clone();
+        edited = crate::fixtures::tool("pets", &[]).spec;
+        take(&mut became_mcp, &edited, vec![operation("list", "3")], at(3));
+        assert_eq!((accepted(&became_mcp), became_mcp.accepted_from_http.clone()), (vec![("list", "sha256:3")], None));
+    }
+
+    #[test]
+    fn what_is_left_out_is_named_and_holds_a_tool_up_only_where_it_was_picked() {
+        let mut tool = tool("pets", &[]);
+        let left_out =
+            |number: usize| LeftOutOperation { name: format!("o{number}"), reason: "its body is not JSON".into() };
+        let status = ToolStatus { left_out: (0..4).map(left_out).collect(), ..ToolStatus::default() };
+        let ready = verdict(&tool, &status, None);
+        assert_eq!((ready.standing, ready.reason), (Standing::Ready, ToolReason::Ready));
+        let words = "the server offers 0 operations; left out: o0 (its body is not JSON), o1 (its body is not JSON), o2 (its \
+                     body is not JSON) and 1 more (status.leftOut)";
+        assert_eq!(ready.message, words);
+        let picked = "{baseURL: 'http://x', openAPI: {configMapKeyRef: {name: c, key: k}, operations: [o3]}}";
+        (tool.spec.mcp, tool.spec.http) = (None, Some(serde_saphyr::from_str(picked).unwrap()));
+        let verdict = verdict(&tool, &status, None);
+        assert_eq!((verdict.standing, verdict.reason), (Standing::Waiting, ToolReason::DefinitionsInvalid));
+        assert!(verdict.message.starts_with("Tool pets: spec.http.openAPI.operations picks"), "{}", verdict.message);
     }
 
     #[test]
@@ -338,7 +404,7 @@ mod tests {
         let mut status = tool.status.clone().unwrap();
         take(&mut status, &tool.spec, vec![operation("list", "2")], at(1));
         assert_eq!(told(&status), "list changed");
-        assert_eq!(status.accepted_from, Some(tool.spec.mcp.clone()));
+        assert_eq!(status.accepted_from, tool.spec.mcp);
     }
 
     fn question() -> DriftQuestion {

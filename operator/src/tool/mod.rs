@@ -26,9 +26,10 @@ use crate::agent_run::resolve::freeze_credential;
 use crate::clock::Clock;
 use crate::controller::{Failure, Reconcile};
 use crate::guard::Guard;
+use crate::http_api;
 use crate::metrics::Kind;
 use crate::namespaces::{Namespaces, Service};
-use crate::pod_template::Mount;
+use crate::pod_template::{Document, Mount};
 use crate::probe_pod::{Known, ProbePods, Question, Step, Subject, still_tells};
 use crate::readiness::Verdict;
 use crate::references::{CredentialState, credential_state};
@@ -41,6 +42,8 @@ const PROBE_TIMEOUTS: Timeouts =
 
 /// How often a server is asked again that is not as it was accepted.
 const DRIFTED_AGAIN: Duration = Duration::from_mins(10);
+/// How often a document is read again that lacks what was picked.
+const MENDED_AGAIN: Duration = Duration::from_mins(1);
 
 /// What passes over Tools need.
 pub struct Tools {
@@ -71,15 +74,16 @@ impl Reconcile for Tools {
         };
         let mut status = tool.status.clone().unwrap_or_default();
         let judged = verdict::judge(&tool, found);
-        if let Judged::Listed(operations) = &judged {
+        if let Judged::Listed { operations, left_out } = &judged {
             let began = self.probes.began(&tool.uid().unwrap_or_default()).unwrap_or_default();
             drift::take(&mut status, &tool.spec, operations.clone(), MicroTime(began));
+            status.left_out.clone_from(left_out);
         }
         let asked = match service {
             Service::Enabled => self.settle(&tool, &mut status).await?,
             Service::Starting | Service::NotEnabled | Service::Forbidden => Asked::default(),
         };
-        if status.accepted_from.is_some() {
+        if status.accepted_from.is_some() || status.accepted_from_http.is_some() {
             status.operation_count = i32::try_from(status.operations.len()).ok();
         }
         let verdict = standing(&tool, &status, judged, &asked);
@@ -103,7 +107,7 @@ impl Reconcile for Tools {
 /// they say already, while a probe looks again.
 fn standing(tool: &Tool, status: &ToolStatus, judged: Judged, asked: &Asked) -> Option<Verdict<ToolReason>> {
     match judged {
-        Judged::Listed(_) => Some(drift::verdict(tool, status, asked.unasked.as_deref())),
+        Judged::Listed { .. } => Some(drift::verdict(tool, status, asked.unasked.as_deref())),
         Judged::Asking(_) if was_listed(tool) => Some(drift::verdict(tool, status, asked.unasked.as_deref())),
         Judged::Asking(_) if tells(tool) => None,
         Judged::Asking(verdict) | Judged::Not(verdict) => Some(verdict),
@@ -115,16 +119,19 @@ impl Tools {
         if matches!(service, Service::NotEnabled | Service::Forbidden) {
             return Found::NotServed(service);
         }
-        let reference = tool.spec.mcp.credential_ref.as_ref();
+        let reference = tool.spec.credential_ref();
         let credential = reference.and_then(|reference| self.world.credential(namespace, &reference.name));
-        let subject = format!("Tool {}: spec.mcp.credentialRef", tool.name_any());
+        let subject = format!("Tool {}: spec.{}.credentialRef", tool.name_any(), tool.spec.kind());
         match credential_state(&subject, namespace, reference, credential.as_deref()) {
             CredentialState::None | CredentialState::Ready => {}
             state @ (CredentialState::Missing(_) | CredentialState::NotReady(_)) => return Found::Credential(state),
         }
         self.probes.sweep(namespace, &tool.uid().unwrap_or_default()).await;
-        // A server that is not as it was accepted may be so again.
-        let good_for = drift::is_drifted(tool).then_some(DRIFTED_AGAIN);
+        // A server that is not as it was accepted may be so again, and a document is mended without an edit of the Tool.
+        let good_for = match drift::is_drifted(tool) {
+            true => Some(DRIFTED_AGAIN),
+            false => has_reason(tool, ToolReason::DefinitionsInvalid).then_some(MENDED_AGAIN),
+        };
         let known = Known { is_ready: is_ready(tool), good_for };
         Found::Probe(self.probes.consult(&question(tool, namespace, credential.as_deref()), known))
     }
@@ -146,6 +153,11 @@ fn tells(tool: &Tool) -> bool {
     still_tells(status, tool.metadata.generation, &not_found.map(ToolReason::as_str))
 }
 
+fn has_reason(tool: &Tool, reason: ToolReason) -> bool {
+    let status = tool.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    conditions::find(status, conditions::READY).is_some_and(|ready| ready.reason == reason.as_str())
+}
+
 fn is_ready(tool: &Tool) -> bool {
     let status = tool.status.as_ref().map_or(&[][..], |status| &status.conditions);
     conditions::is_ready(status, tool.metadata.generation)
@@ -153,16 +165,19 @@ fn is_ready(tool: &Tool) -> bool {
 
 fn question(tool: &Tool, namespace: &str, credential: Option<&Credential>) -> Question {
     let credential = credential.map(freeze_credential);
+    let http = tool.spec.http.as_ref().map(|http| http_api::freeze(http, |_| true));
     Question {
         subject: Subject::Tool,
         namespace: namespace.to_owned(),
         owner: owner_of(tool),
         mounts: credential.iter().map(Mount::from).collect(),
+        documents: Document::of(&tool.name_any(), http.as_ref()).into_iter().collect(),
         task: ProbeTask::Tool {
             name: tool.name_any(),
-            url: tool.spec.mcp.url.clone(),
+            url: tool.spec.url().to_owned(),
             credential: credential.map(Box::new),
             timeouts: PROBE_TIMEOUTS,
+            http: http.map(Box::new),
         },
         version: tool.metadata.generation.unwrap_or_default().to_string(),
     }

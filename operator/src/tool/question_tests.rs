@@ -337,7 +337,7 @@ async fn a_tool_that_names_another_server_asks_no_more_about_the_one_before() {
     let mut stage = Stage::new().await;
     stage.settle().await;
     assert_eq!(stage.status().drift.as_ref().map(summary).as_deref(), Some("set_labels changed"));
-    stage.tool.spec.mcp.url = "http://other/mcp".to_owned();
+    stage.tool.spec.mcp.as_mut().unwrap().url = "http://other/mcp".to_owned();
     stage.decides(&json!({}));
     stage.settle().await;
     assert_eq!(stage.writes(), ["approval made", "sealed"]);

@@ -1,7 +1,7 @@
 //! What a pass found out about a Tool's server, and in which words it could not be listed. Pure.
 
 use belay_crds::reason::ToolReason;
-use belay_crds::{Tool, ToolOperation};
+use belay_crds::{LEFT_OUT_MAX, LeftOutOperation, Tool, ToolOperation};
 use belay_protocol::event::{Failure, FailureReason};
 use belay_protocol::probe::{OperationDefinition, ProbeReport, bounded};
 use kube::ResourceExt;
@@ -10,10 +10,13 @@ use crate::namespaces::Service;
 use crate::probe_pod::Step;
 use crate::readiness::Verdict;
 use crate::references::CredentialState;
+use crate::writes::cut;
 
 /// What status holds of a name; the schema takes no more.
 const OPERATION_NAME_MAX: usize = 128;
 const OPERATIONS_MAX: usize = 1024;
+/// What the schema takes of a reason.
+const LEFT_OUT_BYTES_MAX: usize = 512;
 
 /// What a pass found before it judged.
 pub enum Found {
@@ -26,8 +29,8 @@ pub enum Found {
 /// What a pass came to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Judged {
-    /// What the server offers now.
-    Listed(Vec<ToolOperation>),
+    /// What the server offers now, and what is there and cannot be offered.
+    Listed { operations: Vec<ToolOperation>, left_out: Vec<LeftOutOperation> },
     /// A probe pod is asking, or status holds what one found.
     Asking(Verdict<ToolReason>),
     /// It cannot be listed.
@@ -35,7 +38,7 @@ pub enum Judged {
 }
 
 pub fn judge(tool: &Tool, found: Found) -> Judged {
-    let subject = format!("Tool {}: spec.mcp.url", tool.name_any());
+    let subject = format!("Tool {}: spec.{}", tool.name_any(), tool.spec.kind());
     Judged::Not(match found {
         Found::NotServed(service) => {
             let complaint = service.complaint(&tool.namespace().unwrap_or_default()).unwrap_or_default();
@@ -49,7 +52,10 @@ pub fn judge(tool: &Tool, found: Found) -> Judged {
         }
         Found::Credential(CredentialState::None | CredentialState::Ready)
         | Found::Probe(Step::Start | Step::Wait | Step::Rest) => {
-            let message = format!("a probe pod is asking {} for its operations", tool.spec.mcp.url);
+            let message = match &tool.spec.http {
+                Some(_) => "a probe pod is reading what describes the operations".to_owned(),
+                None => format!("a probe pod is asking {} for its operations", tool.spec.url()),
+            };
             return Judged::Asking(Verdict::unknown(ToolReason::NotProbed, message));
         }
         Found::Probe(Step::Use { report: Err(why), .. }) => {
@@ -62,7 +68,7 @@ pub fn judge(tool: &Tool, found: Found) -> Judged {
             Verdict::waiting(reason(&failure), failure.message)
         }
         Found::Probe(Step::Use { report: Ok(ProbeReport::Tool(Ok(listed))), .. }) => {
-            return Judged::Listed(operations(listed));
+            return sorted(listed);
         }
     })
 }
@@ -75,6 +81,8 @@ fn reason(failure: &Failure) -> ToolReason {
         | FailureReason::CredentialEmpty
         | FailureReason::CredentialTooLarge
         | FailureReason::HostNotAllowed => ToolReason::CredentialNotReady,
+        FailureReason::DocumentMissing => ToolReason::DocumentMissing,
+        FailureReason::DefinitionsInvalid => ToolReason::DefinitionsInvalid,
         FailureReason::RateLimited
         | FailureReason::ServerError
         | FailureReason::BadRequest
@@ -90,16 +98,22 @@ fn reason(failure: &Failure) -> ToolReason {
 }
 
 /// What a server says is bounded before it reaches status. A name that no Agent could list is left out.
-fn operations(mut listed: Vec<OperationDefinition>) -> Vec<ToolOperation> {
+fn sorted(mut listed: Vec<OperationDefinition>) -> Judged {
     listed.retain(|operation| !operation.name.is_empty() && operation.name.chars().count() <= OPERATION_NAME_MAX);
-    let kept = bounded(listed).into_iter().take(OPERATIONS_MAX);
-    kept.map(|OperationDefinition { name, digest, description, input_schema }| ToolOperation {
-        name,
-        digest: digest.to_string(),
-        description,
-        input_schema,
-    })
-    .collect()
+    let (mut operations, mut left_out) = (Vec::new(), Vec::new());
+    for OperationDefinition { name, digest, description, input_schema, unusable } in bounded(listed) {
+        match unusable {
+            None if operations.len() < OPERATIONS_MAX => {
+                operations.push(ToolOperation { name, digest: digest.to_string(), description, input_schema });
+            }
+            Some(reason) if left_out.len() < LEFT_OUT_MAX => {
+                let reason = cut(&belay_crds::visible(&reason), LEFT_OUT_BYTES_MAX).to_owned();
+                left_out.push(LeftOutOperation { name, reason });
+            }
+            None | Some(_) => {}
+        }
+    }
+    Judged::Listed { operations, left_out }
 }
 
 #[cfg(test)]
@@ -117,6 +131,7 @@ mod tests {
             digest: Digest::of(name.as_bytes()),
             description: "é".repeat(3000),
             input_schema: Some("{}".to_owned()),
+            unusable: name.starts_with('!').then(|| "its schema refers to itself\u{202e}".to_owned()),
         };
         let report = Ok(ProbeReport::Tool(Ok(names.iter().map(definition).collect())));
         Found::Probe(Step::Use { report, again: None })
@@ -131,16 +146,19 @@ mod tests {
     fn verdict_of(judged: Judged) -> Verdict<ToolReason> {
         match judged {
             Judged::Not(verdict) | Judged::Asking(verdict) => verdict,
-            Judged::Listed(operations) => unreachable!("{operations:?}"),
+            Judged::Listed { operations, .. } => unreachable!("{operations:?}"),
         }
     }
 
     #[test]
     fn what_the_server_lists_is_sorted_bounded_and_each_name_once() {
         let long = "x".repeat(129);
-        let Judged::Listed(operations) = judge(&tool("t", &[]), listed(&["b", "a", "b", &long, ""])) else {
+        let found = listed(&["b", "a", "b", "!c", &long, ""]);
+        let Judged::Listed { operations, left_out } = judge(&tool("t", &[]), found) else {
             unreachable!("it was listed")
         };
+        let reason = belay_crds::visible("its schema refers to itself\u{202e}");
+        assert_eq!(left_out, [LeftOutOperation { name: "!c".into(), reason }], "nobody may call it");
         assert_eq!(operations.iter().map(|o| o.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert!(operations.iter().all(|o| o.description.len() <= 4096 && o.input_schema.as_deref() == Some("{}")));
     }
@@ -153,6 +171,8 @@ mod tests {
             (failed(FailureReason::Unauthorized), ToolReason::Unauthorized),
             (failed(FailureReason::HostNotAllowed), ToolReason::CredentialNotReady),
             (failed(FailureReason::Malformed), ToolReason::ServerFailed),
+            (failed(FailureReason::DocumentMissing), ToolReason::DocumentMissing),
+            (failed(FailureReason::DefinitionsInvalid), ToolReason::DefinitionsInvalid),
         ];
         for (found, reason) in table {
             let verdict = verdict_of(judge(&tool("t", &[]), found));

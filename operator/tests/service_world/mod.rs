@@ -351,6 +351,7 @@ pub fn plan(name: &str) -> Plan {
             name: "files".into(),
             uid: "files-uid".into(),
             url: "http://files/mcp".into(),
+            http: None,
             credential: None,
             call_timeout_seconds: 5,
             policies: vec![],

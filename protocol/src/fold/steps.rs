@@ -154,6 +154,8 @@ fn may_cost(reason: FailureReason) -> bool {
         | FailureReason::HostNotAllowed
         | FailureReason::ScriptExhausted
         | FailureReason::Scripted
+        | FailureReason::DocumentMissing
+        | FailureReason::DefinitionsInvalid
         | FailureReason::ContextExceeded => false,
     }
 }

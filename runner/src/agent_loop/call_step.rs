@@ -6,7 +6,7 @@ use belay_protocol::call::CallBinding;
 use belay_protocol::digest::DigestError;
 use belay_protocol::event::{NotSentReason, ProposedCall};
 use belay_protocol::fold::CallState;
-use belay_protocol::plan::{Effects, PlanTool};
+use belay_protocol::plan::{Effects, PlanOperation, PlanTool};
 use belay_protocol::{BATCH_BYTES_MAX, Digest, Event};
 use serde_json::{Map, Value};
 
@@ -68,7 +68,7 @@ impl Agent {
     pub(super) async fn propose(&mut self, due: Vec<Due>) -> Result<(), Halt> {
         let mut proposed = Vec::with_capacity(due.len());
         for Due { call_id, attempt } in due {
-            match self.bind(&call_id) {
+            match self.fitting(&call_id) {
                 Err(NotSent { reason, message }) => self.settle_unsent(&call_id, attempt, reason, message)?,
                 Ok(bound) => match self.prepare(&bound.tool).await {
                     Prepared::Ready => {
@@ -250,6 +250,20 @@ impl Agent {
             effects,
             timeout: Duration::from_secs(u64::from(tool.call_timeout_seconds)),
         })
+    }
+
+    /// A call as [`Self::bind`] reads it, whose arguments fit the definition that the model was shown. What it was not
+    /// shown, the gate denies.
+    fn fitting(&mut self, call_id: &str) -> Result<Bound, NotSent> {
+        let bound = self.bind(call_id)?;
+        let planned = self.plan.tool(&bound.tool).and_then(|tool| tool.operation(&bound.call.operation));
+        let shown =
+            |planned: &PlanOperation| self.offered.iter().flatten().find(|offered| offered.name == planned.model_name);
+        if let Some(offered) = planned.and_then(shown) {
+            let arguments = Value::Object(bound.call.arguments.clone());
+            self.schemas.check(offered, &arguments).map_err(malformed)?;
+        }
+        Ok(bound)
     }
 
     /// The same for every attempt of a call with the same answers of people, and never another's.

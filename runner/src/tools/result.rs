@@ -27,7 +27,7 @@ pub fn observed_error(message: &str, redactor: &Redactor) -> Outcome {
     Outcome::Observed(bounded(true, message, redactor))
 }
 
-fn bounded(is_error: bool, text: &str, redactor: &Redactor) -> ToolResult {
+pub(super) fn bounded(is_error: bool, text: &str, redactor: &Redactor) -> ToolResult {
     let text = redactor.redact(text);
     let end = fitting(&text, RESULT_BYTES_MAX, ESCAPED_BYTES_MAX);
     if end == text.len() {

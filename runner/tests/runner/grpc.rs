@@ -101,6 +101,7 @@ impl Operator {
             pod_name: "belay-run-x".into(),
             token_file: folder.path().join("token"),
             credentials_folder: folder.path().join("credentials"),
+            documents_folder: folder.path().join("documents"),
         };
         Self { config, folder, sessions, probes }
     }

@@ -15,7 +15,9 @@ use tokio::net::TcpListener;
 /// One request as it came in.
 #[derive(Clone, Debug)]
 pub struct Received {
+    pub method: String,
     pub path: String,
+    pub query: Option<String>,
     pub authorization: Option<String>,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
@@ -78,9 +80,17 @@ impl Server {
     }
 }
 
-async fn serve(State(server): State<Server>, uri: axum::http::Uri, headers: HeaderMap, body: Bytes) -> Response<Body> {
+async fn serve(
+    State(server): State<Server>,
+    method: axum::http::Method,
+    uri: axum::http::Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
     server.received.lock().unwrap().push(Received {
+        method: method.to_string(),
         path: uri.path().to_owned(),
+        query: uri.query().map(str::to_owned),
         authorization: headers.get("authorization").map(|value| value.to_str().unwrap().to_owned()),
         headers,
         body: body.to_vec(),

@@ -11,6 +11,7 @@ mod fuzz;
 mod graders;
 mod grpc;
 mod http;
+mod http_api;
 mod inquiries;
 mod mcp;
 mod messages;

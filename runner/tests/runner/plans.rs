@@ -105,6 +105,7 @@ pub fn tool(url: &str, operations: &[&str]) -> PlanTool {
         name: TOOL.into(),
         uid: "server-uid".into(),
         url: url.into(),
+        http: None,
         credential: None,
         call_timeout_seconds: 5,
         policies: Vec::new(),

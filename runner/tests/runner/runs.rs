@@ -452,3 +452,21 @@ async fn calls_that_only_read_from_two_servers_are_under_way_together() {
     assert_eq!(results(&journal).len(), 2);
     assert_eq!(journal.end().outcome, Outcome::Succeeded);
 }
+
+/// Neither people nor the gate are bothered with it, and the server is not.
+#[tokio::test]
+async fn arguments_that_do_not_fit_the_schema_go_back_to_the_model_unproposed() {
+    let server = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let turns = vec![calls(&[("echo", json!({"text": 5})), ("echo", json!({"text": "five"}))]), says("done")];
+    let journal = run_script(&server, &["echo"], turns, Script::default()).await;
+    let proposed: Vec<_> = journal.events().filter(|event| matches!(event, Event::CallProposed { .. })).collect();
+    assert_eq!((proposed.len(), server.called()), (1, vec![("echo".to_owned(), json!({"text": "five"}))]));
+    let refused = journal.events().find_map(|event| match event {
+        Event::CallNotSent { call_id, reason, message, .. } => Some((call_id.as_str(), *reason, message.as_str())),
+        _ => None,
+    });
+    let words = "the arguments do not fit the schema of server__echo: at /text: 5 is not of type \"string\" (rule \
+                 /properties/text/type)";
+    assert_eq!(refused, Some(("c1", NotSentReason::MalformedArguments, words)));
+    assert_eq!(journal.end().outcome, Outcome::Succeeded);
+}

@@ -1,0 +1,173 @@
+//! What an HTTP API's answer comes to: the text that journal and model see. Pure.
+
+use belay_protocol::event::ToolResult;
+use http::{HeaderMap, StatusCode};
+use reqwest::Url;
+
+use crate::egress::piece;
+use crate::redact::Redactor;
+use crate::tools::Outcome;
+use crate::tools::result::bounded;
+
+/// What is shown of the body of an error.
+const ERROR_BYTES_MAX: usize = 16 * 1024;
+const NAME_BYTES_SHOWN: usize = 100;
+
+/// A complete answer.
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    /// None: it was longer than what is read.
+    pub body: Option<Vec<u8>>,
+}
+
+/// Whether the answer says that something in between lost the server, which may have done the work.
+pub fn may_have_happened(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 502 | 503 | 504 | 520..=527)
+}
+
+pub fn outcome(answer: &Answer, url: &Url, redactor: &Redactor) -> Outcome {
+    let status = answer.status;
+    if may_have_happened(status) {
+        return Outcome::Unknown { message: format!("the server or a gateway before it answered {}", status.as_u16()) };
+    }
+    let text = text_of(answer);
+    if status.is_success() {
+        let text = if text.is_empty() { format!("HTTP {}, without content", status.as_u16()) } else { text };
+        return Outcome::Observed(bounded(false, &text, redactor));
+    }
+    let head = format!("the server answered HTTP {}", status.as_u16());
+    if status.is_redirection() {
+        let to = redirected_to(answer, url).map_or_else(String::new, |host| format!(" to {host}"));
+        let words = format!("{head}, a redirect{to}: redirects are not followed");
+        return Outcome::Observed(bounded(true, &words, redactor));
+    }
+    // Redacted before it is cut: a value across the cut would not be recognised.
+    let text = redactor.redact(&text);
+    let end = text.floor_char_boundary(ERROR_BYTES_MAX);
+    let more = text.len() - end;
+    let cut = if more > 0 { format!("\n[cut by belay: {more} more bytes]") } else { String::new() };
+    let words = format!("{head}\n{}{cut}", text.get(..end).unwrap_or_default());
+    let ToolResult { is_error, content, truncated_from_bytes } = bounded(true, words.trim_end(), redactor);
+    Outcome::Observed(ToolResult { is_error, content, truncated_from_bytes })
+}
+
+fn redirected_to(answer: &Answer, url: &Url) -> Option<String> {
+    let location = answer.headers.get(http::header::LOCATION)?.to_str().ok()?;
+    let target = url.join(location).ok()?;
+    Some(piece(target.host_str()?, NAME_BYTES_SHOWN))
+}
+
+/// Text is shown; anything else is named: the model cannot read it from here.
+fn text_of(answer: &Answer) -> String {
+    let header = |name| answer.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = header(http::header::CONTENT_TYPE);
+    let encoding = header(http::header::CONTENT_ENCODING);
+    let Some(body) = &answer.body else {
+        return format!("[{}, longer than what is read]", named(media_type));
+    };
+    if body.is_empty() {
+        return String::new();
+    }
+    if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity") {
+        return format!("[{}, {} bytes encoded as {}, not shown]", named(media_type), body.len(), named(encoding));
+    }
+    match str::from_utf8(body) {
+        Ok(text) if is_text(media_type) => text.to_owned(),
+        Err(_) if is_text(media_type) && !media_type.is_empty() => String::from_utf8_lossy(body).into_owned(),
+        Ok(_) | Err(_) => format!("[{}, {} bytes, not shown]", named(media_type), body.len()),
+    }
+}
+
+fn named(words: &str) -> String {
+    if words.is_empty() { "content of unknown type".to_owned() } else { piece(words, NAME_BYTES_SHOWN) }
+}
+
+/// An answer without a type is shown if it is text.
+fn is_text(media_type: &str) -> bool {
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let (kind, subtype) = essence.split_once('/').unwrap_or((&essence, ""));
+    let structured = ["json", "xml", "yaml", "x-yaml", "x-ndjson", "ndjson", "javascript", "graphql", "toml"];
+    match kind {
+        "" | "text" => true,
+        "application" => structured.contains(&subtype) || subtype.ends_with("+json") || subtype.ends_with("+xml"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use rstest::rstest;
+
+    use super::*;
+    use crate::credential::tests::{credential, mounted};
+
+    fn told(status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Outcome {
+        let (_folder, credentials) = mounted(&[("key", b"hunter2")]);
+        let redactor = Redactor::new(credentials, &[credential("key", &[])]);
+        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        let answer = Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: headers.collect(),
+            body: Some(body.to_vec()),
+        };
+        outcome(&answer, &Url::parse("https://api.example.com/v1/a").unwrap(), &redactor)
+    }
+
+    fn observed(outcome: Outcome) -> (bool, String) {
+        match outcome {
+            Outcome::Observed(result) => (result.is_error, result.content),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[rstest]
+    #[case("application/json", b"{\"a\":1}", "{\"a\":1}")]
+    #[case("application/problem+json; charset=utf-8", b"{}", "{}")]
+    #[case("text/csv", b"a,b", "a,b")]
+    #[case("", b"plain", "plain")]
+    #[case("text/plain", b"\xffa", "\u{fffd}a")]
+    #[case("image/png", b"\x89PNG", "[image/png, 4 bytes, not shown]")]
+    #[case("", b"\xff\xfe", "[content of unknown type, 2 bytes, not shown]")]
+    #[case("application/json", b"hunter2", "[credential key redacted]")]
+    #[case("text/plain", b"", "HTTP 200, without content")]
+    fn an_answer_is_shown_by_its_type(#[case] media_type: &str, #[case] body: &[u8], #[case] shown: &str) {
+        assert_eq!(observed(told(200, &[("content-type", media_type)], body)), (false, shown.to_owned()));
+    }
+
+    #[test]
+    fn what_is_compressed_is_named() {
+        let headers = [("content-type", "text/plain"), ("content-encoding", "gzip")];
+        assert_eq!(observed(told(200, &headers, b"abc")).1, "[text/plain, 3 bytes encoded as gzip, not shown]");
+    }
+
+    #[rstest]
+    #[case(400, &[], "no such pet", "the server answered HTTP 400\nno such pet")]
+    #[case(404, &[], "", "the server answered HTTP 404")]
+    #[case(500, &[], "key hunter2", "the server answered HTTP 500\nkey [credential key redacted]")]
+    #[case(302, &[("location", "https://evil.example/?k=hunter2")], "x", "the server answered HTTP 302, a redirect to evil.example: redirects are not followed")]
+    #[case(307, &[("location", "/elsewhere")], "", "the server answered HTTP 307, a redirect to api.example.com: redirects are not followed")]
+    #[case(304, &[], "", "the server answered HTTP 304, a redirect: redirects are not followed")]
+    fn other_statuses_are_errors_of_the_tool(
+        #[case] status: u16,
+        #[case] headers: &[(&'static str, &str)],
+        #[case] body: &str,
+        #[case] shown: &str,
+    ) {
+        assert_eq!(observed(told(status, headers, body.as_bytes())), (true, shown.to_owned()));
+    }
+
+    #[test]
+    fn the_useful_part_of_an_error_is_its_beginning() {
+        let body = format!("{}hunter2{}", "x".repeat(ERROR_BYTES_MAX - 3), "y".repeat(1000));
+        let (_, shown) = observed(told(422, &[], body.as_bytes()));
+        assert!(shown.len() < ERROR_BYTES_MAX + 200 && !shown.contains("hun"), "{}", shown.len());
+        assert!(shown.ends_with("more bytes]"), "{shown}");
+    }
+
+    #[rstest]
+    fn lost_upstreams_may_have_done_the_work(#[values(408, 502, 503, 504, 522)] status: u16) {
+        assert!(matches!(told(status, &[], b"x"), Outcome::Unknown { .. }));
+    }
+}
