@@ -35,10 +35,10 @@ pub use approval_policy::{
 };
 pub use credential::{Bearer, Credential, CredentialSpec, CredentialStatus, Inject, InjectHeader, SecretKeyRef};
 pub use definitions::definitions;
+pub use http_api::{ConfigMapKeyRef, Http, HttpHeader, HttpMethod, HttpOperation, HttpSource, OpenApi};
 pub use model::{
     Model, ModelApi, ModelRateLimits, ModelSpec, ModelStatus, ModelTimeouts, PricesUsd, Script, ScriptCall, ScriptTurn,
 };
-pub use http_api::{ConfigMapKeyRef, Http, HttpHeader, HttpMethod, HttpOperation, HttpSource, OpenApi};
 pub use money::{Usd, UsdError};
 pub use read_grant::{ReadGrant, ReadGrantSpec, ReadPurpose};
 pub use refs::NameRef;
@@ -56,6 +56,8 @@ pub const DECIDE_GROUP: &str = "decide.belay.dev";
 pub const ENABLED_LABEL: &str = "belay.dev/enabled";
 /// On runner pods: uid of the AgentRun.
 pub const RUN_UID_LABEL: &str = "belay.dev/run-uid";
+/// On runner and probe pods: which NetworkPolicy lets them out.
+pub const NETWORK_LABEL: &str = "belay.dev/network";
 /// On runner pods: name of the AgentRun, cut to 63 characters.
 pub const RUN_LABEL: &str = "belay.dev/run";
 /// On runner pods: name of the Agent, cut to 63 characters.

@@ -78,6 +78,8 @@ reasons! {
         DefinitionsInvalid,
         /// The server defines operations otherwise than they were accepted: calls to those are held.
         Drifted,
+        /// Its URL leads to an address, or to a Service of another namespace, that the installation does not list.
+        DestinationNotAllowed,
     }
 }
 
@@ -102,6 +104,8 @@ reasons! {
         PoliciesTooMany,
         /// `limits.costUSD` is set and the Model has no `pricesUSD`.
         PricesMissing,
+        /// A Model or Tool names an address, or a Service of another namespace, that the installation does not list.
+        DestinationNotAllowed,
     }
 }
 

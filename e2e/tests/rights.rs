@@ -69,6 +69,14 @@ fn the_operator_has_pod_rights_only_where_a_namespace_opted_in() {
         assert!(!may(&plain.name, verb, "pods"), "{verb} pods where not enabled");
         assert!(!may("kube-system", verb, "pods"), "{verb} pods in kube-system");
     }
+    for verb in ["create", "patch", "delete", "list", "watch"] {
+        assert!(soon(&enabled.name, verb, "networkpolicies.networking.k8s.io"), "{verb} policies where enabled");
+        assert!(!may(&plain.name, verb, "networkpolicies.networking.k8s.io"), "{verb} policies where not enabled");
+    }
+    for (verb, granted) in [("list", true), ("watch", true), ("get", false), ("create", false), ("patch", false)] {
+        assert_eq!(may(&enabled.name, verb, "services"), granted, "{verb} services where enabled");
+        assert!(!may(&plain.name, verb, "services"), "{verb} services where not enabled");
+    }
     for resource in ["pods/exec", "pods/attach", "pods/ephemeralcontainers", "serviceaccounts/token"] {
         assert!(!may(&enabled.name, "create", resource), "create {resource}");
     }

@@ -6,11 +6,15 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use belay_protocol::network::{AllowedHost, Destination};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use k8s_openapi::api::core::v1::Toleration;
+use k8s_openapi::api::networking::v1::NetworkPolicyEgressRule;
 use serde::de::DeserializeOwned;
 
 use crate::journal::Settings;
+use crate::network::NetworkSettings;
+use crate::network::policy::usual_dns;
 
 /// Governs AI agents on Kubernetes: turns every AgentRun into an isolated pod and decides what it may do.
 #[derive(Clone, Debug, Parser)]
@@ -111,6 +115,16 @@ pub struct Config {
     #[arg(long, env = "BELAY_VERIFY_PEER_ADDRESS", default_value_t = true, action = ArgAction::Set)]
     pub verify_peer_address: bool,
 
+    /// What Models and Tools may name at private addresses, beside Services of their own namespace, separated by commas:
+    /// Services of other namespaces (NAME.NAMESPACE.svc), host names, addresses
+    #[arg(long, env = "BELAY_ALLOWED_PRIVATE_HOSTS", value_delimiter = ',')]
+    pub allowed_private_hosts: Vec<AllowedHost>,
+
+    /// How runner and probe pods reach cluster DNS: a JSON list of egress rules of a NetworkPolicy [default: pods with the
+    /// label k8s-app=kube-dns in kube-system, port 53]
+    #[arg(long, env = "BELAY_DNS_EGRESS", default_value = "[]")]
+    pub dns_egress: Json<Vec<NetworkPolicyEgressRule>>,
+
     /// Tolerations of runner and probe pods, a JSON list
     #[arg(long, env = "BELAY_POD_TOLERATIONS", default_value = "[]")]
     pub pod_tolerations: Json<Vec<Toleration>>,
@@ -187,6 +201,17 @@ impl Config {
     }
 
     #[must_use]
+    pub fn network(&self) -> NetworkSettings {
+        let dns = self.dns_egress.0.clone();
+        NetworkSettings {
+            allowed: self.allowed_private_hosts.iter().cloned().collect(),
+            dns: if dns.is_empty() { usual_dns() } else { dns },
+            operator: Destination::parse(&self.operator_address(), &self.namespace).ok(),
+            operator_port: self.grpc_address.port(),
+        }
+    }
+
+    #[must_use]
     pub fn journal_path(&self) -> PathBuf {
         journal_path(&self.data_dir)
     }
@@ -215,6 +240,8 @@ pub fn journal_path(data_dir: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use belay_protocol::network::AllowedHosts;
+
     use super::*;
 
     fn parse(extra: &[&str]) -> Result<Config, clap::Error> {
@@ -268,6 +295,21 @@ mod tests {
         // The batch that goes over the bound, and what the operator adds to it, are told as well.
         let most = 56 * 1024 * 1024 + 2 * belay_protocol::BATCH_BYTES_MAX;
         assert!(most < belay_protocol::WELCOME_BYTES_MAX);
+    }
+
+    #[test]
+    fn what_an_installation_cannot_allow_is_refused_at_the_start() {
+        let usual = parse(&[]).unwrap().network();
+        assert_eq!((usual.allowed, usual.dns, usual.operator_port), (AllowedHosts::default(), usual_dns(), 8443));
+        assert_eq!(usual.operator.unwrap().host.to_string(), "belay-operator.belay-system.svc");
+        let other = parse(&["--dns-egress", r#"[{"to": [{"ipBlock": {"cidr": "169.254.20.10/32"}}]}]"#]).unwrap();
+        assert_ne!(other.network().dns, usual_dns());
+        let listed = parse(&["--allowed-private-hosts", "llm.models.svc,10.1.2.3"]).unwrap().network();
+        assert!(listed.allowed.route("http://llm.models.svc/", "team").is_ok());
+        assert!(listed.allowed.route("http://10.1.2.3/", "team").is_ok());
+        for never in ["169.254.169.254", "llm", "0x7f.1"] {
+            assert!(parse(&["--allowed-private-hosts", never]).is_err(), "{never}");
+        }
     }
 
     #[test]

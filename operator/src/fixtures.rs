@@ -90,6 +90,7 @@ pub fn plan() -> Plan {
         tools: vec![Arc::new(tool("github", &["list_issues"]))],
         credentials: vec![],
         policies: vec![],
+        private_hosts: vec![],
     };
     freeze(&run("nightly", "triage"), &parts).unwrap()
 }

@@ -22,6 +22,7 @@ pub mod leader;
 pub mod metrics;
 pub mod model;
 pub mod namespaces;
+pub mod network;
 pub mod operator;
 pub mod peers;
 pub mod pod_template;

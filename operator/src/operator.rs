@@ -30,6 +30,7 @@ use crate::leader::{Leadership, Loss, lead};
 use crate::metrics::Metrics;
 use crate::model::Models;
 use crate::namespaces::Namespaces;
+use crate::network::fences::Fences;
 use crate::pod_template::{PodSettings, SharedSettings};
 use crate::policy::{Current, Judge};
 use crate::probe_pod::ProbePods;
@@ -211,7 +212,8 @@ impl Core {
         let current = Current::default();
         let judge = Judge::new(current.clone());
         let writes = Writes::new(self.client.clone());
-        let probe_pods = self.probe_pods(&writes, &namespaces, &probes, &queues);
+        let fences = Fences::new(writes.clone(), namespaces.clone(), self.config.network());
+        let probe_pods = self.probe_pods(&writes, &namespaces, &probes, &queues, &fences);
         let lobby = Lobby::new(self.queue_limits());
         resume_slots(&self.journal, &lobby).await?;
         let guard = self.guard(&world)?;
@@ -225,6 +227,7 @@ impl Core {
             sessions: sessions.clone(),
             quotas: quotas.clone(),
             probes: probe_pods.clone(),
+            fences,
             lobby,
             writes: writes.clone(),
             settings: self.settings.clone(),
@@ -278,6 +281,7 @@ impl Core {
         };
         let tools = Tools {
             world: world.clone(),
+            network: self.config.network(),
             namespaces: namespaces.clone(),
             probes: probes.clone(),
             guard: with.runs.guard.clone(),
@@ -293,6 +297,8 @@ impl Core {
         };
         let agents = Agents {
             world: world.clone(),
+            network: self.config.network(),
+            fences: with.runs.fences.clone(),
             namespaces: namespaces.clone(),
             writes: writes.clone(),
             clock: Clock,
@@ -329,5 +335,6 @@ fn pod_settings(config: &Config, ca_pem: String) -> PodSettings {
         ca_pem,
         tolerations: config.pod_tolerations.0.clone(),
         node_selector: config.pod_node_selector.0.clone(),
+        network: config.network(),
     }
 }

@@ -16,6 +16,8 @@ use parking_lot::RwLock;
 use rand::Rng;
 use rand::distr::{Distribution, Uniform};
 
+use crate::network::NetworkSettings;
+
 /// Value of `app.kubernetes.io/managed-by` on everything that the operator creates.
 pub const MANAGED_BY: &str = "belay-operator";
 /// Name of the one container.
@@ -38,6 +40,7 @@ pub struct PodSettings {
     pub ca_pem: String,
     pub tolerations: Vec<Toleration>,
     pub node_selector: BTreeMap<String, String>,
+    pub network: NetworkSettings,
 }
 
 /// The settings that count now: the authorities change when the operator's certificate is renewed. Cheap to clone.

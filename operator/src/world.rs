@@ -252,6 +252,16 @@ impl Relations {
         }
     }
 
+    /// Agents and Tools of a namespace: a Service or NetworkPolicy there is another.
+    pub async fn network_changed(&self, namespace: &str) {
+        for object in self.world.tools.state_filter(|o| within(o, namespace)) {
+            self.queues.tools.push(namespace, &object.name_any()).await;
+        }
+        for object in self.world.agents.state_filter(|o| within(o, namespace)) {
+            self.queues.agents.push(namespace, &object.name_any()).await;
+        }
+    }
+
     pub async fn run_changed(&self, run: &AgentRun) {
         let (namespace, name) = place(run);
         self.queues.runs.push(&namespace, &name).await;
@@ -325,6 +335,7 @@ fn within(object: &impl ResourceExt, namespace: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use belay_crds::NameRef;
+    use belay_protocol::network::AllowedHosts;
     use kube::runtime::reflector::store::Writer;
     use kube::runtime::watcher::Event;
 
@@ -396,10 +407,10 @@ mod tests {
         for missing in ["of-models", "of-spares", "of-tools"] {
             let there = ["of-models", "of-spares", "of-tools"].into_iter().filter(|name| *name != missing);
             let world = world(there.map(good).collect());
-            let found = crate::agent::find(&world, &subject);
+            let found = crate::agent::find(&world, &subject, &AllowedHosts::default());
             let unready = found.policies.iter().find(|named| named.policy.is_none()).map(|named| named.name.as_str());
             assert_eq!(unready, Some(missing), "the Agent is not Ready");
-            let refused = Parts::gather(&world, Arc::new(subject.clone())).err().unwrap();
+            let refused = Parts::gather(&world, Arc::new(subject.clone()), &AllowedHosts::default()).err().unwrap();
             assert!(refused.contains(missing), "and neither is a run of it planned: {refused}");
         }
     }

@@ -3,7 +3,8 @@
 
 use std::fmt::Debug;
 
-use belay_crds::Approval;
+use belay_crds::{Agent, Approval};
+use belay_protocol::plan::ObjectId;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
@@ -160,6 +161,19 @@ pub fn owner_of<K: Resource<DynamicType = ()>>(object: &K) -> OwnerReference {
         kind: K::kind(&()).into_owned(),
         name: object.meta().name.clone().unwrap_or_default(),
         uid: object.meta().uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: Some(false),
+    }
+}
+
+/// The same, of an Agent that a plan names.
+#[must_use]
+pub fn owner_of_agent(agent: &ObjectId) -> OwnerReference {
+    OwnerReference {
+        api_version: Agent::api_version(&()).into_owned(),
+        kind: Agent::kind(&()).into_owned(),
+        name: agent.name.clone(),
+        uid: agent.uid.clone(),
         controller: Some(true),
         block_owner_deletion: Some(false),
     }

@@ -288,6 +288,8 @@ pub enum FailureReason {
     CredentialTooLarge,
     /// The credential's `hosts` do not hold the host of the URL.
     HostNotAllowed,
+    /// The URL leads, or its name resolves, to an address that the run may not connect to.
+    DestinationNotAllowed,
     /// The script of a scripted model has no turn left.
     ScriptExhausted,
     /// A turn of a scripted model says to fail.
@@ -324,6 +326,7 @@ impl FailureReason {
             | Self::CredentialEmpty
             | Self::CredentialTooLarge
             | Self::HostNotAllowed
+            | Self::DestinationNotAllowed
             | Self::ScriptExhausted
             | Self::Scripted
             | Self::DocumentMissing
@@ -426,6 +429,8 @@ pub enum NotSentReason {
     Unreachable,
     CredentialMissing,
     HostNotAllowed,
+    /// The URL leads, or its name resolves, to an address that the run may not connect to.
+    DestinationNotAllowed,
     /// The run is ending.
     RunEnding,
     /// What is about to be sent is not what the permit was given for.

@@ -12,6 +12,7 @@ pub mod fold;
 pub mod grant;
 pub mod guard;
 pub mod judgement;
+pub mod network;
 pub mod plan;
 pub mod probe;
 pub mod reading;

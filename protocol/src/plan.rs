@@ -42,6 +42,10 @@ pub struct Plan {
     /// Names of those that the Agent names: they judge every call of the run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub agent_policies: Vec<String>,
+    /// What the installation lets this run reach at private addresses, beside Services of its own namespace: names of
+    /// other Services (`NAME.NAMESPACE.svc`), host names, addresses. See [`crate::network`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub private_hosts: Vec<String>,
     pub limits: Limits,
 }
 
@@ -389,6 +393,12 @@ impl Plan {
     /// The model of this run and its fallbacks, in the order in which they are asked.
     pub fn models(&self) -> impl Iterator<Item = &PlanModel> {
         std::iter::once(&self.model).chain(&self.fallbacks)
+    }
+
+    /// Every URL that the run may request.
+    pub fn urls(&self) -> impl Iterator<Item = &str> {
+        let models = self.models().filter_map(|model| model.base_url.as_deref());
+        models.chain(self.tools.iter().map(|tool| tool.url.as_str()))
     }
 
     /// The model after so many were given up; the last one where there are not that many.

@@ -14,9 +14,14 @@ pub enum ProbeTask {
     /// List the operations of this server, or those that are described for this HTTP API.
     Tool {
         name: String,
+        /// Of the Tool, whose Services may be asked.
+        namespace: String,
         url: String,
         credential: Option<Box<PlanCredential>>,
         timeouts: Timeouts,
+        /// As in a plan.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        private_hosts: Vec<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         http: Option<Box<HttpOperations>>,
     },

@@ -1,15 +1,25 @@
-//! The way out: HTTP clients that follow no redirect and retry nothing, and the one place that decides
-//! whether a credential may travel to a URL.
+//! The way out: HTTP clients that go where their plan says and nowhere else, follow no redirect and retry nothing, and
+//! the one place that decides whether a credential may travel to a URL.
+
+mod guard;
+#[cfg(test)]
+mod guard_tests;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use belay_protocol::event::FailureReason;
+use belay_protocol::Plan;
+use belay_protocol::event::{FailureReason, NotSentReason};
+use belay_protocol::network::{AllowedHosts, Host, NotAllowed, Route, Unclear};
 use belay_protocol::plan::PlanCredential;
 use http::{HeaderName, HeaderValue};
 use reqwest::Url;
 
+use self::guard::{Guard, Names, SystemNames};
 use crate::credential::{CredentialError, Credentials};
+
+pub use self::guard::{Refused, refused};
 
 /// Shorter than the 5 s after which Node's HTTP servers close an idle connection: a request written into
 /// a connection that is just being closed has an unknown end.
@@ -33,6 +43,8 @@ pub enum EgressError {
     )]
     Plaintext { credential: String, host: String },
     #[error(transparent)]
+    NotAllowed(#[from] NotAllowed),
+    #[error(transparent)]
     Credential(#[from] CredentialError),
 }
 
@@ -43,32 +55,135 @@ impl EgressError {
             Self::Client(_) => FailureReason::Unreachable,
             Self::Url { .. } => FailureReason::BadRequest,
             Self::HostNotAllowed { .. } | Self::Plaintext { .. } => FailureReason::HostNotAllowed,
+            Self::NotAllowed(_) => FailureReason::DestinationNotAllowed,
             Self::Credential(error) => error.problem.reason(),
         }
     }
 }
 
-/// A client for the peer at `url`. No redirects, no retries, no proxy from the environment.
-pub fn client(url: &str, connect_timeout: Duration) -> Result<reqwest::Client, EgressError> {
-    let build = || {
-        reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .referer(false)
-            .user_agent(concat!("belay-runner/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(connect_timeout)
-            .pool_idle_timeout(Duration::from_secs(IDLE_SECONDS))
-            .pool_max_idle_per_host(2)
-    };
+/// Why a call was not sent that failed like this before its first byte.
+#[must_use]
+pub fn not_sent(reason: FailureReason) -> NotSentReason {
+    match reason {
+        FailureReason::HostNotAllowed => NotSentReason::HostNotAllowed,
+        FailureReason::DestinationNotAllowed => NotSentReason::DestinationNotAllowed,
+        FailureReason::CredentialMissing | FailureReason::CredentialEmpty | FailureReason::CredentialTooLarge => {
+            NotSentReason::CredentialMissing
+        }
+        FailureReason::Unreachable
+        | FailureReason::Unauthorized
+        | FailureReason::RateLimited
+        | FailureReason::ServerError
+        | FailureReason::BadRequest
+        | FailureReason::TimedOut
+        | FailureReason::Truncated
+        | FailureReason::Malformed
+        | FailureReason::TooLarge
+        | FailureReason::ScriptExhausted
+        | FailureReason::Scripted
+        | FailureReason::ContextExceeded
+        | FailureReason::Interrupted
+        | FailureReason::DocumentMissing
+        | FailureReason::DefinitionsInvalid
+        | FailureReason::Withheld => NotSentReason::Unreachable,
+    }
+}
+
+/// Where the requests of one plan may go. Cheap to clone.
+#[derive(Clone)]
+pub struct Destinations {
+    /// Of the run, or of the Tool that is probed.
+    namespace: String,
+    allowed: AllowedHosts,
+    names: Arc<dyn Names>,
+}
+
+/// A client for one URL's host, which connects to none where the plan may not go there.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    refusal: Option<NotAllowed>,
+}
+
+impl Client {
+    /// What to send with, if anything may be sent.
+    pub fn open(&self) -> Result<&reqwest::Client, EgressError> {
+        match &self.refusal {
+            None => Ok(&self.http),
+            Some(refusal) => Err(refusal.clone().into()),
+        }
+    }
+}
+
+impl Destinations {
+    #[must_use]
+    pub fn of(plan: &Plan) -> Self {
+        Self::new(&plan.run.namespace, &plan.private_hosts)
+    }
+
+    #[must_use]
+    pub fn new(namespace: &str, private_hosts: &[String]) -> Self {
+        let allowed = AllowedHosts::of(private_hosts);
+        Self { namespace: namespace.to_owned(), allowed, names: Arc::new(SystemNames) }
+    }
+
+    /// Looks names up there instead.
+    #[cfg(test)]
+    fn with_names(self, names: impl Names + 'static) -> Self {
+        Self { names: Arc::new(names), ..self }
+    }
+
+    /// A client for the peer at `url`. No redirects, no retries, no proxy from the environment, no other host.
+    pub fn client(&self, url: &str, connect_timeout: Duration) -> Result<Client, EgressError> {
+        let (guard, refusal) = match self.route(url) {
+            Ok((host, route)) => (Some(Arc::new(Guard { host, route, names: Arc::clone(&self.names) })), None),
+            Err(refusal) => (None, Some(refusal)),
+        };
+        let http = build(url, || {
+            let builder = reqwest::Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                .no_proxy()
+                .referer(false)
+                .user_agent(concat!("belay-runner/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(connect_timeout)
+                .pool_idle_timeout(Duration::from_secs(IDLE_SECONDS))
+                .pool_max_idle_per_host(2);
+            match &guard {
+                Some(guard) => builder.dns_resolver(Arc::clone(guard)),
+                None => builder,
+            }
+        });
+        Ok(Client { http: http?, refusal })
+    }
+
+    /// The way to `url`, and its host as the HTTP client will ask for it.
+    fn route(&self, url: &str) -> Result<(String, Route), NotAllowed> {
+        let route = self.allowed.route(url, &self.namespace)?;
+        let parsed = Url::parse(url).map_err(|_| Unclear::Spelling(url.to_owned()))?;
+        let host = parsed.host_str().unwrap_or_default();
+        // Whoever connects must read the URL as it was judged.
+        let literal = host.trim_matches(['[', ']']).parse::<IpAddr>().ok();
+        let judged = match route.destination.host {
+            Host::Address(address) => Some(address),
+            Host::Service { .. } | Host::Name(_) => None,
+        };
+        if literal != judged || parsed.port_or_known_default() != Some(route.destination.port) {
+            return Err(Unclear::Spelling(url.to_owned()).into());
+        }
+        Ok((host.to_owned(), route))
+    }
+}
+
+fn build(url: &str, builder: impl Fn() -> reqwest::ClientBuilder) -> Result<reqwest::Client, EgressError> {
     // In plain text nobody is verified, and no redirect leads to https: the CA bundle would be read for nothing.
     if Url::parse(url).is_ok_and(|url| url.scheme() == "http") {
-        return build().tls_certs_only([]).build().map_err(EgressError::Client);
+        return builder().tls_certs_only([]).build().map_err(EgressError::Client);
     }
-    build().build().or_else(|error| {
+    builder().build().or_else(|error| {
         // Without a CA bundle nothing can be verified over TLS, but http goes on working.
         tracing::warn!(%error, "no CA bundle could be loaded: https destinations will be refused");
-        build().tls_certs_only([]).build().map_err(EgressError::Client)
+        builder().tls_certs_only([]).build().map_err(EgressError::Client)
     })
 }
 

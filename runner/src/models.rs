@@ -134,6 +134,7 @@ impl ModelError {
             | FailureReason::CredentialEmpty
             | FailureReason::CredentialTooLarge
             | FailureReason::HostNotAllowed
+            | FailureReason::DestinationNotAllowed
             | FailureReason::Scripted
             | FailureReason::ContextExceeded => true,
             FailureReason::Interrupted

@@ -15,7 +15,7 @@ use tonic::Streaming;
 
 use crate::config::Config;
 use crate::credential::Credentials;
-use crate::egress::EgressError;
+use crate::egress::{Destinations, EgressError};
 use crate::redact::Redactor;
 use crate::session::{Link, LinkError};
 use crate::tools::http::{Documents, HttpApi};
@@ -86,17 +86,18 @@ async fn hear(incoming: &mut Streaming<ProbeOrder>) -> Result<FromOperator, Prob
 async fn report(task: ProbeTask, credentials: &Credentials, documents: &Documents) -> Result<ProbeReport, ProbeError> {
     match task {
         ProbeTask::Credential { name } => Ok(ProbeReport::Credential(credentials.presence(&name))),
-        ProbeTask::Tool { name, url, credential, timeouts, http } => {
+        ProbeTask::Tool { name, namespace, url, credential, timeouts, private_hosts, http } => {
             let credential = credential.map(|credential| *credential);
             let redactor = Redactor::new(credentials.clone(), credential.as_slice());
+            let destinations = Destinations::new(&namespace, &private_hosts);
+            let endpoint = Endpoint { tool: name, url, credential };
             let credentials = credentials.clone();
             let mut server: Box<dyn ToolServer> = match http {
                 Some(described) => {
-                    let endpoint = Endpoint { tool: name, url, credential };
-                    let redactor = redactor.clone();
-                    Box::new(HttpApi::new(endpoint, *described, documents.clone(), credentials, redactor)?)
+                    let (documents, redactor) = (documents.clone(), redactor.clone());
+                    Box::new(HttpApi::new(endpoint, &destinations, *described, documents, credentials, redactor)?)
                 }
-                None => Box::new(McpServer::of_probe(name, url, credential, &timeouts, credentials)?),
+                None => Box::new(McpServer::of_probe(endpoint, &destinations, &timeouts, credentials)?),
             };
             let listed = server.list().await;
             Ok(ProbeReport::Tool(match listed {

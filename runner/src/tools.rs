@@ -24,7 +24,7 @@ use serde_json::{Map, Value};
 use self::http::{Documents, HttpApi};
 use self::mcp::McpServer;
 use crate::credential::Credentials;
-use crate::egress::{EgressError, piece};
+use crate::egress::{Destinations, EgressError, piece};
 use crate::permit::Permit;
 use crate::redact::Redactor;
 
@@ -137,7 +137,7 @@ pub fn of_plan(
     };
     let credential = tool.credential.as_deref().and_then(|name| plan.credential(name)).cloned();
     let endpoint = Endpoint { tool: tool.name.clone(), url: tool.url.clone(), credential };
-    Ok(Box::new(HttpApi::new(endpoint, described, documents.clone(), credentials, redactor)?))
+    Ok(Box::new(HttpApi::new(endpoint, &Destinations::of(plan), described, documents.clone(), credentials, redactor)?))
 }
 
 /// One tool's server.

@@ -137,6 +137,13 @@ impl Api {
         Ok(self.write(&mut state, key.clone(), "MODIFIED", object))
     }
 
+    /// Server-side apply of a whole object by its one owner.
+    pub fn apply(&self, key: Key, object: Value) -> Value {
+        let mut state = self.state.lock();
+        let kind = if state.objects.contains_key(&key) { "MODIFIED" } else { "ADDED" };
+        self.write(&mut state, key, kind, object)
+    }
+
     /// Server-side apply of the whole status by its one owner.
     pub fn apply_status(&self, key: &Key, body: &Value) -> Result<Value, Refusal> {
         let mut state = self.state.lock();

@@ -78,7 +78,8 @@ async fn answer(
 fn label(method: &Method, target: &Target, body: &Value) -> Option<String> {
     let text = |at: &str| body.pointer(at).and_then(Value::as_str).unwrap_or_default();
     match (method.as_str(), target.resource.as_str()) {
-        (_, "leases" | "secrets") => None,
+        // Nor NetworkPolicies, which runs share and which are there before the first.
+        (_, "leases" | "secrets" | "networkpolicies") => None,
         ("PATCH", "agentruns") => {
             let reason = text("/status/conditions/0/reason");
             Some(format!("status of the AgentRun {} {reason}", text("/status/phase")))
@@ -144,6 +145,7 @@ impl Server {
                 body["metadata"]["name"] = json!(key.name);
                 Ok(body)
             }
+            ("PATCH", "networkpolicies", None) => Ok(self.api.apply(key, body)),
             ("PATCH", _, Some("status")) => self.api.apply_status(&key, &body),
             ("DELETE", _, None) => self.api.delete(&key, &body["preconditions"]),
             (verb, resource, subresource) => panic!("the operator asks for {verb} {resource} {subresource:?}"),

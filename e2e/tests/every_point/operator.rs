@@ -43,6 +43,8 @@ impl Operator {
             flag("http-address", "127.0.0.1:0"),
             flag("runner-operator-address", &format!("https://{relay}")),
             flag("certificate-names", "127.0.0.1"),
+            // Where the fake tool and chat server listen.
+            flag("allowed-private-hosts", "127.0.0.1"),
             flag("journal-reserve-mebibytes", "1"),
             flag("data-dir", folder.to_str().unwrap()),
         ] {

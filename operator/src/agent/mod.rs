@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use belay_crds::Agent;
 use belay_crds::conditions::set_condition;
+use belay_protocol::network::AllowedHosts;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
@@ -17,14 +18,19 @@ use crate::clock::Clock;
 use crate::controller::{Failure, Reconcile};
 use crate::metrics::Kind;
 use crate::namespaces::{Namespaces, Service};
+use crate::network::fences::{Fences, routes};
+use crate::network::policy::Surroundings;
+use crate::network::{NetworkSettings, destinations};
 use crate::service::AddressCheck;
 use crate::world::World;
-use crate::writes::Writes;
+use crate::writes::{Writes, owner_of};
 
 /// What passes over Agents need.
 pub struct Agents {
     pub world: World,
     pub namespaces: Namespaces,
+    pub network: NetworkSettings,
+    pub fences: Fences,
     pub writes: Writes,
     pub clock: Clock,
     /// Whether streams must come from their pod's own address.
@@ -35,7 +41,8 @@ impl Reconcile for Agents {
     type Kind = Agent;
     const KIND: Kind = Kind::Agent;
 
-    /// 1. Look up what the Agent names. 2. Decide. 3. Write status if it changed. 4. Announce a flip.
+    /// 1. Look up what the Agent names. 2. Decide. 3. Keep its NetworkPolicies. 4. Write status if it
+    ///    changed. 5. Announce a flip.
     ///
     /// That a suspension withholds permits does not wait for this: the watch has told the gate before.
     async fn reconcile(&self, agent: Arc<Agent>) -> Result<Action, Failure> {
@@ -44,7 +51,7 @@ impl Reconcile for Agents {
         if service == Service::Starting {
             return Ok(Action::await_change());
         }
-        let found = find(&self.world, &agent);
+        let found = find(&self.world, &agent, &self.network.allowed);
         let verdict = verdict::judge(&agent, service, &found);
 
         let mut status = agent.status.clone().unwrap_or_default();
@@ -53,6 +60,9 @@ impl Reconcile for Agents {
         let now = Time(self.clock.now());
         set_condition(&mut status.conditions, &addresses, agent.metadata.generation, now);
         status.observed_generation = agent.metadata.generation;
+        if service == Service::Enabled && agent.metadata.deletion_timestamp.is_none() {
+            self.fence(&agent).await?;
+        }
         if agent.status.as_ref() != Some(&status) {
             self.writes.apply_status(&*agent, &status).await?;
         }
@@ -61,13 +71,27 @@ impl Reconcile for Agents {
     }
 }
 
+impl Agents {
+    /// Runs that start now find their policies there; those under way keep theirs.
+    async fn fence(&self, agent: &Agent) -> Result<(), Failure> {
+        let namespace = agent.namespace().unwrap_or_default();
+        let urls = destinations::named(&self.world.models_of(agent), &self.world.tools_of(agent));
+        let routes = routes(urls.iter().map(|named| named.url.as_str()), &namespace, &self.network.allowed);
+        let at = Surroundings { namespace, owner: owner_of(agent), routes };
+        self.fences.raise(&at).await?;
+        self.fences.clear(&at).await
+    }
+}
+
 /// What the Agent's references find.
-pub(crate) fn find(world: &World, agent: &Agent) -> verdict::Found {
+pub(crate) fn find(world: &World, agent: &Agent, allowed: &AllowedHosts) -> verdict::Found {
     let namespace = agent.namespace().unwrap_or_default();
     let model = world.model(&namespace, &agent.spec.model_ref.name);
     let tools: Vec<_> = agent.spec.tools.iter().map(|tool| world.tool(&namespace, &tool.name)).collect();
     let (there, credentials) = (world.tools_of(agent), world.credentials_of(agent));
+    let urls = destinations::named(&world.models_of(agent), &there);
     verdict::Found {
+        astray: destinations::refusal(&urls, &namespace, allowed),
         fallbacks: world.models_of(agent).split_off(usize::from(model.is_some())),
         policies: named(world, agent, &there, &credentials),
         overburdened: overburdened(agent, &there, &credentials),

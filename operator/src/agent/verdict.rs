@@ -30,9 +30,11 @@ pub struct Found {
     pub policies: Vec<Named>,
     /// A Tool that more policies judge than may, and how many.
     pub overburdened: Option<(String, usize)>,
+    /// A URL that no run may request, in words.
+    pub astray: Option<String>,
 }
 
-/// Judges in a fixed order: namespace, suspension, model, prices, tools, operations, policies.
+/// Judges in a fixed order: namespace, suspension, destinations, model, prices, tools, operations, policies.
 pub fn judge(agent: &Agent, service: Service, found: &Found) -> Verdict<AgentReason> {
     let namespace = agent.namespace().unwrap_or_default();
     let name = agent.name_any();
@@ -42,6 +44,9 @@ pub fn judge(agent: &Agent, service: Service, found: &Found) -> Verdict<AgentRea
     if agent.spec.suspend == Some(true) {
         let message = format!("Agent {name}: spec.suspend is true: no permit and no new pod; its runs wait");
         return Verdict::waiting(AgentReason::Suspended, message);
+    }
+    if let Some(astray) = &found.astray {
+        return Verdict::stalled(AgentReason::DestinationNotAllowed, format!("Agent {name}: {astray}"));
     }
     if let Some(verdict) = judge_model(agent, &namespace, found) {
         return verdict;
@@ -198,7 +203,7 @@ mod tests {
     fn found(model: Option<Model>, tools: Vec<Option<Tool>>) -> Found {
         let tools = tools.into_iter().map(|tool| tool.map(Arc::new)).collect();
         let model = model.map(Arc::new);
-        Found { model, fallbacks: vec![], tools, policies: vec![], overburdened: None }
+        Found { model, fallbacks: vec![], tools, policies: vec![], overburdened: None, astray: None }
     }
 
     #[test]
@@ -296,6 +301,16 @@ mod tests {
         with_fallback.fallbacks = vec![Arc::new(model("second", None))];
         let verdict = judge(&priced, Service::Enabled, &with_fallback);
         assert!(verdict.message.contains("Model \"second\" has no spec.pricesUSD"), "{}", verdict.message);
+    }
+
+    #[test]
+    fn an_agent_that_would_go_where_no_run_may_is_not_ready() {
+        let all = found(Some(ready(model("writer", None))), vec![]);
+        let words = "Model writer: spec.baseURL leads where no run may go: 10.0.0.1 is a private address";
+        let verdict =
+            judge(&agent("triage", "writer", &[]), Service::Enabled, &Found { astray: Some(words.into()), ..all });
+        assert_eq!((verdict.standing, verdict.reason), (Standing::Stalled, AgentReason::DestinationNotAllowed));
+        assert_eq!(verdict.message, format!("Agent triage: {words}"));
     }
 
     #[test]

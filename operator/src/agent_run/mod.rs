@@ -47,6 +47,7 @@ use crate::guard::Guard;
 use crate::journal::{Journal, JournalError};
 use crate::metrics::{Kind, Metrics};
 use crate::namespaces::{Namespaces, Service};
+use crate::network::fences::Fences;
 use crate::pod_template::SharedSettings;
 use crate::probe_pod::ProbePods;
 use crate::quota::Quotas;
@@ -68,6 +69,7 @@ pub struct AgentRuns {
     pub quotas: Quotas,
     pub guard: Guard,
     pub probes: ProbePods,
+    pub fences: Fences,
     pub lobby: Lobby,
     pub writes: Writes,
     pub settings: SharedSettings,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use belay_crds::{AGENT_LABEL, Agent, AgentRun, RUN_LABEL, RUN_UID_LABEL};
+use belay_crds::{AGENT_LABEL, Agent, AgentRun, NETWORK_LABEL, RUN_LABEL, RUN_UID_LABEL};
 use belay_protocol::plan::Plan;
 use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 
@@ -24,6 +24,8 @@ pub struct Place<'a> {
     pub name: &'a str,
     /// How long earlier epochs were active.
     pub active: Duration,
+    /// Key of the NetworkPolicy around it.
+    pub network: &'a str,
 }
 
 /// The pod of an epoch. It lives no longer than what is left of the run's active time, and a margin.
@@ -35,6 +37,7 @@ pub fn build(run: &AgentRun, plan: &Plan, agent: Option<&Agent>, place: &Place<'
     labels.insert(RUN_UID_LABEL.to_owned(), plan.run.uid.clone());
     labels.insert(RUN_LABEL.to_owned(), label_value(&plan.run.name));
     labels.insert(AGENT_LABEL.to_owned(), label_value(&plan.agent.name));
+    labels.insert(NETWORK_LABEL.to_owned(), place.network.to_owned());
     let shape = PodShape {
         namespace: plan.run.namespace.clone(),
         name: place.name.to_owned(),
@@ -98,6 +101,7 @@ mod tests {
             ca_pem: "CA".to_owned(),
             tolerations: vec![],
             node_selector: BTreeMap::from([("pool".to_owned(), "agents".to_owned())]),
+            network: crate::network::NetworkSettings::default(),
         }
     }
 
@@ -111,9 +115,10 @@ mod tests {
             tools: vec![],
             credentials: vec![Arc::new(credential("k"))],
             policies: vec![],
+            private_hosts: vec![],
         };
         let plan = freeze(&run, &parts).unwrap();
-        let place = Place { name: "belay-run-abcd2345", active: Duration::from_secs(30) };
+        let place = Place { name: "belay-run-abcd2345", active: Duration::from_secs(30), network: "k3y" };
         let pod = build(&run, &plan, Some(&agent), &place, &settings());
         let expected: Value = json!({
             "apiVersion": "v1",
@@ -129,6 +134,7 @@ mod tests {
                     "belay.dev/run-uid": "uid-nightly",
                     "belay.dev/run": "nightly",
                     "belay.dev/agent": "triage",
+                    "belay.dev/network": "k3y",
                 },
                 "annotations": {"linkerd.io/inject": "disabled", "sidecar.istio.io/inject": "false"},
                 "ownerReferences": [{
@@ -190,7 +196,7 @@ mod tests {
         let mut plan = crate::fixtures::plan();
         let (config_map, key) = ("pets".to_owned(), "openapi.yaml".to_owned());
         plan.tools[0].http = Some(HttpOperations::Document { config_map, key, only: vec![] });
-        let place = Place { name: "belay-run-abcd2345", active: Duration::ZERO };
+        let place = Place { name: "belay-run-abcd2345", active: Duration::ZERO, network: "k3y" };
         let pod = serde_json::to_value(build(&run("nightly", "triage"), &plan, None, &place, &settings())).unwrap();
         let volume = json!({"name": "document-0", "configMap": {
             "name": "pets", "optional": true, "defaultMode": 0o440, "items": [{"key": "openapi.yaml", "path": "document"}]}});

@@ -29,6 +29,8 @@ use crate::fixtures::{agent, model, ready, run};
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::namespaces::{Namespaces, Service};
+use crate::network::NetworkSettings;
+use crate::network::fences::Fences;
 use crate::pod_template::{PodSettings, SharedSettings};
 use crate::probe_pod::{Parts, ProbePods};
 use crate::service::{Probes, Sessions};
@@ -43,6 +45,7 @@ enum Refusal {
     StatusConflict,
     PodQuota,
     PodExists,
+    NetworkPolicies,
 }
 
 /// Keeps what was written, and the pods and the status as they are now.
@@ -58,6 +61,8 @@ struct Server {
     ttl_seconds: Option<i32>,
     approvals: attacks::Approvals,
     people: Box<grant_tests::People>,
+    /// Names of NetworkPolicies. They are shared by runs, so that they are no writes of one.
+    policies: Vec<String>,
 }
 
 impl Server {
@@ -75,6 +80,16 @@ impl Server {
             return self.approvals.answer(method, place, body);
         }
         match (method.as_str(), last) {
+            ("GET", "services" | "networkpolicies") => {
+                (200, json!({"metadata": {"resourceVersion": "1"}, "items": []}))
+            }
+            ("PATCH", _) if path.contains("/networkpolicies/") => {
+                if self.refuses(Refusal::NetworkPolicies) {
+                    return refusal(403, "Forbidden", "no networkpolicies for you");
+                }
+                self.policies.push(last.to_owned());
+                (200, body.clone())
+            }
             ("GET", "pods") => (200, json!({"metadata": {"resourceVersion": "1"}, "items": self.pods})),
             ("GET", name) => match self.pods.iter().find(|pod| pod["metadata"]["name"] == name) {
                 Some(pod) => (200, pod.clone()),
@@ -115,6 +130,10 @@ impl Server {
             pod["metadata"]["labels"] = json!({"made-by": "someone else"});
             self.pods.push(pod);
             return refusal(409, "AlreadyExists", "pods already exists");
+        }
+        let key = pod["metadata"]["labels"]["belay.dev/network"].as_str().unwrap();
+        for fence in ["belay-runners".to_owned(), format!("belay-net-{key}")] {
+            assert!(self.policies.contains(&fence), "a pod before its NetworkPolicy {fence}");
         }
         self.writes.push("pod created".to_owned());
         self.pods.push(pod.clone());
@@ -201,6 +220,7 @@ impl Stage {
         let namespaces = Namespaces::new(client.clone(), relations, pulses, metrics.clone(), shutdown.clone());
         enable(&namespaces).await;
         let (writes, settings) = (Writes::new(client.clone()), settings());
+        let fences = Fences::new(writes.clone(), namespaces.clone(), NetworkSettings::default());
         let probes = ProbePods::new(Parts {
             client,
             writes: writes.clone(),
@@ -208,6 +228,7 @@ impl Stage {
             probes: Probes::default(),
             queues: queues.clone(),
             settings: settings.clone(),
+            fences: fences.clone(),
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
         });
@@ -220,6 +241,7 @@ impl Stage {
             quotas: crate::quota::Quotas::default(),
             guard: crate::guard::tests::standing().await,
             probes,
+            fences,
             lobby: Lobby::new(QueueLimits { installation: 2, namespace: 2, starting: 2 }),
             writes,
             settings,
@@ -314,6 +336,7 @@ fn settings() -> SharedSettings {
         ca_pem: "CA".to_owned(),
         tolerations: vec![],
         node_selector: std::collections::BTreeMap::new(),
+        network: crate::network::NetworkSettings::default(),
     })
 }
 
@@ -420,6 +443,19 @@ async fn a_refused_pod_is_a_wait_that_shows_and_the_same_name_is_tried_again() {
     assert_eq!(stage.events().await, ["RunAccepted", "EpochOpened"]);
     let pod = stage.server.lock().pods[0]["metadata"]["name"].clone();
     assert_eq!(status["waitingOn"]["name"], pod);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn no_pod_is_created_before_its_network_policies_are_there() {
+    let stage = Stage::new(&[Refusal::NetworkPolicies]).await;
+    stage.pass().await.unwrap();
+    assert_eq!(stage.writes(), ["status PodStarting", "status PodBlocked"]);
+    let status = stage.server.lock().status.clone().unwrap();
+    let message = status["conditions"][0]["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("no NetworkPolicy can be applied") && message.contains("for you"), "{message}");
+    stage.pass().await.unwrap();
+    assert_eq!(stage.writes(), ["pod created"]);
     stage.end().await;
 }
 

@@ -11,6 +11,7 @@ use belay_policy::freeze_effects;
 use belay_protocol::Digest;
 use belay_protocol::call::model_name;
 use belay_protocol::cost::Prices;
+use belay_protocol::network::AllowedHosts;
 use belay_protocol::plan::{
     Effects, HttpOperations, Inject, Limits, ModelApi as PlanApi, ObjectId, OnDrift, PLAN_VERSION, Plan,
     PlanCredential, PlanModel, PlanOperation, PlanPolicy, PlanTool, ScriptedCall, ScriptedTurn, Timeouts,
@@ -20,6 +21,7 @@ use kube::{Resource, ResourceExt};
 use crate::agent::EVERY_OPERATION;
 use crate::approval_policy::{Named, Usable, named, usable};
 use crate::http_api;
+use crate::network::destinations;
 use crate::references;
 use crate::world::{World, credential_names};
 
@@ -40,11 +42,13 @@ pub struct Parts {
     pub credentials: Vec<Arc<Credential>>,
     /// Every policy that the Agent, a tool or a credential names, by name: the generation that counts.
     pub policies: Vec<PlanPolicy>,
+    /// What of the installation's list of private hosts these name.
+    pub private_hosts: Vec<String>,
 }
 
 impl Parts {
     /// Gathers what the Agent names, or says what is missing.
-    pub fn gather(world: &World, agent: Arc<Agent>) -> Result<Self, String> {
+    pub fn gather(world: &World, agent: Arc<Agent>, allowed: &AllowedHosts) -> Result<Self, String> {
         let namespace = agent.namespace().unwrap_or_default();
         let subject = format!("Agent {}", agent.name_any());
         let absent = |field: &str, kind: &str, name: &str| {
@@ -70,7 +74,12 @@ impl Parts {
                 .push(world.credential(&namespace, name).ok_or_else(|| absent("credentialRef", "Credential", name))?);
         }
         let policies = gather_policies(&named(world, &agent, &tools, &credentials), &namespace)?;
-        Ok(Self { agent, model, fallbacks, tools, credentials, policies })
+        let urls = destinations::named(std::iter::once(&model).chain(&fallbacks), &tools);
+        if let Some(refusal) = destinations::refusal(&urls, &namespace, allowed) {
+            return Err(refusal);
+        }
+        let private_hosts = destinations::private_hosts(&urls, &namespace, allowed);
+        Ok(Self { agent, model, fallbacks, tools, credentials, policies, private_hosts })
     }
 }
 
@@ -113,6 +122,7 @@ pub fn freeze(run: &AgentRun, parts: &Parts) -> Result<Plan, String> {
         credentials: parts.credentials.iter().map(|credential| freeze_credential(credential)).collect(),
         policies: parts.policies.clone(),
         agent_policies: policy_names(&parts.agent.spec.policy_refs),
+        private_hosts: parts.private_hosts.clone(),
         limits: limits(parts.agent.spec.limits.as_ref(), run.spec.limits.as_ref()),
     })
 }
@@ -170,15 +180,25 @@ pub fn effects(tool: &Tool, operation: &str) -> Effects {
     freeze_effects(said.unwrap_or_default())
 }
 
+/// Where the Model is asked: its own URL, or its provider's. A scripted one is asked nowhere.
+#[must_use]
+pub fn base_url(model: &Model) -> Option<String> {
+    let default = match model.spec.api {
+        ModelApi::ChatCompletions | ModelApi::Responses => Some(OPENAI_URL),
+        ModelApi::Messages => Some(ANTHROPIC_URL),
+        ModelApi::Scripted => None,
+    };
+    model.spec.base_url.as_deref().or(default).map(|url| url.trim_end_matches('/').to_owned())
+}
+
 fn freeze_model(model: &Model) -> PlanModel {
     let spec = &model.spec;
-    let (api, default_url) = match spec.api {
-        ModelApi::ChatCompletions => (PlanApi::ChatCompletions, Some(OPENAI_URL)),
-        ModelApi::Responses => (PlanApi::Responses, Some(OPENAI_URL)),
-        ModelApi::Messages => (PlanApi::Messages, Some(ANTHROPIC_URL)),
-        ModelApi::Scripted => (PlanApi::Scripted, None),
+    let api = match spec.api {
+        ModelApi::ChatCompletions => PlanApi::ChatCompletions,
+        ModelApi::Responses => PlanApi::Responses,
+        ModelApi::Messages => PlanApi::Messages,
+        ModelApi::Scripted => PlanApi::Scripted,
     };
-    let base_url = spec.base_url.as_deref().or(default_url).map(|url| url.trim_end_matches('/').to_owned());
     let defaults = Timeouts::default();
     let timeouts = spec.timeouts.clone().unwrap_or_default();
     PlanModel {
@@ -186,7 +206,7 @@ fn freeze_model(model: &Model) -> PlanModel {
         api,
         provider: spec.provider.clone(),
         model: spec.model.clone(),
-        base_url,
+        base_url: base_url(model),
         credential: spec.credential_ref.as_ref().map(|reference| reference.name.clone()),
         context_window_tokens: spec.context_window_tokens.map(i64::unsigned_abs),
         max_output_tokens: spec.max_output_tokens.map(i64::unsigned_abs),
@@ -287,6 +307,7 @@ mod tests {
             tools: tools.into_iter().map(Arc::new).collect(),
             credentials: credentials.into_iter().map(Arc::new).collect(),
             policies: vec![],
+            private_hosts: vec![],
         }
     }
 

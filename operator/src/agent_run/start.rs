@@ -7,6 +7,8 @@ use belay_crds::reason::RunReason;
 use belay_crds::{AgentRun, POD_PREFIX, WaitingOn};
 use belay_protocol::event::Event;
 use belay_protocol::fold::{Epoch, RunState};
+use belay_protocol::network::AllowedHosts;
+use belay_protocol::plan::Plan;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::PostParams;
@@ -21,7 +23,10 @@ use super::resolve::{Parts, freeze};
 use super::status::Stand;
 use super::{plan, pod};
 use crate::controller::Failure;
+use crate::network::fences::routes;
+use crate::network::policy::Surroundings;
 use crate::pod_template::random_suffix;
+use crate::writes::owner_of_agent;
 
 const SUFFIX_LENGTH: usize = 8;
 /// A run that only waits for others to start says so after this time, not in between.
@@ -41,7 +46,8 @@ impl AgentRuns {
             return self.queue(run, sight, full).await;
         }
         self.metrics.runs_active.set(i64::try_from(self.lobby.len()).unwrap_or(i64::MAX));
-        let plan = sight.agent.clone().map(|agent| Parts::gather(&self.world, agent)).transpose();
+        let allowed = self.settings.current().network.allowed;
+        let plan = sight.agent.clone().map(|agent| Parts::gather(&self.world, agent, &allowed)).transpose();
         let plan = plan.and_then(|parts| parts.map(|parts| freeze(run, &parts)).transpose());
         let plan = match plan {
             Ok(Some(plan)) => plan,
@@ -88,7 +94,7 @@ impl AgentRuns {
         }
     }
 
-    /// Creates, never applies: an apply would adopt a pod that someone made beforehand.
+    /// Only behind its NetworkPolicies. Creates, never applies: an apply would adopt a pod that someone made beforehand.
     async fn create_pod(
         &self,
         run: &AgentRun,
@@ -97,8 +103,17 @@ impl AgentRuns {
         epoch: &Epoch,
     ) -> Result<Action, Failure> {
         let Some(plan) = state.plan.as_deref() else { return Ok(Action::await_change()) };
+        let network = match self.fences.raise(&surroundings(plan)).await {
+            Ok(network) => network,
+            Err(Failure::Api { source: kube::Error::Api(status), .. }) if matches!(status.code, 403 | 422) => {
+                let message =
+                    format!("no NetworkPolicy can be applied around pod {}: {}", epoch.pod_name, status.message);
+                return self.blocked(run, state, epoch, message).await;
+            }
+            Err(failure) => return Err(failure),
+        };
         let active = Duration::from_millis(state.active_milliseconds);
-        let place = pod::Place { name: &epoch.pod_name, active };
+        let place = pod::Place { name: &epoch.pod_name, active, network: &network };
         let built = pod::build(run, plan, sight.agent.as_deref(), &place, &self.settings.current());
         let pods: Api<Pod> = Api::namespaced(self.writes.client(), &sight.id.namespace);
         match pods.create(&PostParams::default(), &built).await {
@@ -120,17 +135,24 @@ impl AgentRuns {
                 Ok(Action::requeue(Duration::from_secs(1)))
             }
             Err(kube::Error::Api(status)) if matches!(status.code, 403 | 422) => {
-                let wait = Wait {
-                    on: WaitingOn::new("pod", &epoch.pod_name),
-                    reason: RunReason::PodBlocked,
-                    message: format!("pod {} cannot be created: {}", epoch.pod_name, status.message),
-                };
-                let sight = self.observe(run).await?;
-                self.publish(run, &sight, &Stand::following(Follow::Waiting(wait), state)).await?;
-                Ok(Action::requeue(REFUSED_AGAIN))
+                let message = format!("pod {} cannot be created: {}", epoch.pod_name, status.message);
+                self.blocked(run, state, epoch, message).await
             }
             Err(error) => Err(Failure::api("creating the pod")(error)),
         }
+    }
+
+    async fn blocked(
+        &self,
+        run: &AgentRun,
+        state: &RunState,
+        epoch: &Epoch,
+        message: String,
+    ) -> Result<Action, Failure> {
+        let wait = Wait { on: WaitingOn::new("pod", &epoch.pod_name), reason: RunReason::PodBlocked, message };
+        let sight = self.observe(run).await?;
+        self.publish(run, &sight, &Stand::following(Follow::Waiting(wait), state)).await?;
+        Ok(Action::requeue(REFUSED_AGAIN))
     }
 
     async fn queue(&self, run: &AgentRun, sight: &Sight, full: Full) -> Result<Action, Failure> {
@@ -156,5 +178,15 @@ impl AgentRuns {
             }
         }
         Ok(Action::requeue(QUEUED_AGAIN))
+    }
+}
+
+/// What the run's pods may reach: what its plan names, whatever its Agent names by now.
+fn surroundings(plan: &Plan) -> Surroundings {
+    let allowed = AllowedHosts::of(&plan.private_hosts);
+    Surroundings {
+        namespace: plan.run.namespace.clone(),
+        owner: owner_of_agent(&plan.agent),
+        routes: routes(plan.urls(), &plan.run.namespace, &allowed),
     }
 }

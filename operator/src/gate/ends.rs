@@ -113,6 +113,7 @@ fn end_reason(failure: &Failure, otherwise: EndReason) -> EndReason {
         | FailureReason::TooLarge
         | FailureReason::ScriptExhausted
         | FailureReason::Scripted
+        | FailureReason::DestinationNotAllowed
         | FailureReason::Interrupted
         | FailureReason::Withheld
         | FailureReason::DocumentMissing

@@ -76,6 +76,7 @@ pub(crate) fn plan_of(run: &ObjectId) -> Plan {
         credentials: vec![],
         policies: vec![],
         agent_policies: vec![],
+        private_hosts: Vec::new(),
         limits: Limits { steps: 2, tokens: Some(100), cost_micro_usd: Some(50), active_seconds: 60, wait_seconds: 60 },
     }
 }

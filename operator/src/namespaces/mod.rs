@@ -1,16 +1,21 @@
-//! Which namespaces opted in, and the pods there: one watch an enabled namespace. Pods of nobody else are
-//! looked at.
+//! Which namespaces opted in, and what the operator looks at there: its own pods and NetworkPolicies, and Services.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use belay_crds::{AgentRun, Credential, ENABLED_LABEL, POD_PREFIX, Tool};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service as ServiceObject};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::core::NamespaceResourceScope;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use parking_lot::RwLock;
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,7 +24,10 @@ use crate::pod_template::MANAGED_BY;
 use crate::watches::{Pulses, Seen, Watch};
 use crate::world::Relations;
 
-/// Enabled namespaces and their pods. Cheap to clone.
+/// What is watched in each of them.
+const WATCHED: [&str; 3] = ["pods", "services", "networkpolicies"];
+
+/// Enabled namespaces and what is in them. Cheap to clone.
 #[derive(Clone)]
 pub struct Namespaces(Arc<Inner>);
 
@@ -35,6 +43,8 @@ struct Inner {
 
 struct Served {
     pods: Store<Pod>,
+    services: Store<ServiceObject>,
+    policies: Store<NetworkPolicy>,
     stop: CancellationToken,
 }
 
@@ -42,7 +52,7 @@ struct Served {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
     Enabled,
-    /// Its pods have not been listed yet: wait.
+    /// What is there has not been listed yet: wait.
     Starting,
     /// The label is absent.
     NotEnabled,
@@ -83,16 +93,45 @@ impl Namespaces {
     #[must_use]
     pub fn service(&self, namespace: &str) -> Service {
         let served = self.0.served.read();
-        let Some(pods) = served.get(namespace).map(|served| &served.pods) else {
-            return Service::NotEnabled;
-        };
-        if self.0.pulses.is_forbidden(&watch_name(namespace)) {
+        let Some(served) = served.get(namespace) else { return Service::NotEnabled };
+        if WATCHED.iter().any(|what| self.0.pulses.is_forbidden(&watch_name(what, namespace))) {
             return Service::Forbidden;
         }
-        match futures::FutureExt::now_or_never(pods.wait_until_ready()) {
-            Some(_) => Service::Enabled,
-            None => Service::Starting,
+        if is_listed(&served.pods) && is_listed(&served.services) && is_listed(&served.policies) {
+            Service::Enabled
+        } else {
+            Service::Starting
         }
+    }
+
+    /// The Service of that name, where its namespace is served.
+    #[must_use]
+    pub fn service_object(&self, namespace: &str, name: &str) -> Option<Arc<ServiceObject>> {
+        let services = self.0.served.read().get(namespace).map(|served| served.services.clone());
+        services.and_then(|services| services.get(&ObjectRef::new(name).within(namespace)))
+    }
+
+    /// The NetworkPolicy of ours of that name.
+    #[must_use]
+    pub fn policy(&self, namespace: &str, name: &str) -> Option<Arc<NetworkPolicy>> {
+        let policies = self.0.served.read().get(namespace).map(|served| served.policies.clone());
+        policies.and_then(|policies| policies.get(&ObjectRef::new(name).within(namespace)))
+    }
+
+    /// NetworkPolicies of ours that the object with this uid owns.
+    #[must_use]
+    pub fn policies_of(&self, namespace: &str, owner_uid: &str) -> Vec<Arc<NetworkPolicy>> {
+        let policies = self.0.served.read().get(namespace).map(|served| served.policies.clone());
+        let owned = |policy: &NetworkPolicy| policy.owner_references().iter().any(|owner| owner.uid == owner_uid);
+        policies.map(|policies| policies.state_filter(owned)).unwrap_or_default()
+    }
+
+    /// What pods of ours there have in that label.
+    #[must_use]
+    pub fn labels_of_pods(&self, namespace: &str, label: &str) -> Vec<String> {
+        let pods = self.0.served.read().get(namespace).map(|served| served.pods.clone());
+        let pods = pods.map(|pods| pods.state()).unwrap_or_default();
+        pods.iter().filter_map(|pod| pod.labels().get(label).cloned()).collect()
     }
 
     /// The pod of that name as the cache knows it.
@@ -150,28 +189,79 @@ impl Namespaces {
             return;
         }
         tracing::info!(namespace, "namespace enabled");
-        let writer = Writer::new(());
         let stop = self.0.shutdown.child_token();
-        served.insert(namespace.to_owned(), Served { pods: writer.as_reader(), stop: stop.clone() });
+        let (pods, services, policies) = (Writer::new(()), Writer::new(()), Writer::new(()));
+        let stores = Served {
+            pods: pods.as_reader(),
+            services: services.as_reader(),
+            policies: policies.as_reader(),
+            stop: stop.clone(),
+        };
+        served.insert(namespace.to_owned(), stores);
+        let relations = &self.0.relations;
+        self.watch(
+            "pods",
+            namespace,
+            pods,
+            trim_pod,
+            stop.clone(),
+            tell(relations, namespace, |to, namespace, pod| {
+                async move { tell_owner(&to, &namespace, &*pod).await }.boxed()
+            }),
+        );
+        let trim = |service: &mut ServiceObject| service.meta_mut().managed_fields = None;
+        self.watch(
+            "services",
+            namespace,
+            services,
+            trim,
+            stop.clone(),
+            tell(relations, namespace, |to, namespace, _| async move { to.network_changed(&namespace).await }.boxed()),
+        );
+        let trim = |policy: &mut NetworkPolicy| policy.meta_mut().managed_fields = None;
+        self.watch(
+            "networkpolicies",
+            namespace,
+            policies,
+            trim,
+            stop,
+            tell(relations, namespace, |to, namespace, _| async move { to.network_changed(&namespace).await }.boxed()),
+        );
+    }
+
+    fn watch<K, F>(
+        &self,
+        what: &str,
+        namespace: &str,
+        writer: Writer<K>,
+        trim: fn(&mut K),
+        stop: CancellationToken,
+        tell: impl FnMut(Seen<K>) -> F + Send + 'static,
+    ) where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + Sync
+            + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        // Services are whoever's; of the others only those of ours are looked at.
+        let config = match what {
+            "services" => watcher::Config::default(),
+            _ => watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGED_BY}")),
+        };
         let watch = Watch {
-            name: watch_name(namespace),
-            api: Api::<Pod>::namespaced(self.0.client.clone(), namespace),
-            config: watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGED_BY}")),
+            name: watch_name(what, namespace),
+            api: Api::<K>::namespaced(self.0.client.clone(), namespace),
+            config,
             writer,
-            trim: trim_pod,
+            trim,
             pulses: self.0.pulses.clone(),
             metrics: self.0.metrics.clone(),
         };
-        let (relations, namespace) = (self.0.relations.clone(), namespace.to_owned());
-        self.0.tasks.spawn(watch.follow(stop, move |seen| {
-            let (relations, namespace) = (relations.clone(), namespace.clone());
-            async move {
-                match seen {
-                    Seen::There(pod) | Seen::Gone(pod) => tell_owner(&relations, &namespace, &pod).await,
-                    Seen::Listed | Seen::Forbidden => relations.namespace_changed(&namespace).await,
-                }
-            }
-        }));
+        self.0.tasks.spawn(watch.follow(stop, tell));
     }
 
     async fn leave(&self, namespace: &str) {
@@ -184,8 +274,31 @@ impl Namespaces {
     }
 }
 
-fn watch_name(namespace: &str) -> String {
-    format!("pods/{namespace}")
+fn watch_name(what: &str, namespace: &str) -> String {
+    format!("{what}/{namespace}")
+}
+
+fn is_listed<K>(store: &Store<K>) -> bool
+where
+    K: kube::runtime::reflector::Lookup<DynamicType = ()> + Clone + 'static,
+{
+    futures::FutureExt::now_or_never(store.wait_until_ready()).is_some()
+}
+
+/// Tells of each sighting, and of a list by everything in the namespace.
+fn tell<K: Send + Sync + 'static>(
+    relations: &Relations,
+    namespace: &str,
+    of: fn(Relations, String, Arc<K>) -> BoxFuture<'static, ()>,
+) -> impl FnMut(Seen<K>) -> BoxFuture<'static, ()> + Send + 'static + use<K> {
+    let (relations, namespace) = (relations.clone(), namespace.to_owned());
+    move |seen| {
+        let (relations, namespace) = (relations.clone(), namespace.clone());
+        match seen {
+            Seen::There(object) | Seen::Gone(object) => of(relations, namespace, object),
+            Seen::Listed | Seen::Forbidden => async move { relations.namespace_changed(&namespace).await }.boxed(),
+        }
+    }
 }
 
 /// A pod concerns the object that owns it.

@@ -14,6 +14,7 @@ use crate::gate::Law;
 use crate::grant::{self, GrantingLaw};
 use crate::guard::{Guard, Live, Patrol};
 use crate::namespaces::Namespaces;
+use crate::network::fences::Fences;
 use crate::peers::TokenPeers;
 use crate::policy::{Current, Judge};
 use crate::probe_pod::{self, ProbePods};
@@ -107,6 +108,7 @@ impl Core {
         namespaces: &Namespaces,
         probes: &Probes,
         queues: &Queues,
+        fences: &Fences,
     ) -> ProbePods {
         ProbePods::new(probe_pod::Parts {
             client: self.client.clone(),
@@ -115,6 +117,7 @@ impl Core {
             probes: probes.clone(),
             queues: queues.clone(),
             settings: self.settings.clone(),
+            fences: fences.clone(),
             metrics: self.metrics.clone(),
             shutdown: self.shutdown.clone(),
         })

@@ -3,13 +3,14 @@
 
 mod memory;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use belay_crds::{POD_PREFIX, PROBE_LABEL, conditions};
+use belay_crds::{NETWORK_LABEL, POD_PREFIX, PROBE_LABEL, conditions};
 use belay_protocol::Digest;
 use belay_protocol::digest::digest_of;
+use belay_protocol::network::AllowedHosts;
 use belay_protocol::probe::{ProbeReport, ProbeTask};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -27,8 +28,11 @@ pub use self::memory::{Known, Step};
 use self::memory::{Memory, Outcome};
 use crate::agent_run::pod::default_resources;
 use crate::clock::Clock;
+use crate::controller::Failure;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
+use crate::network::fences::{Fences, routes};
+use crate::network::policy::Surroundings;
 use crate::pod_template::{
     Document, Mode, Mount, PodSettings, PodShape, SharedSettings, base_labels, build_pod, random_suffix,
 };
@@ -56,6 +60,7 @@ struct Inner {
     probes: Probes,
     queues: Queues,
     settings: SharedSettings,
+    fences: Fences,
     metrics: Metrics,
     memory: Mutex<Memory>,
     /// Names of pods that a probe of this process waits for.
@@ -94,6 +99,7 @@ pub struct Parts {
     pub probes: Probes,
     pub queues: Queues,
     pub settings: SharedSettings,
+    pub fences: Fences,
     pub metrics: Metrics,
     pub shutdown: CancellationToken,
 }
@@ -108,6 +114,7 @@ impl ProbePods {
             probes: parts.probes,
             queues: parts.queues,
             settings: parts.settings,
+            fences: parts.fences,
             metrics: parts.metrics,
             memory: Mutex::default(),
             awaited: Mutex::default(),
@@ -181,7 +188,7 @@ impl ProbePods {
         self.0.awaited.lock().insert(name.clone());
         let report = self.0.probes.expect(&question.namespace, &name, question.task.clone());
         let outcome = match self.create(question, &name).await {
-            Err(error) => Outcome::Failed(format!("the probe pod could not be created: {error}")),
+            Err(failure) => Outcome::Failed(format!("the probe pod could not be created: {failure}")),
             Ok(uid) => {
                 self.0.metrics.probes_started.inc();
                 let reported = tokio::select! {
@@ -204,11 +211,14 @@ impl ProbePods {
         outcome
     }
 
-    /// Creates, never applies: an apply would adopt a pod that someone made beforehand.
-    async fn create(&self, question: &Question, name: &str) -> Result<String, kube::Error> {
+    /// Only behind its NetworkPolicies. Creates, never applies: an apply would adopt a pod that someone made beforehand.
+    async fn create(&self, question: &Question, name: &str) -> Result<String, Failure> {
+        let at = question.surroundings();
+        let network = self.0.fences.raise(&at).await?;
+        self.0.fences.clear(&at).await?;
         let pods: Api<Pod> = Api::namespaced(self.0.client.clone(), &question.namespace);
-        let pod = build(question, name, &self.0.settings.current());
-        let created = pods.create(&PostParams::default(), &pod).await?;
+        let pod = build(question, name, network, &self.0.settings.current());
+        let created = pods.create(&PostParams::default(), &pod).await.map_err(Failure::api("creating it"))?;
         Ok(created.uid().unwrap_or_default())
     }
 
@@ -261,6 +271,17 @@ impl ProbePods {
 }
 
 impl Question {
+    /// What its pod may reach: the one server that it asks, if it asks one.
+    fn surroundings(&self) -> Surroundings {
+        let routes = match &self.task {
+            ProbeTask::Credential { .. } => BTreeSet::new(),
+            ProbeTask::Tool { url, private_hosts, .. } => {
+                routes([url.as_str()], &self.namespace, &AllowedHosts::of(private_hosts))
+            }
+        };
+        Surroundings { namespace: self.namespace.clone(), owner: self.owner.clone(), routes }
+    }
+
     fn fingerprint(&self) -> Digest {
         let mounts: Vec<_> = self.mounts.iter().map(|m| [&m.credential, &m.secret_name, &m.secret_key]).collect();
         let whole = json!({"task": self.task, "mounts": mounts, "version": self.version});
@@ -269,13 +290,14 @@ impl Question {
     }
 }
 
-fn build(question: &Question, name: &str, settings: &PodSettings) -> Pod {
+fn build(question: &Question, name: &str, network: String, settings: &PodSettings) -> Pod {
     let mut labels = base_labels("probe");
     let subject = match question.subject {
         Subject::Credential => "credential",
         Subject::Tool => "tool",
     };
     labels.insert(PROBE_LABEL.to_owned(), subject.to_owned());
+    labels.insert(NETWORK_LABEL.to_owned(), network);
     let shape = PodShape {
         namespace: question.namespace.clone(),
         name: name.to_owned(),

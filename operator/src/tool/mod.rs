@@ -29,6 +29,7 @@ use crate::guard::Guard;
 use crate::http_api;
 use crate::metrics::Kind;
 use crate::namespaces::{Namespaces, Service};
+use crate::network::{NetworkSettings, destinations};
 use crate::pod_template::{Document, Mount};
 use crate::probe_pod::{Known, ProbePods, Question, Step, Subject, still_tells};
 use crate::readiness::Verdict;
@@ -48,6 +49,7 @@ const MENDED_AGAIN: Duration = Duration::from_mins(1);
 /// What passes over Tools need.
 pub struct Tools {
     pub world: World,
+    pub network: NetworkSettings,
     pub namespaces: Namespaces,
     pub probes: ProbePods,
     pub guard: Guard,
@@ -70,7 +72,10 @@ impl Reconcile for Tools {
         let found = self.find(&tool, &namespace, service).await;
         let probe_again = match &found {
             Found::Probe(Step::Use { again, .. }) => *again,
-            Found::Probe(Step::Rest | Step::Start | Step::Wait) | Found::NotServed(_) | Found::Credential(_) => None,
+            Found::Probe(Step::Rest | Step::Start | Step::Wait)
+            | Found::NotServed(_)
+            | Found::Astray(_)
+            | Found::Credential(_) => None,
         };
         let mut status = tool.status.clone().unwrap_or_default();
         let judged = verdict::judge(&tool, found);
@@ -119,6 +124,9 @@ impl Tools {
         if matches!(service, Service::NotEnabled | Service::Forbidden) {
             return Found::NotServed(service);
         }
+        if let Some(refusal) = destinations::refusal(&[destinations::of_tool(tool)], namespace, &self.network.allowed) {
+            return Found::Astray(refusal);
+        }
         let reference = tool.spec.credential_ref();
         let credential = reference.and_then(|reference| self.world.credential(namespace, &reference.name));
         let subject = format!("Tool {}: spec.{}.credentialRef", tool.name_any(), tool.spec.kind());
@@ -133,7 +141,33 @@ impl Tools {
             false => has_reason(tool, ToolReason::DefinitionsInvalid).then_some(MENDED_AGAIN),
         };
         let known = Known { is_ready: is_ready(tool), good_for };
-        Found::Probe(self.probes.consult(&question(tool, namespace, credential.as_deref()), known))
+        Found::Probe(self.probes.consult(&self.question(tool, namespace, credential.as_deref()), known))
+    }
+
+    fn question(&self, tool: &Tool, namespace: &str, credential: Option<&Credential>) -> Question {
+        let credential = credential.map(freeze_credential);
+        let http = tool.spec.http.as_ref().map(|http| http_api::freeze(http, |_| true));
+        Question {
+            subject: Subject::Tool,
+            namespace: namespace.to_owned(),
+            owner: owner_of(tool),
+            mounts: credential.iter().map(Mount::from).collect(),
+            documents: Document::of(&tool.name_any(), http.as_ref()).into_iter().collect(),
+            task: ProbeTask::Tool {
+                name: tool.name_any(),
+                namespace: namespace.to_owned(),
+                url: tool.spec.url().to_owned(),
+                credential: credential.map(Box::new),
+                timeouts: PROBE_TIMEOUTS,
+                private_hosts: destinations::private_hosts(
+                    &[destinations::of_tool(tool)],
+                    namespace,
+                    &self.network.allowed,
+                ),
+                http: http.map(Box::new),
+            },
+            version: tool.metadata.generation.unwrap_or_default().to_string(),
+        }
     }
 }
 
@@ -147,6 +181,7 @@ fn tells(tool: &Tool) -> bool {
     let not_found = [
         ToolReason::NotProbed,
         ToolReason::NamespaceNotEnabled,
+        ToolReason::DestinationNotAllowed,
         ToolReason::CredentialMissing,
         ToolReason::CredentialNotReady,
     ];
@@ -161,24 +196,4 @@ fn has_reason(tool: &Tool, reason: ToolReason) -> bool {
 fn is_ready(tool: &Tool) -> bool {
     let status = tool.status.as_ref().map_or(&[][..], |status| &status.conditions);
     conditions::is_ready(status, tool.metadata.generation)
-}
-
-fn question(tool: &Tool, namespace: &str, credential: Option<&Credential>) -> Question {
-    let credential = credential.map(freeze_credential);
-    let http = tool.spec.http.as_ref().map(|http| http_api::freeze(http, |_| true));
-    Question {
-        subject: Subject::Tool,
-        namespace: namespace.to_owned(),
-        owner: owner_of(tool),
-        mounts: credential.iter().map(Mount::from).collect(),
-        documents: Document::of(&tool.name_any(), http.as_ref()).into_iter().collect(),
-        task: ProbeTask::Tool {
-            name: tool.name_any(),
-            url: tool.spec.url().to_owned(),
-            credential: credential.map(Box::new),
-            timeouts: PROBE_TIMEOUTS,
-            http: http.map(Box::new),
-        },
-        version: tool.metadata.generation.unwrap_or_default().to_string(),
-    }
 }

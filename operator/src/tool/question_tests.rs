@@ -135,7 +135,13 @@ impl Stage {
             ca_pem: "CA".to_owned(),
             tolerations: vec![],
             node_selector: std::collections::BTreeMap::new(),
+            network: crate::network::NetworkSettings::default(),
         });
+        let fences = crate::network::fences::Fences::new(
+            writes.clone(),
+            namespaces.clone(),
+            crate::network::NetworkSettings::default(),
+        );
         let probes = ProbePods::new(Parts {
             client,
             writes: writes.clone(),
@@ -143,11 +149,13 @@ impl Stage {
             probes: Probes::default(),
             queues,
             settings,
+            fences,
             metrics,
             shutdown,
         });
         let guard = crate::guard::tests::standing().await;
-        let tools = Tools { world, namespaces, probes, guard, writes, clock: Clock };
+        let network = crate::network::NetworkSettings::default();
+        let tools = Tools { world, network, namespaces, probes, guard, writes, clock: Clock };
         let mut stage = Self { tools, tool: tool("github", &[]), server };
         stage.tool.status = Some(ToolStatus::default());
         stage.lists("Sets labels.", 1);

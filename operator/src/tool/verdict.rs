@@ -21,6 +21,8 @@ const LEFT_OUT_BYTES_MAX: usize = 512;
 /// What a pass found before it judged.
 pub enum Found {
     NotServed(Service),
+    /// Its URL leads where no probe may go, in words.
+    Astray(String),
     /// The Credential that the Tool names is missing or not ready.
     Credential(CredentialState),
     Probe(Step),
@@ -44,6 +46,7 @@ pub fn judge(tool: &Tool, found: Found) -> Judged {
             let complaint = service.complaint(&tool.namespace().unwrap_or_default()).unwrap_or_default();
             Verdict::stalled(ToolReason::NamespaceNotEnabled, complaint)
         }
+        Found::Astray(message) => Verdict::stalled(ToolReason::DestinationNotAllowed, message),
         Found::Credential(CredentialState::Missing(message)) => {
             Verdict::waiting(ToolReason::CredentialMissing, message)
         }
@@ -83,6 +86,7 @@ fn reason(failure: &Failure) -> ToolReason {
         | FailureReason::HostNotAllowed => ToolReason::CredentialNotReady,
         FailureReason::DocumentMissing => ToolReason::DocumentMissing,
         FailureReason::DefinitionsInvalid => ToolReason::DefinitionsInvalid,
+        FailureReason::DestinationNotAllowed => ToolReason::DestinationNotAllowed,
         FailureReason::RateLimited
         | FailureReason::ServerError
         | FailureReason::BadRequest
@@ -170,6 +174,7 @@ mod tests {
             (failed(FailureReason::TimedOut), ToolReason::Unreachable),
             (failed(FailureReason::Unauthorized), ToolReason::Unauthorized),
             (failed(FailureReason::HostNotAllowed), ToolReason::CredentialNotReady),
+            (failed(FailureReason::DestinationNotAllowed), ToolReason::DestinationNotAllowed),
             (failed(FailureReason::Malformed), ToolReason::ServerFailed),
             (failed(FailureReason::DocumentMissing), ToolReason::DocumentMissing),
             (failed(FailureReason::DefinitionsInvalid), ToolReason::DefinitionsInvalid),

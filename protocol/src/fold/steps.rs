@@ -152,6 +152,7 @@ fn may_cost(reason: FailureReason) -> bool {
         | FailureReason::CredentialEmpty
         | FailureReason::CredentialTooLarge
         | FailureReason::HostNotAllowed
+        | FailureReason::DestinationNotAllowed
         | FailureReason::ScriptExhausted
         | FailureReason::Scripted
         | FailureReason::DocumentMissing

@@ -14,11 +14,11 @@ use super::flights::{Flight, Landed};
 use super::next::Due;
 use super::progress::Requested;
 use super::{Agent, Halt};
-use crate::egress::piece;
+use crate::egress::{not_sent, piece};
 use crate::log::CallOutcome;
 use crate::permit::{Decided, Permit, Verdict, Woken, WokenWord};
 use crate::session::Order;
-use crate::tools::{Call, Outcome};
+use crate::tools::{Call, ListError, Outcome};
 
 /// After that many permits that ran out unsent, the server counts as out of reach.
 const PERMITS_RETURNED_MAX: u32 = 3;
@@ -53,7 +53,7 @@ impl Bound {
 
 enum Prepared {
     Ready,
-    Failed(String),
+    Failed(ListError),
     Stopped,
 }
 
@@ -76,8 +76,8 @@ impl Agent {
                         self.record(Event::CallProposed { call_id: call_id.clone(), attempt, call })?;
                         proposed.push((call_id, attempt, bound));
                     }
-                    Prepared::Failed(message) => {
-                        self.settle_unsent(&call_id, attempt, NotSentReason::Unreachable, message)?;
+                    Prepared::Failed(ListError { reason, message }) => {
+                        self.settle_unsent(&call_id, attempt, not_sent(reason), message)?;
                     }
                     Prepared::Stopped => break,
                 },
@@ -98,7 +98,7 @@ impl Agent {
         // One that is busy with a call has its conversation.
         let Ok(mut server) = server.try_lock() else { return Prepared::Ready };
         tokio::select! {
-            prepared = server.prepare() => prepared.map_or_else(|error| Prepared::Failed(error.message), |()| Prepared::Ready),
+            prepared = server.prepare() => prepared.map_or_else(Prepared::Failed, |()| Prepared::Ready),
             () = self.operator.stopped() => Prepared::Stopped,
         }
     }

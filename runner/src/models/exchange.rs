@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::codec::{Assembly as _, Codec, Progress, Reader, ResponseError};
 use super::{Context, Model, ModelAnswer, ModelError, Prepared};
 use crate::credential::Credentials;
-use crate::egress::{self, EgressError, piece};
+use crate::egress::{self, Destinations, EgressError, piece};
 use crate::permit::ModelPermit;
 use crate::redact::Redactor;
 use crate::retry_after;
@@ -31,7 +31,7 @@ const OUTGROWN: [&str; 4] =
 
 /// One Model that speaks the wire format `C`.
 pub struct HttpModel<C> {
-    client: reqwest::Client,
+    client: egress::Client,
     url: String,
     model: PlanModel,
     credential: Option<PlanCredential>,
@@ -49,8 +49,9 @@ impl<C: Codec> HttpModel<C> {
         redactor: Redactor,
     ) -> Result<Self, EgressError> {
         let url = format!("{}{}", model.base_url.as_deref().unwrap_or_default(), C::PATH);
+        let connect_timeout = Duration::from_secs(u64::from(model.timeouts.connect_seconds));
         Ok(Self {
-            client: egress::client(&url, Duration::from_secs(u64::from(model.timeouts.connect_seconds)))?,
+            client: Destinations::of(plan).client(&url, connect_timeout)?,
             url,
             credential: model.credential.as_deref().and_then(|name| plan.credential(name)).cloned(),
             credentials,
@@ -64,9 +65,13 @@ impl<C: Codec> HttpModel<C> {
         ModelError::new(reason, format!("Model {}: POST {} {what}", self.model.name, self.url))
     }
 
+    fn not_sent(&self, reason: FailureReason, why: &dyn std::fmt::Display) -> ModelError {
+        self.error(reason, &format!("was not sent: {why}"))
+    }
+
     fn request(&self, body: Vec<u8>) -> Result<reqwest::RequestBuilder, ModelError> {
-        let mut request = self
-            .client
+        let client = self.client.open().map_err(|error| self.not_sent(error.reason(), &error))?;
+        let mut request = client
             .post(&self.url)
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "text/event-stream, application/json")
@@ -76,7 +81,7 @@ impl<C: Codec> HttpModel<C> {
         }
         if let Some(credential) = &self.credential {
             let header = egress::credential_header(&self.credentials, credential, &self.url)
-                .map_err(|error| self.error(error.reason(), &format!("was not sent: {error}")))?;
+                .map_err(|error| self.not_sent(error.reason(), &error))?;
             request = request.header(header.0, header.1);
         }
         Ok(request)
@@ -166,6 +171,9 @@ impl<C: Codec> HttpModel<C> {
     }
 
     fn transport_error(&self, error: &reqwest::Error) -> ModelError {
+        if let Some(refused) = egress::refused(error) {
+            return self.not_sent(FailureReason::DestinationNotAllowed, refused);
+        }
         let causes = egress::causes(error);
         if error.is_connect() {
             let what = format!(

@@ -25,7 +25,7 @@ use self::response::{Answer, outcome};
 use super::wire::{CONNECT_TIMEOUT, Endpoint};
 use super::{Call, Definition, LeftOut, ListError, Outcome, ToolServer};
 use crate::credential::Credentials;
-use crate::egress::{self, EgressError, piece};
+use crate::egress::{self, Destinations, EgressError, piece};
 use crate::permit::{BootTime, Permit, Refusal};
 use crate::redact::Redactor;
 
@@ -44,7 +44,7 @@ pub struct HttpApi {
     endpoint: Endpoint,
     described: HttpOperations,
     documents: Documents,
-    http: reqwest::Client,
+    http: egress::Client,
     credentials: Credentials,
     redactor: Redactor,
     operations: Option<BTreeMap<String, Operation>>,
@@ -73,12 +73,13 @@ impl Documents {
 impl HttpApi {
     pub fn new(
         endpoint: Endpoint,
+        destinations: &Destinations,
         described: HttpOperations,
         documents: Documents,
         credentials: Credentials,
         redactor: Redactor,
     ) -> Result<Self, EgressError> {
-        let http = egress::client(&endpoint.url, CONNECT_TIMEOUT)?;
+        let http = destinations.client(&endpoint.url, CONNECT_TIMEOUT)?;
         let (operations, left_out) = (None, Vec::new());
         Ok(Self { endpoint, described, documents, http, credentials, redactor, operations, left_out })
     }
@@ -153,18 +154,14 @@ impl HttpApi {
         }
         if let Some(credential) = &self.endpoint.credential {
             let header = egress::credential_header(&self.credentials, credential, request.url().as_str());
-            let (name, value) = header.map_err(|error| self.uncredited(&error))?;
+            let (name, value) = header.map_err(|error| self.refused(&error))?;
             request.headers_mut().insert(name, value);
         }
         Ok(request)
     }
 
-    fn uncredited(&self, error: &EgressError) -> Outcome {
-        let reason = match error.reason() {
-            FailureReason::HostNotAllowed => NotSentReason::HostNotAllowed,
-            _ => NotSentReason::CredentialMissing,
-        };
-        self.not_sent(reason, &error.to_string())
+    fn refused(&self, error: &EgressError) -> Outcome {
+        self.not_sent(egress::not_sent(error.reason()), &error.to_string())
     }
 
     /// Spends the permit on this very call, or says why nothing may be sent.
@@ -190,9 +187,12 @@ impl HttpApi {
     }
 
     /// From the first byte on whatever is not a complete answer is an unknown end.
-    async fn exchange(&self, request: reqwest::Request) -> Outcome {
+    async fn exchange(&self, http: &reqwest::Client, request: reqwest::Request) -> Outcome {
         let url = request.url().clone();
         let broke = |error: &reqwest::Error| {
+            if let Some(refused) = egress::refused(error) {
+                return self.not_sent(NotSentReason::DestinationNotAllowed, &refused.to_string());
+            }
             let why = self.shown(&egress::causes(error));
             if error.is_connect() {
                 Outcome::NotSent { reason: NotSentReason::Unreachable, message: why }
@@ -200,7 +200,7 @@ impl HttpApi {
                 Outcome::Unknown { message: format!("the connection broke before the answer: {why}") }
             }
         };
-        let mut response = match self.http.execute(request).await {
+        let mut response = match http.execute(request).await {
             Ok(response) => response,
             Err(error) => return broke(&error),
         };
@@ -246,14 +246,15 @@ impl ToolServer for HttpApi {
     }
 
     async fn call(&mut self, call: &Call, permit: Permit, timeout: Duration) -> Outcome {
-        let request = match self.prepared(call) {
-            Ok(request) => request,
+        let prepared = self.http.open().map_err(|error| self.refused(&error));
+        let (http, request) = match prepared.and_then(|http| Ok((http, self.prepared(call)?))) {
+            Ok(prepared) => prepared,
             Err(outcome) => return outcome,
         };
         if let Err(outcome) = self.depart(call, permit) {
             return outcome;
         }
-        let ended = tokio::time::timeout(timeout, self.exchange(request)).await;
+        let ended = tokio::time::timeout(timeout, self.exchange(http, request)).await;
         ended.unwrap_or_else(|_| Outcome::Unknown {
             message: format!("no answer within {} s (spec.callTimeoutSeconds)", timeout.as_secs()),
         })

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use belay_protocol::elicitation::Round;
 use belay_protocol::event::FailureReason;
-use belay_protocol::plan::{Plan, PlanCredential, PlanTool, Timeouts};
+use belay_protocol::plan::{Plan, PlanTool, Timeouts};
 use rmcp::model::{
     CallToolRequestParams, ClientCapabilities, ClientConfig, ElicitationCapability, FormElicitationCapability,
     Implementation, PaginatedRequestParams, ProtocolVersion, Tool, UrlElicitationCapability,
@@ -27,7 +27,7 @@ use super::{
     Call, Definition, LISTING_BYTES_MAX, ListError, OPERATION_NAME_BYTES_MAX, OPERATIONS_MAX, Outcome, ToolServer,
 };
 use crate::credential::Credentials;
-use crate::egress::{self, EgressError, piece};
+use crate::egress::{Destinations, EgressError, piece};
 use crate::permit::Permit;
 use crate::redact::Redactor;
 
@@ -62,29 +62,29 @@ impl McpServer {
     ) -> Result<Self, EgressError> {
         let credential = tool.credential.as_deref().and_then(|name| plan.credential(name)).cloned();
         let endpoint = Endpoint { tool: tool.name.clone(), url: tool.url.clone(), credential };
-        Self::new(endpoint, LISTING_TIMEOUT, credentials, redactor)
+        Self::new(endpoint, &Destinations::of(plan), LISTING_TIMEOUT, credentials, redactor)
     }
 
     /// A server that a probe is to list.
     pub fn of_probe(
-        name: String,
-        url: String,
-        credential: Option<PlanCredential>,
+        endpoint: Endpoint,
+        destinations: &Destinations,
         timeouts: &Timeouts,
         credentials: Credentials,
     ) -> Result<Self, EgressError> {
-        let redactor = Redactor::new(credentials.clone(), credential.as_slice());
+        let redactor = Redactor::new(credentials.clone(), endpoint.credential.as_slice());
         let listing_timeout = LISTING_TIMEOUT.min(Duration::from_secs(u64::from(timeouts.total_seconds)));
-        Self::new(Endpoint { tool: name, url, credential }, listing_timeout, credentials, redactor)
+        Self::new(endpoint, destinations, listing_timeout, credentials, redactor)
     }
 
     fn new(
         endpoint: Endpoint,
+        destinations: &Destinations,
         listing_timeout: Duration,
         credentials: Credentials,
         redactor: Redactor,
     ) -> Result<Self, EgressError> {
-        let wire = Wire::new(egress::client(&endpoint.url, CONNECT_TIMEOUT)?, endpoint, credentials);
+        let wire = Wire::new(destinations.client(&endpoint.url, CONNECT_TIMEOUT)?, endpoint, credentials);
         let respondent = Respondent::new(client_info(), redactor.clone());
         Ok(Self { wire, redactor, listing_timeout, respondent, service: None })
     }

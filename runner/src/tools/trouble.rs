@@ -27,6 +27,11 @@ pub enum Trouble {
 
 impl Trouble {
     pub fn from_error(error: &StreamableHttpError<reqwest::Error>) -> Self {
+        if let StreamableHttpError::Client(error) = error
+            && let Some(refused) = egress::refused(error)
+        {
+            return Self::NotSent { reason: FailureReason::DestinationNotAllowed, message: refused.to_string() };
+        }
         match error {
             StreamableHttpError::Client(error) if error.is_connect() => Self::NoConnection(egress::causes(error)),
             StreamableHttpError::Client(error) => Self::Broken(egress::causes(error)),

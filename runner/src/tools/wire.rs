@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use belay_protocol::Digest;
 use belay_protocol::call::{CallBinding, CredentialBinding};
-use belay_protocol::event::{FailureReason, NotSentReason};
+use belay_protocol::event::NotSentReason;
 use belay_protocol::plan::PlanCredential;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -41,7 +41,7 @@ pub struct Endpoint {
 /// An HTTP client that sends a `tools/call` only against a permit.
 #[derive(Clone)]
 pub struct Wire {
-    http: reqwest::Client,
+    http: egress::Client,
     endpoint: Arc<Endpoint>,
     credentials: Credentials,
     departure: Arc<Mutex<Departure>>,
@@ -89,7 +89,7 @@ impl Departure {
 
 impl Wire {
     #[must_use]
-    pub fn new(http: reqwest::Client, endpoint: Endpoint, credentials: Credentials) -> Self {
+    pub fn new(http: egress::Client, endpoint: Endpoint, credentials: Credentials) -> Self {
         let endpoint = Arc::new(endpoint);
         let (departure, trouble, input_required) = (Arc::default(), Arc::default(), Arc::default());
         Self { http, endpoint, credentials, departure, trouble, input_required }
@@ -128,11 +128,14 @@ impl Wire {
         std::mem::replace(&mut *self.departure.lock().unwrap_or_else(PoisonError::into_inner), next)
     }
 
-    fn header(&self) -> Result<Option<(HeaderName, HeaderValue)>, Trouble> {
-        let Some(credential) = &self.endpoint.credential else { return Ok(None) };
-        egress::credential_header(&self.credentials, credential, &self.endpoint.url)
-            .map(Some)
-            .map_err(|error| Trouble::NotSent { reason: error.reason(), message: error.to_string() })
+    /// What to send with, and the header that carries the credential.
+    fn outfit(&self) -> Result<(&reqwest::Client, Option<(HeaderName, HeaderValue)>), Trouble> {
+        let not_sent =
+            |error: egress::EgressError| Trouble::NotSent { reason: error.reason(), message: error.to_string() };
+        let http = self.http.open().map_err(not_sent)?;
+        let Some(credential) = &self.endpoint.credential else { return Ok((http, None)) };
+        let header = egress::credential_header(&self.credentials, credential, &self.endpoint.url);
+        Ok((http, Some(header.map_err(not_sent)?)))
     }
 
     /// Spends the permit on the call that `request` holds. What comes back is why nothing may be sent.
@@ -173,10 +176,11 @@ impl Wire {
         limits: StreamableHttpResponseLimits,
     ) -> Posted {
         let is_call = is_call(&message);
-        match self.header() {
-            Ok(header) => headers.extend(header),
+        let (http, header) = match self.outfit() {
+            Ok(outfit) => outfit,
             Err(trouble) => return Err(self.refuse(is_call, trouble)),
-        }
+        };
+        headers.extend(header);
         if let ClientJsonRpcMessage::Request(request) = &message
             && let Err(refused) = self.depart(&request.request)
         {
@@ -188,17 +192,13 @@ impl Wire {
             self.set(Departure::Sent);
         }
         let url: Arc<str> = self.endpoint.url.as_str().into();
-        let posted = self.http.post_message_with_response_limits(url, message, session_id, None, headers, limits).await;
+        let posted = http.post_message_with_response_limits(url, message, session_id, None, headers, limits).await;
         self.note(is_call, posted)
     }
 
     fn refuse(&self, is_call: bool, trouble: Trouble) -> StreamableHttpError<reqwest::Error> {
         if is_call && let Trouble::NotSent { reason, message } = &trouble {
-            let reason = match reason {
-                FailureReason::HostNotAllowed => NotSentReason::HostNotAllowed,
-                _ => NotSentReason::CredentialMissing,
-            };
-            self.set(Departure::NotSent { reason, message: message.clone() });
+            self.set(Departure::NotSent { reason: egress::not_sent(*reason), message: message.clone() });
         }
         let error = refusal_error(&format!("{trouble:?}"));
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
@@ -234,6 +234,9 @@ impl Wire {
                     self.set(match &trouble {
                         Trouble::NoConnection(why) => {
                             Departure::NotSent { reason: NotSentReason::Unreachable, message: why.clone() }
+                        }
+                        Trouble::NotSent { reason, message } => {
+                            Departure::NotSent { reason: egress::not_sent(*reason), message: message.clone() }
                         }
                         other => Departure::Troubled(other.clone()),
                     });
@@ -306,8 +309,9 @@ impl StreamableHttpClient for Wire {
         _auth_header: Option<String>,
         mut custom_headers: HashMap<HeaderName, HeaderValue>,
     ) -> Result<(), StreamableHttpError<reqwest::Error>> {
-        custom_headers.extend(self.header().map_err(|trouble| refusal_error(&format!("{trouble:?}")))?);
-        self.http.delete_session(uri, session_id, None, custom_headers).await
+        let (http, header) = self.outfit().map_err(|trouble| refusal_error(&format!("{trouble:?}")))?;
+        custom_headers.extend(header);
+        http.delete_session(uri, session_id, None, custom_headers).await
     }
 
     /// Answers come with the POST that asked. A stream beside it would only be one more thing held open,

@@ -136,11 +136,7 @@ impl Judge {
         command.args(["--stream-chunk-delay-ms", "20"]);
         let process = Process(command.stdout(Stdio::null()).spawn().unwrap());
         let url = format!("http://127.0.0.1:{port}");
-        let judge = Self {
-            _process: process,
-            url,
-            http: belay_runner::egress::client("http://127.0.0.1", Duration::from_secs(2)).unwrap(),
-        };
+        let judge = Self { _process: process, url, http: reqwest::Client::builder().no_proxy().build().unwrap() };
         let listens = async {
             while judge.http.get(format!("{}/_llmock/scenario", judge.url)).send().await.is_err() {
                 tokio::time::sleep(Duration::from_millis(50)).await;

@@ -4,6 +4,7 @@
 mod asking;
 mod chat_completions;
 mod codecs;
+mod egress;
 mod fake_mcp;
 mod fake_operator;
 mod fallbacks;

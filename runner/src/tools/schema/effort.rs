@@ -163,7 +163,8 @@ mod tests {
 
     #[test]
     fn what_applies_at_every_level_in_too_many_places_is_refused() {
-        let wide: Map<String, Value> = (0..1000).map(|at| (format!("p{at}"), json!({"items": {"$ref": "#"}}))).collect();
+        let wide: Map<String, Value> =
+            (0..1000).map(|at| (format!("p{at}"), json!({"items": {"$ref": "#"}}))).collect();
         assert!(effort(&json!({"properties": wide}), 3).is_ok());
         assert_eq!(effort(&json!({"properties": wide}), 64), Err(SchemaError::TooIntricate));
     }

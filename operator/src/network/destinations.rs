@@ -1,0 +1,95 @@
+//! The URLs that a run over some Models and Tools would request, and which of them it may not. Pure.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use belay_crds::{Model, Tool};
+use belay_protocol::network::AllowedHosts;
+use kube::ResourceExt;
+
+use crate::agent_run::resolve::base_url;
+
+/// A URL, and the object and field that name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    pub subject: String,
+    pub url: String,
+}
+
+/// Everything that a run over these would request.
+#[must_use]
+pub fn named<'a>(
+    models: impl IntoIterator<Item = &'a Arc<Model>>,
+    tools: impl IntoIterator<Item = &'a Arc<Tool>>,
+) -> Vec<Named> {
+    let of_model = |model: &Arc<Model>| {
+        let subject = format!("Model {}: spec.baseURL", model.name_any());
+        base_url(model).map(|url| Named { subject, url })
+    };
+    let models = models.into_iter().filter_map(of_model);
+    models.chain(tools.into_iter().map(|tool| of_tool(tool))).collect()
+}
+
+/// What a probe of the Tool would request.
+#[must_use]
+pub fn of_tool(tool: &Tool) -> Named {
+    let field = if tool.spec.http.is_some() { "spec.http.baseURL" } else { "spec.mcp.url" };
+    Named { subject: format!("Tool {}: {field}", tool.name_any()), url: tool.spec.url().to_owned() }
+}
+
+/// The first of these that what lies in `namespace` may not request, in words that name object and field.
+#[must_use]
+pub fn refusal(named: &[Named], namespace: &str, allowed: &AllowedHosts) -> Option<String> {
+    named.iter().find_map(|Named { subject, url }| {
+        allowed.route(url, namespace).err().map(|why| format!("{subject} leads where no run may go: {why}"))
+    })
+}
+
+/// What of the installation's list these need.
+#[must_use]
+pub fn private_hosts(named: &[Named], namespace: &str, allowed: &AllowedHosts) -> Vec<String> {
+    let needed: BTreeSet<String> = named.iter().filter_map(|named| allowed.needed(&named.url, namespace)).collect();
+    needed.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::fixtures::{NAMESPACE, model, tool};
+
+    fn at(url: &str) -> Vec<Named> {
+        let mut writer = model("writer", None);
+        writer.spec.base_url = Some(url.to_owned());
+        named(&[Arc::new(writer)], &[Arc::new(tool("github", &[]))])
+    }
+
+    #[test]
+    fn a_run_requests_its_models_and_its_tools_and_providers_have_urls_of_their_own() {
+        let all = named(&[Arc::new(model("writer", None))], &[Arc::new(tool("github", &[]))]);
+        let all: Vec<_> = all.iter().map(|named| (named.subject.as_str(), named.url.as_str())).collect();
+        let expected = [
+            ("Model writer: spec.baseURL", "https://api.openai.com/v1"),
+            ("Tool github: spec.mcp.url", "http://github:3001/mcp"),
+        ];
+        assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn services_of_other_namespaces_and_private_addresses_need_the_installations_list() {
+        let allowed: AllowedHosts =
+            ["llm.models.svc", "10.1.2.3"].map(|host| host.parse().unwrap()).into_iter().collect();
+        for url in ["http://llm.models.svc/v1", "http://llm.models/v1", "http://10.1.2.3/v1"] {
+            assert_eq!(refusal(&at(url), NAMESPACE, &allowed), None, "{url}");
+            assert_eq!(private_hosts(&at(url), NAMESPACE, &allowed).len(), 1, "{url}");
+        }
+        for url in ["http://llm/v1", "http://llm.triage.svc/v1", "https://api.example.com/v1"] {
+            assert_eq!(refusal(&at(url), NAMESPACE, &allowed), None, "{url}");
+            assert_eq!(private_hosts(&at(url), NAMESPACE, &allowed), Vec::<String>::new(), "{url}");
+        }
+        for url in ["http://other.models.svc/v1", "http://10.1.2.4/v1", "http://127.0.0.1/v1", "http://0x7f.1/v1"] {
+            let words = refusal(&at(url), NAMESPACE, &allowed).unwrap();
+            assert!(words.starts_with("Model writer: spec.baseURL leads where no run may go: "), "{words}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Keeps the NetworkPolicies around pods as they have to be: written before the pod is, mended when somebody changes
+//! them, and deleted when no pod and no owner needs them any more.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use belay_crds::NETWORK_LABEL;
+use belay_protocol::network::{AllowedHosts, Host, Route};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::NetworkSettings;
+use super::policy::{Services, Surroundings, around, base, name_of};
+use crate::controller::Failure;
+use crate::namespaces::Namespaces;
+use crate::writes::{FIELD_MANAGER, Target, Writes};
+
+/// A policy that a pod was promised is kept so long without one: the pod may only be on its way.
+const PROMISED: Duration = Duration::from_mins(10);
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Fences(Arc<Inner>);
+
+struct Inner {
+    writes: Writes,
+    namespaces: Namespaces,
+    settings: NetworkSettings,
+    /// When a policy was last asked for, by namespace and name.
+    promised: Mutex<HashMap<(String, String), Instant>>,
+}
+
+impl Fences {
+    #[must_use]
+    pub fn new(writes: Writes, namespaces: Namespaces, settings: NetworkSettings) -> Self {
+        Self(Arc::new(Inner { writes, namespaces, settings, promised: Mutex::default() }))
+    }
+
+    /// Makes sure of the policies around a pod, before it is created or while it lives. What comes back labels it.
+    pub async fn raise(&self, at: &Surroundings) -> Result<String, Failure> {
+        self.apply(base(&at.namespace, &self.0.settings)).await?;
+        let key = at.key();
+        if !at.routes.is_empty() {
+            self.apply(around(at, &self.services(at))).await?;
+        }
+        Ok(key)
+    }
+
+    /// Deletes what the owner's pods needed once and need no more.
+    pub async fn clear(&self, at: &Surroundings) -> Result<(), Failure> {
+        let current = name_of(&at.key());
+        for policy in self.0.namespaces.policies_of(&at.namespace, &at.owner.uid) {
+            let name = policy.name_any();
+            let needed = |key: &str| name_of(key) == name;
+            let in_use = self.0.namespaces.labels_of_pods(&at.namespace, NETWORK_LABEL).iter().any(|key| needed(key));
+            if name == current || in_use || self.is_promised(&at.namespace, &name) {
+                continue;
+            }
+            let target = Target {
+                namespace: at.namespace.clone(),
+                name,
+                uid: policy.uid().unwrap_or_default(),
+                resource_version: None,
+            };
+            self.0.writes.delete::<NetworkPolicy>(&target).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, wanted: NetworkPolicy) -> Result<(), Failure> {
+        let (namespace, name) = (wanted.namespace().unwrap_or_default(), wanted.name_any());
+        self.0.promised.lock().insert((namespace.clone(), name.clone()), Instant::now());
+        let held = self.0.namespaces.policy(&namespace, &name);
+        if held.is_some_and(|held| is_as_wanted(&held, &wanted)) {
+            return Ok(());
+        }
+        let api: Api<NetworkPolicy> = Api::namespaced(self.0.writes.client(), &namespace);
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        api.patch(&name, &params, &Patch::Apply(&wanted)).await.map_err(Failure::api("applying a NetworkPolicy"))?;
+        tracing::info!(namespace, policy = name, "network policy applied");
+        Ok(())
+    }
+
+    fn services(&self, at: &Surroundings) -> Services {
+        let named = at.routes.iter().filter_map(|route| match &route.destination.host {
+            Host::Service { name, namespace } => Some((namespace.clone(), name.clone())),
+            Host::Name(_) | Host::Address(_) => None,
+        });
+        let known = named.filter_map(|(namespace, name)| {
+            let service = self.0.namespaces.service_object(&namespace, &name)?;
+            Some(((namespace, name), (*service).clone()))
+        });
+        known.collect()
+    }
+
+    fn is_promised(&self, namespace: &str, name: &str) -> bool {
+        let mut promised = self.0.promised.lock();
+        promised.retain(|_, at| at.elapsed() < PROMISED);
+        promised.contains_key(&(namespace.to_owned(), name.to_owned()))
+    }
+}
+
+/// The ways to URLs that may be requested; the others get none.
+#[must_use]
+pub fn routes<'a>(urls: impl IntoIterator<Item = &'a str>, namespace: &str, allowed: &AllowedHosts) -> BTreeSet<Route> {
+    urls.into_iter().filter_map(|url| allowed.route(url, namespace).ok()).collect()
+}
+
+/// Others may add labels and annotations of their own.
+fn is_as_wanted(held: &NetworkPolicy, wanted: &NetworkPolicy) -> bool {
+    let has_labels = wanted.labels().iter().all(|(name, value)| held.labels().get(name) == Some(value));
+    held.spec == wanted.spec && has_labels && held.owner_references() == wanted.owner_references()
+}

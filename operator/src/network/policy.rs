@@ -1,0 +1,262 @@
+//! The NetworkPolicies around runner and probe pods. Pure: what they allow follows from the plan's URLs, the Services
+//! that are there and the installation.
+//!
+//! Every pod carries the label [`NETWORK_LABEL`]. One policy a namespace selects all of them, lets nothing in, and only
+//! cluster DNS and the operator out. One for each owner and set of destinations adds those, for pods with its key.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use belay_crds::NETWORK_LABEL;
+use belay_protocol::digest::digest_of;
+use belay_protocol::network::{Destination, Host, Reach, Route};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::networking::v1::{
+    IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    LabelSelector, LabelSelectorRequirement, ObjectMeta, OwnerReference,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::NetworkSettings;
+use crate::pod_template::MANAGED_BY;
+
+/// The policy of every pod in a namespace.
+pub const BASE: &str = "belay-runners";
+/// The key of pods that need no more than that one.
+pub const NO_DESTINATIONS: &str = "none";
+const KEY_LENGTH: usize = 16;
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+/// A Service whose target is not known may listen on any port.
+const ANYWHERE_V4: &str = "0.0.0.0/0";
+/// All that is routed in public.
+const PUBLIC_V6: &str = "2000::/3";
+const NOT_PUBLIC_V4: [&str; 15] = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "168.63.129.16/32",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+];
+/// What no list of the installation opens.
+const NEVER_V4: [&str; 11] = [
+    "0.0.0.0/8",
+    "100.100.100.200/32",
+    "127.0.0.0/8",
+    "168.63.129.16/32",
+    "169.254.0.0/16",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+];
+const NOT_PUBLIC_V6: [&str; 4] = ["2001::/32", "2001:db8::/32", "2002::/16", "3fff::/20"];
+const PRIVATE_V6: &str = "fc00::/7";
+const METADATA_V6: [&str; 3] = ["fd00:ec2::23/128", "fd00:ec2::254/128", "fd20:ce::254/128"];
+
+/// Services by namespace and name, as far as they are known.
+pub type Services = BTreeMap<(String, String), Service>;
+
+/// What the pods of one owner may reach.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    pub namespace: String,
+    pub owner: OwnerReference,
+    pub routes: BTreeSet<Route>,
+}
+
+impl Surroundings {
+    /// What labels pods and names the policy: the same for the same owner and destinations.
+    #[must_use]
+    pub fn key(&self) -> String {
+        if self.routes.is_empty() {
+            return NO_DESTINATIONS.to_owned();
+        }
+        let routes: Vec<_> = self
+            .routes
+            .iter()
+            .map(|route| format!("{} {} {:?}", route.destination.host, route.destination.port, route.reach))
+            .collect();
+        let digest = digest_of(&(&self.owner.uid, routes)).map(|digest| digest.to_string()).unwrap_or_default();
+        digest.trim_start_matches("sha256:").chars().take(KEY_LENGTH).collect()
+    }
+}
+
+/// The name of the policy for pods with that key.
+#[must_use]
+pub fn name_of(key: &str) -> String {
+    format!("belay-net-{key}")
+}
+
+/// Nothing in; out only to cluster DNS and the operator.
+#[must_use]
+pub fn base(namespace: &str, settings: &NetworkSettings) -> NetworkPolicy {
+    let egress = settings.dns.iter().cloned().chain(operator(settings)).collect();
+    let any = LabelSelectorRequirement { key: NETWORK_LABEL.to_owned(), operator: "Exists".to_owned(), values: None };
+    let selector = LabelSelector { match_expressions: Some(vec![any]), match_labels: None };
+    policy(namespace, BASE, None, selector, egress)
+}
+
+/// Adds the destinations of one owner's pods.
+#[must_use]
+pub fn around(at: &Surroundings, services: &Services) -> NetworkPolicy {
+    let key = at.key();
+    let selector = labelled([(NETWORK_LABEL, key.as_str())]);
+    policy(&at.namespace, &name_of(&key), Some(at.owner.clone()), selector, egress(at, services))
+}
+
+fn policy(
+    namespace: &str,
+    name: &str,
+    owner: Option<OwnerReference>,
+    pod_selector: LabelSelector,
+    egress: Vec<NetworkPolicyEgressRule>,
+) -> NetworkPolicy {
+    let labels = [("app.kubernetes.io/part-of", "belay"), ("app.kubernetes.io/managed-by", MANAGED_BY)];
+    NetworkPolicy {
+        metadata: ObjectMeta {
+            namespace: Some(namespace.to_owned()),
+            name: Some(name.to_owned()),
+            labels: Some(strings(labels)),
+            owner_references: owner.map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(pod_selector),
+            policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
+            ingress: None,
+            egress: (!egress.is_empty()).then_some(egress),
+        }),
+    }
+}
+
+/// One rule for public hosts, since a policy cannot tell them apart; one for each of the others.
+fn egress(at: &Surroundings, services: &Services) -> Vec<NetworkPolicyEgressRule> {
+    let public = |route: &&Route| matches!((&route.destination.host, route.reach), (Host::Name(_), Reach::Public));
+    let ports: BTreeSet<u16> = at.routes.iter().filter(public).map(|route| route.destination.port).collect();
+    let public_rule = (!ports.is_empty()).then(|| {
+        let peers = vec![block(ANYWHERE_V4, &NOT_PUBLIC_V4), block(PUBLIC_V6, &NOT_PUBLIC_V6)];
+        rule(peers, ports.into_iter().map(|port| IntOrString::Int(port.into())).collect())
+    });
+    let others = at.routes.iter().filter(|route| !public(route)).filter_map(|route| {
+        let port = IntOrString::Int(route.destination.port.into());
+        match &route.destination.host {
+            Host::Service { name, namespace } => {
+                let found = services.get(&(namespace.clone(), name.clone()));
+                let away = (*namespace != at.namespace).then_some(namespace.as_str());
+                to_service(found, away, route.destination.port)
+            }
+            Host::Address(address) => Some(rule(vec![block(&whole(*address), &[])], vec![port])),
+            // Listed by the installation: nobody but DNS knows at which private addresses it is.
+            Host::Name(_) => {
+                let peers = vec![
+                    block(ANYWHERE_V4, &NEVER_V4),
+                    block(PUBLIC_V6, &NOT_PUBLIC_V6),
+                    block(PRIVATE_V6, &METADATA_V6),
+                ];
+                Some(rule(peers, vec![port]))
+            }
+        }
+    });
+    public_rule.into_iter().chain(others).collect()
+}
+
+/// The pods behind a Service, at the ports where they listen. None: it has no pods that a policy can select.
+fn to_service(service: Option<&Service>, away: Option<&str>, port: u16) -> Option<NetworkPolicyEgressRule> {
+    let namespace_selector = away.map(|namespace| labelled([(NAMESPACE_NAME, namespace)]));
+    let Some(spec) = service.and_then(|service| service.spec.as_ref()) else {
+        // Services of a namespace that this installation does not serve are not looked at: any of its pods.
+        let peer = NetworkPolicyPeer { namespace_selector, ..NetworkPolicyPeer::default() };
+        return away.map(|_| rule(vec![peer], Vec::new()));
+    };
+    let selector = spec.selector.clone().filter(|selector| !selector.is_empty())?;
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return None;
+    }
+    let headless = spec.cluster_ip.as_deref() == Some("None");
+    let offered = spec.ports.iter().flatten().find(|offered| offered.port == i32::from(port));
+    let target = match (headless, offered) {
+        // Whoever resolves a headless Service talks to its pods at the URL's own port.
+        (true, _) => IntOrString::Int(port.into()),
+        (false, Some(offered)) => offered.target_port.clone().unwrap_or(IntOrString::Int(port.into())),
+        (false, None) => return None,
+    };
+    let pod_selector = Some(LabelSelector { match_labels: Some(selector), match_expressions: None });
+    Some(rule(vec![NetworkPolicyPeer { namespace_selector, pod_selector, ip_block: None }], vec![target]))
+}
+
+fn operator(settings: &NetworkSettings) -> Option<NetworkPolicyEgressRule> {
+    let Destination { host, port } = settings.operator.clone()?;
+    let (peers, port) = match host {
+        Host::Service { namespace, .. } => {
+            let peer = NetworkPolicyPeer {
+                namespace_selector: Some(labelled([(NAMESPACE_NAME, namespace.as_str())])),
+                pod_selector: Some(labelled([("app.kubernetes.io/name", "belay-operator")])),
+                ip_block: None,
+            };
+            (vec![peer], settings.operator_port)
+        }
+        Host::Address(address) => (vec![block(&whole(address), &[])], port),
+        Host::Name(_) => (vec![block(ANYWHERE_V4, &NEVER_V4), block("::/0", &[])], port),
+    };
+    Some(rule(peers, vec![IntOrString::Int(port.into())]))
+}
+
+/// How pods reach DNS where the installation says nothing else: as most distributions run it.
+#[must_use]
+pub fn usual_dns() -> Vec<NetworkPolicyEgressRule> {
+    let peer = NetworkPolicyPeer {
+        namespace_selector: Some(labelled([(NAMESPACE_NAME, "kube-system")])),
+        pod_selector: Some(labelled([("k8s-app", "kube-dns")])),
+        ip_block: None,
+    };
+    let port = |protocol: &str| NetworkPolicyPort {
+        protocol: Some(protocol.to_owned()),
+        port: Some(IntOrString::Int(53)),
+        end_port: None,
+    };
+    vec![NetworkPolicyEgressRule { to: Some(vec![peer]), ports: Some(vec![port("UDP"), port("TCP")]) }]
+}
+
+fn rule(to: Vec<NetworkPolicyPeer>, ports: Vec<IntOrString>) -> NetworkPolicyEgressRule {
+    let tcp = |port| NetworkPolicyPort { protocol: Some("TCP".to_owned()), port: Some(port), end_port: None };
+    let ports: Vec<_> = ports.into_iter().map(tcp).collect();
+    NetworkPolicyEgressRule { to: Some(to), ports: (!ports.is_empty()).then_some(ports) }
+}
+
+fn block(cidr: &str, except: &[&str]) -> NetworkPolicyPeer {
+    let except: Vec<String> = except.iter().map(|cidr| (*cidr).to_owned()).collect();
+    let ip_block = IPBlock { cidr: cidr.to_owned(), except: (!except.is_empty()).then_some(except) };
+    NetworkPolicyPeer { ip_block: Some(ip_block), ..NetworkPolicyPeer::default() }
+}
+
+fn whole(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(_) => format!("{address}/32"),
+        IpAddr::V6(_) => format!("{address}/128"),
+    }
+}
+
+fn labelled<const N: usize>(labels: [(&str, &str); N]) -> LabelSelector {
+    LabelSelector { match_labels: Some(strings(labels)), match_expressions: None }
+}
+
+fn strings<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests;

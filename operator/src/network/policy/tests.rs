@@ -1,0 +1,236 @@
+#![allow(clippy::unwrap_used)]
+use belay_protocol::network::{AddressClass, AllowedHosts};
+use serde_json::{Value, json};
+
+use super::*;
+
+fn at(urls: &[&str]) -> Surroundings {
+    let allowed: AllowedHosts = ["llm.models.svc", "far.away.svc", "proxy.corp.example", "10.1.2.3"]
+        .map(|host| host.parse().unwrap())
+        .into_iter()
+        .collect();
+    Surroundings {
+        namespace: "triage".into(),
+        owner: OwnerReference {
+            kind: "Agent".into(),
+            name: "triage".into(),
+            uid: "uid-triage".into(),
+            ..OwnerReference::default()
+        },
+        routes: urls.iter().map(|url| allowed.route(url, "triage").unwrap()).collect(),
+    }
+}
+
+fn services() -> Services {
+    let all = [
+        (
+            "triage",
+            "tool",
+            json!({"selector": {"app": "tool"}, "clusterIP": "10.96.0.1", "ports": [{"port": 80, "targetPort": "http"}, {"port": 81}]}),
+        ),
+        (
+            "triage",
+            "headless",
+            json!({"selector": {"app": "h"}, "clusterIP": "None", "ports": [{"port": 80, "targetPort": 9}]}),
+        ),
+        (
+            "triage",
+            "elsewhere",
+            json!({"type": "ExternalName", "externalName": "10.0.0.1.nip.io", "selector": {"app": "x"}, "ports": [{"port": 80}]}),
+        ),
+        ("triage", "by-hand", json!({"clusterIP": "10.96.0.2", "ports": [{"port": 80}]})),
+        (
+            "models",
+            "llm",
+            json!({"selector": {"app": "llm"}, "clusterIP": "10.96.0.3", "ports": [{"port": 80, "targetPort": 8080}]}),
+        ),
+    ];
+    let service = |spec: &Value| serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
+    all.iter().map(|(namespace, name, spec)| (((*namespace).into(), (*name).into()), service(spec))).collect()
+}
+
+fn rules(urls: &[&str]) -> Value {
+    let policy = serde_json::to_value(around(&at(urls), &services())).unwrap();
+    policy["spec"].get("egress").cloned().unwrap_or(json!([]))
+}
+
+fn tcp(port: impl Into<Value>) -> Value {
+    json!({"protocol": "TCP", "port": port.into()})
+}
+
+#[test]
+fn a_service_of_the_own_namespace_is_its_pods_at_the_ports_where_they_listen() {
+    let tool = json!({"podSelector": {"matchLabels": {"app": "tool"}}});
+    for (url, port) in [("http://tool/mcp", json!("http")), ("http://tool.triage.svc:81/mcp", json!(81))] {
+        assert_eq!(rules(&[url]), json!([{"to": [tool], "ports": [tcp(port)]}]), "{url}");
+    }
+    let headless = json!([{"to": [{"podSelector": {"matchLabels": {"app": "h"}}}], "ports": [tcp(80)]}]);
+    assert_eq!(rules(&["http://headless:80/mcp"]), headless);
+}
+
+#[test]
+fn what_has_no_pods_to_select_gets_no_rule() {
+    for url in ["http://gone/mcp", "http://elsewhere/mcp", "http://by-hand/mcp", "http://tool:82/mcp"] {
+        assert_eq!(rules(&[url]), json!([]), "{url}");
+    }
+}
+
+#[test]
+fn a_listed_service_of_another_namespace_is_its_pods_where_they_are_known() {
+    let namespace = |name: &str| json!({"matchLabels": {"kubernetes.io/metadata.name": name}});
+    let llm = json!({"namespaceSelector": namespace("models"), "podSelector": {"matchLabels": {"app": "llm"}}});
+    assert_eq!(rules(&["http://llm.models.svc/v1"]), json!([{"to": [llm], "ports": [tcp(8080)]}]));
+    let far = json!({"namespaceSelector": namespace("away")});
+    assert_eq!(rules(&["http://far.away.svc/v1"]), json!([{"to": [far]}]));
+}
+
+#[test]
+fn public_hosts_are_their_ports_outside_private_ranges() {
+    let rules = rules(&["https://api.example.com/", "https://other.example.com/", "http://third.example.com:8080/"]);
+    assert_eq!(rules.as_array().unwrap().len(), 1);
+    assert_eq!(rules[0]["ports"], json!([tcp(443), tcp(8080)]));
+    let peers = &rules[0]["to"];
+    for (address, class) in samples() {
+        assert_eq!(covers(peers, address), class == AddressClass::Public, "{address}: {class}");
+    }
+}
+
+#[test]
+fn a_listed_name_may_be_private_and_never_metadata_or_the_node() {
+    let rules = rules(&["https://proxy.corp.example/"]);
+    for (address, class) in samples() {
+        assert_eq!(covers(&rules[0]["to"], address), Reach::Private.takes(class), "{address}: {class}");
+    }
+    assert_eq!(
+        self::rules(&["http://10.1.2.3:99/"]),
+        json!([{"to": [{"ipBlock": {"cidr": "10.1.2.3/32"}}], "ports": [tcp(99)]}])
+    );
+}
+
+/// Addresses that the policy and the guard in the runner must agree on. NAT64 and 6to4 a policy leaves closed.
+fn samples() -> Vec<(IpAddr, AddressClass)> {
+    let all = [
+        "1.1.1.1",
+        "9.255.255.255",
+        "10.0.0.0",
+        "10.255.255.255",
+        "11.0.0.0",
+        "100.63.255.255",
+        "100.64.0.0",
+        "100.100.100.200",
+        "100.128.0.0",
+        "126.255.255.255",
+        "127.0.0.1",
+        "128.0.0.0",
+        "168.63.129.16",
+        "169.254.169.254",
+        "172.15.255.255",
+        "172.16.0.0",
+        "172.31.255.255",
+        "172.32.0.0",
+        "192.0.0.192",
+        "192.0.1.1",
+        "192.0.2.1",
+        "192.168.0.1",
+        "198.17.255.255",
+        "198.18.0.1",
+        "198.20.0.0",
+        "198.51.100.7",
+        "203.0.113.7",
+        "223.255.255.255",
+        "224.0.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "0.0.0.0",
+        "2606:4700::1",
+        "2001:db8::1",
+        "2001::1",
+        "fc00::1",
+        "fd00:ec2::254",
+        "fe80::1",
+        "ff02::1",
+        "::1",
+        "::",
+    ];
+    all.iter().map(|text| text.parse().unwrap()).map(|address| (address, AddressClass::of(address))).collect()
+}
+
+fn covers(peers: &Value, address: IpAddr) -> bool {
+    peers.as_array().unwrap().iter().any(|peer| {
+        let block = &peer["ipBlock"];
+        let except = block["except"].as_array().cloned().unwrap_or_default();
+        inside(block["cidr"].as_str().unwrap(), address)
+            && !except.iter().any(|cidr| inside(cidr.as_str().unwrap(), address))
+    })
+}
+
+fn inside(cidr: &str, address: IpAddr) -> bool {
+    let (network, bits) = cidr.split_once('/').unwrap();
+    let bits: u32 = bits.parse().unwrap();
+    match (network.parse().unwrap(), address) {
+        (IpAddr::V4(network), IpAddr::V4(address)) => {
+            bits == 0 || u32::from(network) >> (32 - bits) == u32::from(address) >> (32 - bits)
+        }
+        (IpAddr::V6(network), IpAddr::V6(address)) => {
+            bits == 0 || u128::from(network) >> (128 - bits) == u128::from(address) >> (128 - bits)
+        }
+        _ => false,
+    }
+}
+
+#[test]
+fn every_pod_reaches_dns_and_the_operator_and_nobody_reaches_a_pod() {
+    let settings = NetworkSettings {
+        dns: usual_dns(),
+        operator: Some(Destination::parse("https://belay-operator.belay-system.svc:8443", "belay-system").unwrap()),
+        operator_port: 18443,
+        ..NetworkSettings::default()
+    };
+    let expected = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {
+            "namespace": "triage",
+            "name": "belay-runners",
+            "labels": {"app.kubernetes.io/part-of": "belay", "app.kubernetes.io/managed-by": "belay-operator"},
+        },
+        "spec": {
+            "podSelector": {"matchExpressions": [{"key": "belay.dev/network", "operator": "Exists"}]},
+            "policyTypes": ["Ingress", "Egress"],
+            "egress": [
+                {
+                    "to": [{
+                        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+                        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+                    }],
+                    "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}],
+                },
+                {
+                    "to": [{
+                        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "belay-system"}},
+                        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "belay-operator"}},
+                    }],
+                    "ports": [{"protocol": "TCP", "port": 18443}],
+                },
+            ],
+        },
+    });
+    assert_eq!(serde_json::to_value(base("triage", &settings)).unwrap(), expected);
+}
+
+#[test]
+fn other_destinations_are_another_policy_and_the_same_ones_are_shared() {
+    let key = |urls: &[&str]| at(urls).key();
+    assert_eq!(key(&["http://tool/a", "https://x.example/"]), key(&["https://x.example/v1", "http://tool.triage/b"]));
+    assert_ne!(key(&["http://tool/a"]), key(&["http://tool:81/a"]));
+    assert_eq!(key(&[]), NO_DESTINATIONS);
+    let mut other = at(&["http://tool/a"]);
+    other.owner.uid = "another".into();
+    assert_ne!(other.key(), key(&["http://tool/a"]));
+    let policy = around(&at(&["http://tool/a"]), &services());
+    let key = key(&["http://tool/a"]);
+    assert_eq!(policy.metadata.name, Some(format!("belay-net-{key}")));
+    let selector = policy.spec.unwrap().pod_selector.unwrap();
+    assert_eq!(selector.match_labels.unwrap().get("belay.dev/network"), Some(&key));
+    assert_eq!(policy.metadata.owner_references.unwrap().first().map(|owner| owner.uid.as_str()), Some("uid-triage"));
+}

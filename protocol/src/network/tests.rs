@@ -1,0 +1,127 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use rstest::rstest;
+
+fn service(name: &str, namespace: &str) -> Host {
+    Host::Service { name: name.into(), namespace: namespace.into() }
+}
+
+fn allowed(hosts: &[&str]) -> AllowedHosts {
+    hosts.iter().map(|host| host.parse::<AllowedHost>().unwrap()).collect()
+}
+
+#[rstest]
+#[case("llm", service("llm", "team"))]
+#[case("LLM", service("llm", "team"))]
+#[case("llm.team", service("llm", "team"))]
+#[case("llm.team.svc", service("llm", "team"))]
+#[case("llm.team.svc.cluster.local", service("llm", "team"))]
+#[case("llm.team.svc.cluster.local.", service("llm", "team"))]
+#[case("llm.other.svc", service("llm", "other"))]
+#[case("localhost", service("localhost", "team"))]
+#[case("api.github.com", Host::Name("api.github.com".into()))]
+#[case("API.GitHub.com.", Host::Name("api.github.com".into()))]
+#[case("llm.other", Host::Name("llm.other".into()))]
+#[case("llm.team.svc.evil.com", Host::Name("llm.team.svc.evil.com".into()))]
+#[case("a.b.c.svc", Host::Name("a.b.c.svc".into()))]
+#[case("10.1.2.3", Host::Address("10.1.2.3".parse().unwrap()))]
+#[case("127.0.0.1.", Host::Address("127.0.0.1".parse().unwrap()))]
+#[case("[::1]", Host::Address("::1".parse().unwrap()))]
+fn a_host_is_a_service_a_name_or_an_address(#[case] text: &str, #[case] host: Host) {
+    assert_eq!(Host::parse(text, "team"), Ok(host));
+}
+
+#[rstest]
+#[case("2130706433")]
+#[case("0x7f000001")]
+#[case("0177.0.0.1")]
+#[case("127.1")]
+#[case("0x7f.1")]
+#[case("evil.com.0x1")]
+#[case("1.2.3.4.5")]
+fn an_address_in_another_spelling_is_no_host(#[case] text: &str) {
+    assert_eq!(Host::parse(text, "team"), Err(Unclear::Disguised(text.into())));
+}
+
+#[rstest]
+#[case("")]
+#[case("a..b")]
+#[case("127.0.0.1..")]
+#[case("good.example@evil.example")]
+#[case("loc%61lhost")]
+#[case("①②⑦.0.0.1")]
+#[case("bücher.example")]
+#[case("[fe80::1%25eth0]")]
+#[case("[::1")]
+fn a_host_that_parsers_read_each_in_their_own_way_is_none(#[case] text: &str) {
+    assert_eq!(Host::parse(text, "team"), Err(Unclear::Spelling(text.into())));
+}
+
+#[test]
+fn scheme_and_port_are_the_urls_own() {
+    let port = |url: &str| Destination::parse(url, "team").map(|destination| destination.port);
+    assert_eq!(port("https://a.example/x"), Ok(443));
+    assert_eq!(port("HTTP://a.example"), Ok(80));
+    assert_eq!(port("http://a.example:8080/x"), Ok(8080));
+    assert_eq!(port("http://[2001:db8::1]:81/x"), Ok(81));
+    assert_eq!(port("http://[2001:db8::1]/x"), Ok(80));
+    for url in ["http://a.example:0/", "http://a.example:65536", "http://a.example:x"] {
+        assert_eq!(port(url), Err(Unclear::Port(url.into())));
+    }
+    for url in ["ftp://a.example", "file:///etc/passwd", "a.example", "//a.example"] {
+        assert_eq!(port(url), Err(Unclear::Scheme(url.into())));
+    }
+}
+
+#[test]
+fn private_addresses_are_for_services_and_for_what_the_installation_lists() {
+    let list = allowed(&["llm.models.svc", "proxy.corp.example", "10.1.2.3", "127.0.0.1", "fd00::7"]);
+    let reach = |url: &str| list.route(url, "team").map(|route| (route.destination.host, route.reach)).unwrap();
+    assert_eq!(reach("http://tool:3000/mcp"), (service("tool", "team"), Reach::Private));
+    assert_eq!(reach("http://llm.models.svc/v1"), (service("llm", "models"), Reach::Private));
+    assert_eq!(reach("http://llm.models:80/v1"), (service("llm", "models"), Reach::Private));
+    assert_eq!(reach("https://proxy.corp.example"), (Host::Name("proxy.corp.example".into()), Reach::Private));
+    assert_eq!(reach("https://api.github.com"), (Host::Name("api.github.com".into()), Reach::Public));
+    assert_eq!(reach("https://1.1.1.1").1, Reach::Public);
+    for address in ["10.1.2.3", "127.0.0.1", "[fd00::7]"] {
+        assert_eq!(reach(&format!("http://{address}:1/")).1, Reach::Private, "{address}");
+    }
+    assert_eq!(list.needed("http://llm.models/v1", "team").as_deref(), Some("llm.models.svc"));
+    assert_eq!(list.needed("http://tool/mcp", "team"), None);
+    assert_eq!(AllowedHosts::of(&["llm.models.svc".into(), "169.254.169.254".into()]), allowed(&["llm.models.svc"]));
+}
+
+#[test]
+fn what_is_not_allowed_says_what_to_do() {
+    let none = AllowedHosts::default();
+    let words = |url: &str| none.route(url, "team").unwrap_err().to_string();
+    assert_eq!(
+        words("http://llm.other.svc/v1"),
+        "llm.other.svc is a Service of another namespace: name one of namespace team, or have an administrator add \
+         llm.other.svc to the installation's allowedPrivateHosts"
+    );
+    assert_eq!(
+        words("http://10.96.0.1/"),
+        "10.96.0.1 is a private or cluster address: name a public host or a Service of the own namespace, or have an \
+         administrator add 10.96.0.1 to the installation's allowedPrivateHosts"
+    );
+    assert_eq!(
+        words("http://[::ffff:169.254.169.254]/"),
+        "::ffff:169.254.169.254 is a cloud's metadata address, which nothing may be sent to: name a public host or a \
+         Service of the own namespace"
+    );
+}
+
+#[test]
+fn metadata_is_not_to_be_allowed_at_all() {
+    for never in ["169.254.169.254", "fe80::1", "0.0.0.0", "224.0.0.1", "fd00:ec2::254", "100.100.100.200"] {
+        assert!(matches!(never.parse::<AllowedHost>(), Err(NotAllowable::Never(..))), "{never}");
+        let listed = AllowedHosts(vec![AllowedHost(Host::Address(never.parse().unwrap()))]);
+        let url = if never.contains(':') { format!("http://[{never}]/") } else { format!("http://{never}/") };
+        assert!(matches!(listed.route(&url, "team"), Err(NotAllowed::Never { .. })), "{never}");
+    }
+    assert_eq!("llm".parse::<AllowedHost>(), Err(NotAllowable::NoNamespace("llm".into())));
+    for class in [AddressClass::Loopback, AddressClass::LinkLocal, AddressClass::Metadata] {
+        assert!(!Reach::Private.takes(class), "{class}");
+    }
+}
