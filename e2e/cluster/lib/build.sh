@@ -45,6 +45,7 @@ build_all() {
     say "building CoreDNS $COREDNS from its Go module, once: about 1 minute on 2 cores"
   build_go coredns "$CLUSTER_DIR/coredns" .
   build_go pause "$CLUSTER_DIR/tools" ./pause
+  build_go enforcer "$CLUSTER_DIR/tools" ./enforcer
   mkdir -p "$IMAGES"
   build_image pause "localhost/belay-pause:1" --entrypoint /pause
   build_image coredns "localhost/belay-coredns:$COREDNS" --entrypoint /coredns

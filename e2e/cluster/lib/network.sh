@@ -59,7 +59,7 @@ remove_network() {
   ip -o link show master "$BRIDGE" 2>/dev/null | sed -E 's/^[0-9]+: ([^@:]+).*/\1/' |
     while read -r way; do ip link delete "$way" 2>/dev/null || true; done
   ip link delete "$BRIDGE" 2>/dev/null || true
-  for way in "ip $MARK" "ip kube-proxy" "ip6 kube-proxy"; do
+  for way in "ip $MARK" "ip $MARK-policies" "ip kube-proxy" "ip6 kube-proxy"; do
     # shellcheck disable=SC2086
     nft delete table $way 2>/dev/null || true
   done

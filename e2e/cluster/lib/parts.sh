@@ -71,6 +71,12 @@ start_proxy() {
   start_part kube-proxy "$BIN/kube-proxy" --config "$RUN/config/kube-proxy.yaml" --hostname-override "$NODE"
 }
 
+# Makes NetworkPolicies real: no CNI that does is to be had as a package.
+start_enforcer() {
+  pid_of enforcer >/dev/null ||
+    start_part enforcer "$BIN/enforcer" -kubectl "$BIN/kubectl" -kubeconfig "$KUBECONFIG_PATH" -table "$MARK-policies"
+}
+
 # Pods' control groups hang under one of ours, so that whatever runs there is known to be ours.
 make_cgroups() {
   local controller
@@ -130,6 +136,7 @@ start_cluster() {
   wait_for kube-apiserver 30 apply_addons
   wait_for kubelet 60 node_is_ready
   wait_for_dns
+  start_enforcer
   trap - ERR
 }
 
