@@ -26,7 +26,7 @@ test-unit: ## The tests that need no cluster
 	cargo test --workspace --exclude belay-e2e
 	cargo test -p belay-e2e --lib --bins --test every_point
 
-graders: ## Others judge: official clients and llmock the model codecs, the Python package rfc8785 our canonical bytes
+graders: ## Others judge: official clients and llmock the model codecs, the Python package rfc8785 our canonical bytes, Prism our HTTP requests
 	e2e/graders/run
 
 fuzz: ## Ten minutes of fuzzing for each codec; FUZZ_SECONDS=60 is shorter

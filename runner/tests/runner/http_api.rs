@@ -37,13 +37,13 @@ paths:
 ";
 
 /// An API, what calls it, and the folders that it reads.
-struct Stage {
+pub struct Stage {
     plan: Plan,
-    server: Box<dyn ToolServer>,
+    pub server: Box<dyn ToolServer>,
     _folders: (TempDir, TempDir),
 }
 
-fn documented() -> HttpOperations {
+pub fn documented() -> HttpOperations {
     HttpOperations::Document { config_map: "things".into(), key: "openapi.yaml".into(), only: Vec::new() }
 }
 
@@ -60,7 +60,7 @@ fn inline() -> HttpOperations {
     }])
 }
 
-fn http_tool(url: &str, described: HttpOperations, credential: Option<&str>) -> PlanTool {
+pub fn http_tool(url: &str, described: HttpOperations, credential: Option<&str>) -> PlanTool {
     PlanTool { http: Some(described), credential: credential.map(str::to_owned), ..tool(url, &[]) }
 }
 
@@ -72,7 +72,7 @@ fn document(text: &str) -> (TempDir, Documents) {
     (folder, documents)
 }
 
-fn stage_of(tool: PlanTool, text: &str, hosts: &[&str]) -> Stage {
+pub fn stage_of(tool: PlanTool, text: &str, hosts: &[&str]) -> Stage {
     let mut plan = plan(scripted(vec![says("")]), vec![tool]);
     plan.credentials.push(credential(hosts));
     let (secrets, credentials) = mounted(&[("key", "s3cr3t-value")]);
@@ -106,7 +106,7 @@ impl Stage {
         self.server.call(&call, permit(digest), Duration::from_millis(400)).await
     }
 
-    async fn call(&mut self, operation: &str, args: Value) -> Outcome {
+    pub async fn call(&mut self, operation: &str, args: Value) -> Outcome {
         self.call_with(operation, args, None, None).await
     }
 }

@@ -13,6 +13,7 @@ mod graders;
 mod grpc;
 mod http;
 mod http_api;
+mod http_graders;
 mod inquiries;
 mod mcp;
 mod messages;
