@@ -8,7 +8,7 @@ CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/belay
 CLUSTER ?= embedded
 export CLUSTER
 
-.PHONY: help demo demo-approval test test-unit graders fuzz test-cluster mutations lint generate check-generated cluster-up cluster-down \
+.PHONY: help demo demo-approval demo-real test test-unit graders fuzz test-cluster mutations lint generate check-generated cluster-up cluster-down \
 	images bench
 
 help: ## What can be made
@@ -20,13 +20,16 @@ demo: ## A cluster, Belay on it, and one agent run from Pending to Succeeded
 demo-approval: ## The same, and an agent that may delete once two people said yes
 	@e2e/demo-approval
 
+demo-real: ## The demo on a real model: Anthropic's or OpenAI's with the key in your environment, a small one of its own without
+	@e2e/demo-real
+
 test: lint check-generated test-unit graders test-cluster ## All that CI runs; needs root or CLUSTER=current
 
 test-unit: ## The tests that need no cluster
 	cargo test --workspace --exclude belay-e2e
 	cargo test -p belay-e2e --lib --bins --test every_point
 
-graders: ## Others judge: official clients and llmock the model codecs, the Python package rfc8785 our canonical bytes, Prism our HTTP requests
+graders: ## Others judge: official clients and llmock codecs, rfc8785 canonical bytes, Prism HTTP requests, oteltap spans, Prometheus metrics
 	e2e/graders/run
 
 fuzz: ## Ten minutes of fuzzing for each codec; FUZZ_SECONDS=60 is shorter

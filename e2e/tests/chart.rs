@@ -100,6 +100,38 @@ fn values_reach_the_objects_that_they_are_for() {
 }
 
 #[test]
+fn spans_are_sent_where_the_values_say_with_what_the_kubelet_mounts() {
+    let mut values = json!({"otlp": {
+        "endpoint": "https://otel.example:4318", "headersSecret": {"name": "otel", "key": "h"},
+        "caConfigMap": {"name": "ca"}, "captureContent": true, "resourceAttributes": {"deployment.environment.name": "prod"},
+    }});
+    let pod = |values: &Value| render(values)["\"Deployment\"/\"belay-operator\""]["spec"]["template"]["spec"].clone();
+    let set = pod(&values);
+    let variables: BTreeMap<&str, &str> = (set["containers"][0]["env"].as_array().unwrap().iter())
+        .filter_map(|variable| {
+            Some((variable["name"].as_str()?.strip_prefix("BELAY_OTLP_")?, variable["value"].as_str()?))
+        })
+        .collect();
+    let expected = BTreeMap::from([
+        ("ENDPOINT", "https://otel.example:4318"),
+        ("HEADERS_FILE", "/etc/belay/otlp-headers/headers"),
+        ("CA_FILE", "/etc/belay/otlp-ca/ca.crt"),
+        ("CAPTURE_CONTENT", "true"),
+        ("RESOURCE_ATTRIBUTES", r#"{"deployment.environment.name":"prod"}"#),
+    ]);
+    assert_eq!(variables, expected);
+    let volumes = set["volumes"].as_array().unwrap();
+    let secret = json!({"secretName": "otel", "defaultMode": 0o440, "items": [{"key": "h", "path": "headers"}]});
+    let ca = json!({"name": "ca", "items": [{"key": "ca.crt", "path": "ca.crt"}]});
+    assert_eq!((&volumes[2]["secret"], &volumes[3]["configMap"]), (&secret, &ca));
+    assert_eq!(set["containers"][0]["volumeMounts"][2]["mountPath"], "/etc/belay/otlp-headers");
+    assert_eq!(set["containers"][0]["volumeMounts"][3]["mountPath"], "/etc/belay/otlp-ca");
+    // Nothing of it without an endpoint.
+    values["otlp"]["endpoint"] = json!("");
+    assert_eq!(pod(&values), pod(&json!({})));
+}
+
+#[test]
 fn crds_can_be_left_out_and_let_go() {
     let crds = |values: &Value| {
         let objects = render(values).into_iter();
@@ -117,6 +149,7 @@ fn a_value_that_is_wrong_or_unknown_is_refused_by_name() {
         (json!({"replicas": 3}), "replicas"),
         (json!({"image": {"pullPolicy": "Sometimes"}}), "pullPolicy"),
         (json!({"namespaces": ["Team A"]}), "namespaces"),
+        (json!({"otlp": {"endpoint": "otel:4317"}}), "endpoint"),
     ] {
         let refused = helm("template", &values);
         assert!(!refused.success && refused.stderr.contains(words), "{values}: {}", refused.stderr);

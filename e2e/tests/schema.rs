@@ -64,8 +64,15 @@ fn what_is_right_is_accepted_and_the_samples_are() {
     ] {
         namespace.kubectl.apply(&yaml).unwrap();
     }
-    for sample in ["quickstart.yaml", "run.yaml", "real-model.yaml", "scheduled.yaml", "approval.yaml", "http-api.yaml"]
-    {
+    for sample in [
+        "quickstart.yaml",
+        "run.yaml",
+        "real-model.yaml",
+        "real-model-anthropic.yaml",
+        "scheduled.yaml",
+        "approval.yaml",
+        "http-api.yaml",
+    ] {
         namespace.apply_manifest(&format!("samples/{sample}")).unwrap();
     }
 }

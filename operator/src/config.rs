@@ -7,14 +7,17 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use belay_protocol::network::{AllowedHost, Destination};
+use belay_protocol::trace::Content;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use k8s_openapi::api::core::v1::Toleration;
 use k8s_openapi::api::networking::v1::NetworkPolicyEgressRule;
+use reqwest::Url;
 use serde::de::DeserializeOwned;
 
 use crate::journal::Settings;
 use crate::network::NetworkSettings;
 use crate::network::policy::usual_dns;
+use crate::telemetry::Collector;
 
 /// Governs AI agents on Kubernetes: turns every AgentRun into an isolated pod and decides what it may do.
 #[derive(Clone, Debug, Parser)]
@@ -133,6 +136,26 @@ pub struct Config {
     #[arg(long, env = "BELAY_POD_NODE_SELECTOR", default_value = "{}")]
     pub pod_node_selector: Json<BTreeMap<String, String>>,
 
+    /// Where spans of runs are sent, OTLP over HTTP; `/v1/traces` is appended. Nothing is sent unless it is set
+    #[arg(long, env = "BELAY_OTLP_ENDPOINT", value_parser = endpoint)]
+    pub otlp_endpoint: Option<Url>,
+
+    /// A file of `name: value` lines that go with every such request, read each time
+    #[arg(long, env = "BELAY_OTLP_HEADERS_FILE", requires = "otlp_endpoint")]
+    pub otlp_headers_file: Option<PathBuf>,
+
+    /// Certificates in PEM that are trusted there instead of the usual ones
+    #[arg(long, env = "BELAY_OTLP_CA_FILE", requires = "otlp_endpoint")]
+    pub otlp_ca_file: Option<PathBuf>,
+
+    /// Whether spans hold prompts, answers, arguments and results
+    #[arg(long, env = "BELAY_OTLP_CAPTURE_CONTENT", default_value_t = false, action = ArgAction::Set)]
+    pub otlp_capture_content: bool,
+
+    /// Attributes of the resource that spans come from, a JSON object of strings
+    #[arg(long, env = "BELAY_OTLP_RESOURCE_ATTRIBUTES", default_value = "{}")]
+    pub otlp_resource_attributes: Json<BTreeMap<String, String>>,
+
     /// How log lines are written
     #[arg(long, env = "BELAY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
@@ -200,6 +223,28 @@ impl Config {
         format!("{place}_{}", self.pod_uid.clone().unwrap_or_else(random))
     }
 
+    /// Where spans go. None: nowhere.
+    #[must_use]
+    pub fn collector(&self) -> Option<Collector> {
+        let mut resource = BTreeMap::from([
+            ("service.name".to_owned(), "belay-operator".to_owned()),
+            ("service.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            ("k8s.namespace.name".to_owned(), self.namespace.clone()),
+        ]);
+        resource.extend(self.otlp_resource_attributes.0.clone());
+        Some(Collector {
+            endpoint: self.otlp_endpoint.clone()?,
+            headers_file: self.otlp_headers_file.clone(),
+            ca_file: self.otlp_ca_file.clone(),
+            resource: resource.into_iter().collect(),
+        })
+    }
+
+    #[must_use]
+    pub fn span_content(&self) -> Content {
+        if self.otlp_capture_content { Content::Kept } else { Content::Left }
+    }
+
     #[must_use]
     pub fn network(&self) -> NetworkSettings {
         let dns = self.dns_egress.0.clone();
@@ -229,6 +274,18 @@ impl Config {
             retention: Duration::from_hours(u64::from(self.journal_retention_days) * 24),
         }
     }
+}
+
+/// A base URL that a path can be appended to. Keys belong into the file of headers.
+fn endpoint(text: &str) -> Result<Url, String> {
+    let url: Url = text.parse().map_err(|error| format!("{error}"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err("it has to begin with http:// or https:// and name a host".to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        return Err("it may hold no user, password, query or fragment".to_owned());
+    }
+    Ok(url)
 }
 
 /// The journal's file in the folder that the installation gave it.
@@ -310,6 +367,21 @@ mod tests {
         for never in ["169.254.169.254", "llm", "0x7f.1"] {
             assert!(parse(&["--allowed-private-hosts", never]).is_err(), "{never}");
         }
+    }
+
+    #[test]
+    fn spans_go_nowhere_unless_a_collector_is_named() {
+        assert_eq!(parse(&[]).unwrap().collector(), None);
+        assert_eq!(parse(&[]).unwrap().span_content(), Content::Left);
+        let named = parse(&["--otlp-endpoint", "http://otel:4318/base/", "--otlp-resource-attributes", r#"{"a":"b"}"#]);
+        let collector = named.unwrap().collector().unwrap();
+        assert_eq!(collector.endpoint.as_str(), "http://otel:4318/base/");
+        let has = |key: &str, value: &str| collector.resource.contains(&(key.to_owned(), value.to_owned()));
+        assert!(has("service.name", "belay-operator") && has("a", "b"), "{collector:?}");
+        for bad in ["otel:4318", "ftp://otel", "http://user:key@otel", "http://otel/?key=x"] {
+            assert!(parse(&["--otlp-endpoint", bad]).is_err(), "{bad}");
+        }
+        assert!(parse(&["--otlp-headers-file", "/x"]).is_err(), "headers for nobody");
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub mod service;
 #[cfg(test)]
 mod simulation;
 pub mod suspension;
+pub mod telemetry;
 pub mod tls;
 pub mod tool;
 pub mod tuning;

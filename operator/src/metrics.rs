@@ -1,4 +1,6 @@
-//! What Prometheus may know. Every label is an enum of ours, never an object's name.
+//! What Prometheus may know. Every label is an enum of ours, never an object's name; models alone go by their provider's.
+
+mod gen_ai;
 
 use std::sync::atomic::AtomicU64;
 
@@ -11,6 +13,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+pub use self::gen_ai::GenAi;
+#[cfg(test)]
+pub(crate) use self::gen_ai::tests::samples;
 use crate::approval::PendingApprovals;
 
 /// The kinds that this operator reconciles.
@@ -57,9 +62,30 @@ struct Ended {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Lost {
+    reason: SpanLoss,
+}
+
+/// Why a span did not reach the collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum SpanLoss {
+    /// The collector is slower than runs are.
+    QueueFull,
+    /// Nobody answered in time, however often.
+    Unreachable,
+    /// The collector did not take it.
+    Refused,
+    /// The operator stopped before.
+    Stopped,
+}
+
 /// Cheap to clone: every metric is shared.
 #[derive(Clone)]
 pub struct Metrics {
+    pub gen_ai: GenAi,
+    spans_exported: Counter,
+    spans_lost: Family<Lost, Counter>,
     reconciles: Family<Reconciled, Counter>,
     reconcile_seconds: Histogram,
     runs_ended: Family<Ended, Counter>,
@@ -75,9 +101,21 @@ pub struct Metrics {
     cost: Counter<f64, AtomicU64>,
 }
 
+impl SpanLoss {
+    const ALL: [Self; 4] = [Self::QueueFull, Self::Unreachable, Self::Refused, Self::Stopped];
+}
+
 impl Default for Metrics {
     fn default() -> Self {
+        let spans_lost = Family::<Lost, Counter>::default();
+        for reason in SpanLoss::ALL {
+            // From 0, or the first loss would be no increase.
+            drop(spans_lost.get_or_create(&Lost { reason }));
+        }
         Self {
+            gen_ai: GenAi::default(),
+            spans_exported: Counter::default(),
+            spans_lost,
             reconciles: Family::default(),
             reconcile_seconds: Histogram::new(exponential_buckets(0.0005, 4.0, 8)),
             runs_ended: Family::default(),
@@ -95,10 +133,12 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Registers everything under the prefix `belay`.
+    /// Registers everything: our own under the prefix `belay`, what OpenTelemetry has names for under those.
     #[must_use]
     pub fn registry(&self) -> Registry {
-        let mut registry = Registry::with_prefix("belay");
+        let mut whole = Registry::default();
+        self.gen_ai.register(&mut whole);
+        let registry = whole.sub_registry_with_prefix("belay");
         registry.register("reconciles", "Passes over objects by kind and result", self.reconciles.clone());
         registry.register("reconcile_seconds", "Duration of a pass", self.reconcile_seconds.clone());
         registry.register("runs_ended", "Runs that ended, by outcome and reason", self.runs_ended.clone());
@@ -115,7 +155,17 @@ impl Metrics {
         );
         registry.register_collector(Box::new(self.approvals.clone()));
         registry.register("run_cost_usd", "Cost of runs that ended, where prices are known", self.cost.clone());
-        registry
+        registry.register("spans_exported", "Spans that the collector took", self.spans_exported.clone());
+        registry.register("spans_lost", "Spans that did not reach the collector, by reason", self.spans_lost.clone());
+        whole
+    }
+
+    pub fn spans_exported(&self, spans: usize) {
+        self.spans_exported.inc_by(spans as u64);
+    }
+
+    pub fn spans_lost(&self, reason: SpanLoss, spans: usize) {
+        self.spans_lost.get_or_create(&Lost { reason }).inc_by(spans as u64);
     }
 
     pub fn reconciled(&self, kind: Kind, result: ReconcileResult, seconds: f64) {

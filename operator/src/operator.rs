@@ -37,6 +37,7 @@ use crate::probe_pod::ProbePods;
 use crate::rollback;
 use crate::service::{self, Probes, ServeError, Sessions};
 use crate::suspension::Suspensions;
+use crate::telemetry::{CollectorError, Export, Telemetry};
 use crate::tls::{Reloadable, TlsError, trust_bundle};
 use crate::tool::Tools;
 use crate::tuning::Tuning;
@@ -63,6 +64,8 @@ pub enum OperatorError {
     Serve(#[from] ServeError),
     #[error(transparent)]
     Rules(#[from] Unreadable),
+    #[error(transparent)]
+    Collector(#[from] CollectorError),
     #[error("serving health and metrics: {0}")]
     Http(std::io::Error),
     #[error("a watch ended before it had listed anything")]
@@ -147,6 +150,9 @@ impl Outset {
         let tls = Reloadable::new(&material)?;
         let journal =
             Journal::open_observed(&config.journal_path(), config.journal_settings(), tuning.commits.clone()).await?;
+        let export = Export::begin(config.collector(), &metrics)?;
+        let telemetry = Telemetry::new(metrics.clone(), export.exporter.clone(), config.span_content());
+        Arc::new(telemetry).attend(&journal).await?;
         journal.raise_fence(&leadership.token.lease_uid, leadership.token.transitions).await?;
         let finding = rollback::compare(leadership.previous.as_ref(), journal.id(), journal.commits().await?);
         rollback::heed(&journal, &finding).await?;
@@ -175,6 +181,7 @@ impl Outset {
         shutdown.cancel();
         tally.count().await;
         journal.close().await;
+        export.end().await;
         let _ = renewal.await;
         result
     }

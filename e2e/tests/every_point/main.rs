@@ -14,6 +14,7 @@ mod person;
 mod points;
 mod relay;
 mod rules;
+mod telemetry;
 mod tool;
 mod verdict;
 mod world;

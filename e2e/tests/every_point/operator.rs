@@ -24,23 +24,34 @@ pub struct Operator {
 }
 
 /// Where an operator finds everybody, and is found.
-pub struct Places {
+pub struct Places<'a> {
     pub api: SocketAddr,
     pub seam: SocketAddr,
     pub relay: SocketAddr,
     pub grpc: SocketAddr,
+    pub outlets: &'a Outlets,
+}
+
+/// From where the operator is looked at, and where it sends what it tells of runs.
+#[derive(Clone, Default)]
+pub struct Outlets {
+    /// None: a port that nobody knows.
+    pub http: Option<SocketAddr>,
+    /// Of a collector; None: nobody is told.
+    pub otlp: Option<String>,
 }
 
 impl Operator {
-    pub fn new(folder: PathBuf, places: &Places) -> Arc<Self> {
-        let Places { api, seam, relay, grpc } = places;
+    pub fn new(folder: PathBuf, places: &Places<'_>) -> Arc<Self> {
+        let Places { api, seam, relay, grpc, outlets } = places;
+        let http = outlets.http.map_or_else(|| "127.0.0.1:0".to_owned(), |address| address.to_string());
         let flag = |name: &str, value: &str| [format!("--{name}"), value.to_owned()];
         let mut arguments = vec!["operator".to_owned(), format!("http://{api}"), seam.to_string()];
         for pair in [
             flag("runner-image", "runner:test"),
             flag("pod-uid", "operator"),
             flag("grpc-address", &grpc.to_string()),
-            flag("http-address", "127.0.0.1:0"),
+            flag("http-address", &http),
             flag("runner-operator-address", &format!("https://{relay}")),
             flag("certificate-names", "127.0.0.1"),
             // Where the fake tool and chat server listen.
@@ -49,6 +60,9 @@ impl Operator {
             flag("data-dir", folder.to_str().unwrap()),
         ] {
             arguments.extend(pair);
+        }
+        if let Some(otlp) = &outlets.otlp {
+            arguments.extend(flag("otlp-endpoint", otlp));
         }
         Arc::new(Self { folder, arguments, running: watch::channel((None, 0)).0, stopping: watch::channel(false).0 })
     }

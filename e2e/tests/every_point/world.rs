@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::api::{Api, Key};
 use super::kubelet::Kubelet;
-use super::operator::{Operator, Places, serve_seam};
+use super::operator::{Operator, Outlets, Places, serve_seam};
 use super::person::{Person, When};
 use super::points::{Point, Points, Seen};
 use super::tool::Outside;
@@ -40,6 +40,7 @@ pub struct Setting {
     material: Material,
     script: Vec<Vec<Value>>,
     person: When,
+    pub outlets: Outlets,
 }
 
 pub struct World {
@@ -76,7 +77,7 @@ impl Setting {
         let material = Material::fresh(&names, jiff::Timestamp::now())?;
         let outside = "127.0.0.1:1".to_owned();
         let objects = objects(&outside, &material);
-        let fresh = Self { objects, outside, material, script, person };
+        let fresh = Self { objects, outside, material, script, person, outlets: Outlets::default() };
         let (world, tasks, outside) = World::start(&fresh, &[]).await?;
         let agent = Key::new("agents", NAMESPACE, "agent");
         let ready = |object: &Value| object.pointer("/status/conditions/0/status") == Some(&json!("True"));
@@ -142,6 +143,7 @@ impl World {
             seam: serve_seam(points.clone()).await,
             relay: listener.local_addr()?,
             grpc: own_address(),
+            outlets: &setting.outlets,
         };
         relay::serve(listener, places.grpc, &setting.material, points.clone());
         let operator = Operator::new(folder.path().to_owned(), &places);

@@ -106,7 +106,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::metrics::{Metrics, samples};
 
     const NOW: &str = "2026-11-23T12:00:00Z";
 
@@ -189,7 +189,9 @@ mod tests {
         let metrics = Metrics::default();
         let writer = Writer::<Approval>::new(());
         metrics.approvals.follow(writer.as_reader());
-        metrics.run_ended(Outcome::Failed, RunReason::RunnerCrashed, None); // without labels it is not there yet
+        // Without labels they are not there yet.
+        metrics.run_ended(Outcome::Failed, RunReason::RunnerCrashed, None);
+        samples().iter().for_each(|span| metrics.gen_ai.observe(span));
         let mut text = String::new();
         encode(&mut text, &metrics.registry()).unwrap();
         let known: Vec<&str> =
@@ -201,11 +203,11 @@ mod tests {
         for alert in alerts {
             let words = alert["expr"].as_str().unwrap();
             let asked: Vec<&str> = (words.split(|c: char| !c.is_alphanumeric() && c != '_'))
-                .filter(|word| word.starts_with("belay_"))
+                .filter(|word| word.starts_with("belay_") || word.starts_with("gen_ai_") && word.ends_with("_count"))
                 .collect();
             assert!(!asked.is_empty(), "{alert}");
             for metric in asked {
-                let family = metric.strip_suffix("_total").unwrap_or(metric);
+                let family = metric.strip_suffix("_total").or(metric.strip_suffix("_count")).unwrap_or(metric);
                 assert!(known.contains(&family), "{metric} of {} is none of {known:?}", alert["alert"]);
             }
             for field in ["summary", "description"] {

@@ -33,8 +33,8 @@ mod volume_tests;
 mod writer;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use belay_protocol::Digest;
@@ -50,7 +50,7 @@ use self::chain::{Prepared, check_end, open_rows, prepare};
 pub use self::error::{Damage, JournalError, OpenError};
 pub use self::export::{ExportError, export};
 use self::memory::{Folded, Memory};
-pub use self::observer::CommitObserver;
+pub use self::observer::{Audience, CommitObserver};
 use self::sqlite::SqliteStore;
 pub use self::store::{BatchKey, RunHead};
 use self::store::{Change, Fence, Outcome, Store, StoreError};
@@ -66,6 +66,7 @@ pub struct Journal {
 
 struct Inner {
     store: Arc<dyn Store>,
+    audience: Arc<OnceLock<Arc<dyn Audience>>>,
     memory: Arc<Memory>,
     queue: mpsc::Sender<Write>,
     changes: broadcast::Sender<ObjectId>,
@@ -153,17 +154,25 @@ impl Journal {
         let (changes, _) = broadcast::channel(CHANGES);
         let healthy = Arc::new(AtomicBool::new(true));
         let (fenced, closing) = (CancellationToken::new(), CancellationToken::new());
+        let audience = Arc::default();
         let writer = Writer {
             store: Arc::clone(&store),
             observer,
+            audience: Arc::clone(&audience),
             memory: Arc::clone(&memory),
             changes: changes.clone(),
             healthy: Arc::clone(&healthy),
             fenced: fenced.clone(),
         };
         let writing = writer.run(queued, closing.clone());
-        let inner = Inner { store, memory, queue, changes, healthy, fenced, closing, clock, retention };
+        let inner = Inner { store, audience, memory, queue, changes, healthy, fenced, closing, clock, retention };
         Ok((Self { inner: Arc::new(inner) }, writing))
+    }
+
+    /// From now on `audience` hears of every append. There is one, for good.
+    pub fn tell(&self, audience: Arc<dyn Audience>) {
+        // Who came first goes on hearing.
+        let _ = self.inner.audience.set(audience);
     }
 
     /// Milliseconds since the Unix epoch, as the next record would tell them.
@@ -282,6 +291,11 @@ impl Journal {
     pub async fn live_runs(&self) -> Result<Vec<ObjectId>, JournalError> {
         let heads = self.inner.store.open_heads().await?;
         Ok(heads.into_iter().filter(|head| !head.ended).map(|head| head.run).collect())
+    }
+
+    /// Runs that have not ended, and those whose pod may live yet.
+    pub async fn open_runs(&self) -> Result<Vec<ObjectId>, JournalError> {
+        Ok(self.inner.store.open_heads().await?.into_iter().map(|head| head.run).collect())
     }
 
     /// Whether the journal holds the run and its end is not among its records.

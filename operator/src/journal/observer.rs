@@ -1,8 +1,16 @@
-//! Who stands by at commits. Production has nobody there.
+//! Who stands by at commits, which production has nobody for, and who hears of them.
 
 use async_trait::async_trait;
+use belay_protocol::chain::SealedRecord;
+use belay_protocol::plan::ObjectId;
 
 use super::store::Change;
+
+/// Hears of every append once it is durable, in the order of each run. It is called by the one that writes: it must not
+/// wait for anything.
+pub trait Audience: Send + Sync + 'static {
+    fn appended(&self, run: &ObjectId, records: &[SealedRecord]);
+}
 
 /// Stands by at every transaction, which waits for it: before it is begun, and once it is durable or failed.
 #[async_trait]

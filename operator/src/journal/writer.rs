@@ -1,15 +1,15 @@
 //! The one that writes: takes changes of many runs from a bounded queue, commits them together, and answers each
 //! once it is durable. Why on a thread of its own: docs/decisions/0010.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use belay_protocol::plan::ObjectId;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::memory::{Folded, Memory};
-use super::observer::{CommitObserver, names};
+use super::observer::{Audience, CommitObserver, names};
 use super::store::{Change, Outcome, Store, StoreError};
 
 /// The most changes of one transaction.
@@ -31,6 +31,8 @@ pub(super) struct Waiter {
 pub(super) struct Writer {
     pub store: Arc<dyn Store>,
     pub observer: Option<Arc<dyn CommitObserver>>,
+    /// Who hears of appends, once somebody does.
+    pub audience: Arc<OnceLock<Arc<dyn Audience>>>,
     pub memory: Arc<Memory>,
     pub changes: broadcast::Sender<ObjectId>,
     pub healthy: Arc<AtomicBool>,
@@ -138,6 +140,9 @@ impl Writer {
             Change::Append(append) => {
                 if let Some(folded) = folded {
                     self.memory.put(folded);
+                }
+                if let Some(audience) = self.audience.get() {
+                    audience.appended(&append.next.run, &append.records);
                 }
                 // Nobody listening is no error.
                 let _ = self.changes.send(append.next.run.clone());

@@ -146,7 +146,12 @@ fn released(epoch: u64, cause: EpochEnd) -> Event {
 /// A run in two epochs: a read that a rule allows, a deletion that ada allows while no pod is there, a model that fails.
 fn run() -> Vec<Record> {
     let ada = Approver { policy: "careful".into(), by: "ada".into() };
-    let failure = Failure { reason: FailureReason::ServerError, message: "secret 500".into(), retrying: false, retry_after_seconds: None };
+    let failure = Failure {
+        reason: FailureReason::ServerError,
+        message: "secret 500".into(),
+        retrying: false,
+        retry_after_seconds: None,
+    };
     let because = FailureReason::ServerError;
     let events = vec![
         (0, accepted()),

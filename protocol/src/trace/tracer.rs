@@ -1,20 +1,18 @@
 //! From records to spans, one record after the other. It refuses nothing: which order is legal is the fold's business, and
 //! what does not fit begins or ends no span.
 
+mod calls;
+
 use std::collections::BTreeMap;
 
 use super::content::{Content, answer, cut, message};
 use super::id::SpanId;
 use super::span::{
-    AskSpan, CallName, CallSpan, Decided, DecisionSpan, EpochSpan, ModelAsked, ModelOutcome, ModelSpan, PodStartSpan,
-    RestSpan, RunSpan, Span, What,
+    AskSpan, CallSpan, EpochSpan, ModelAsked, ModelOutcome, ModelSpan, PodStartSpan, RestSpan, RunSpan, Span, What,
 };
 use crate::cost::{Cost, Prices};
-use crate::event::{
-    Answer, Approver, Ask, EpochEnd, Event, FailureReason, Item, ModelResponse, ProposedCall, Record, RunEnd, Verdict,
-};
-use crate::export::{EffectOutcome, GrantedBy, PermittedBy};
-use crate::judgement::Judged;
+use crate::event::{Approver, EpochEnd, Event, FailureReason, ModelResponse, Record, RunEnd};
+use crate::export::{EffectOutcome, GrantedBy};
 use crate::plan::{Effects, ModelApi, Plan, PlanModel};
 
 /// A run as far as its records were taken in. Small, and as large after a thousand steps as after one.
@@ -275,16 +273,6 @@ impl Tracer {
         self.end_model(outcome, at).into_iter().collect()
     }
 
-    fn named_by_model(&self, item: &Item) -> Option<(String, Named)> {
-        match item {
-            Item::ToolCall { call_id, name, arguments, .. } => {
-                let arguments = self.content.keep(|| cut(arguments));
-                Some((call_id.clone(), Named { tool: name.clone(), operation: String::new(), arguments }))
-            }
-            Item::Text { .. } | Item::Reasoning { .. } | Item::Block { .. } => None,
-        }
-    }
-
     fn fail(&mut self, reason: FailureReason, message: &str, at: i64) -> Option<Span> {
         self.end_model(ModelOutcome::Failed { reason, message: message.to_owned() }, at)
     }
@@ -293,100 +281,6 @@ impl Tracer {
         let mut model = self.model.take()?;
         model.of.outcome = Some(outcome);
         Some(model.span(self.root, Some(at), |model| What::Model(Box::new(model))))
-    }
-
-    fn name(&mut self, call_id: &str, call: &ProposedCall) -> Vec<Span> {
-        let arguments = self.content.keep(|| cut(&call.args.to_string()));
-        let named = Named { tool: call.tool.clone(), operation: call.operation.clone(), arguments };
-        self.named.insert(call_id.to_owned(), named);
-        Vec::new()
-    }
-
-    fn call_name(&self, call_id: &str, attempt: u32) -> CallName {
-        let named = self.named.get(call_id);
-        let (tool, operation) = named.map(|named| (named.tool.clone(), named.operation.clone())).unwrap_or_default();
-        CallName { call_id: call_id.to_owned(), attempt, tool, operation }
-    }
-
-    fn decide(
-        &mut self,
-        call_id: &str,
-        attempt: u32,
-        (verdict, judged): (&Verdict, Option<&Judged>),
-        record: &Record,
-    ) -> Span {
-        let decided = match verdict {
-            Verdict::Allowed { .. } => {
-                self.begin_call(call_id, attempt, record);
-                let approved = self.approved.get(call_id).filter(|(approved, _)| *approved == attempt);
-                Decided::Allowed(PermittedBy::tell(judged, approved.map(|(_, by)| by.as_slice()), &self.given))
-            }
-            Verdict::Denied { reason, message } => Decided::Denied { reason: *reason, message: message.clone() },
-            Verdict::Asked { requirements } => {
-                Decided::Asked(requirements.iter().map(|it| it.policy.clone()).collect())
-            }
-            Verdict::Later { reason } => Decided::Later(*reason),
-        };
-        let decision = DecisionSpan { call: self.call_name(call_id, attempt), decided };
-        let begun = self.begin("decision", record, decision);
-        begun.span(self.root, Some(record.at), |decision| What::Decision(Box::new(decision)))
-    }
-
-    fn begin_call(&mut self, call_id: &str, attempt: u32, record: &Record) {
-        let call = self.call_name(call_id, attempt);
-        let effects = self.effects.get(&(call.tool.clone(), call.operation.clone())).copied().unwrap_or_default();
-        let arguments = self.named.get(call_id).and_then(|named| named.arguments.clone());
-        let outcome = EffectOutcome::UnderWay;
-        let call = CallSpan { call, effects, outcome, milliseconds: None, arguments, result: None };
-        self.calls.insert(call_id.to_owned(), self.begin("call", record, call));
-    }
-
-    /// What fails before it is proposed, or between proposal and permit, is a call all the same.
-    fn begin_unpermitted(&mut self, call_id: &str, attempt: u32, record: &Record) {
-        if !self.calls.contains_key(call_id) {
-            self.begin_call(call_id, attempt, record);
-        }
-    }
-
-    fn come_to(&mut self, call_id: &str, at: i64, outcome: EffectOutcome) -> Vec<Span> {
-        self.settle(call_id, at, |call| call.outcome = outcome)
-    }
-
-    fn settle(&mut self, call_id: &str, at: i64, how: impl FnOnce(&mut CallSpan)) -> Vec<Span> {
-        let Some(mut call) = self.calls.remove(call_id) else { return Vec::new() };
-        how(&mut call.of);
-        vec![call.span(self.root, Some(at), |call| What::Call(Box::new(call)))]
-    }
-
-    fn ask(&mut self, ask: &Ask, record: &Record) -> Vec<Span> {
-        let call = self.call_name(&ask.call_id, ask.attempt);
-        let open = AskSpan { name: ask.name.clone(), purpose: ask.purpose, call, answer: None };
-        self.asks.insert(ask.name.clone(), self.begin("ask", record, open));
-        Vec::new()
-    }
-
-    fn settle_ask(&mut self, name: &str, answer: &Answer, at: i64) -> Vec<Span> {
-        let Some(mut ask) = self.asks.remove(name) else { return Vec::new() };
-        let CallName { call_id, attempt, .. } = &ask.of.call;
-        match answer {
-            Answer::Allowed { by } => {
-                self.approved.insert(call_id.clone(), (*attempt, by.clone()));
-            }
-            // Where people had said yes to the call, these said yes to the next attempt.
-            Answer::Answered { by, .. } => {
-                if let Some(approved) = self.approved.get_mut(call_id).filter(|(approved, _)| approved == attempt) {
-                    *approved = (attempt.saturating_add(1), by.clone());
-                }
-            }
-            Answer::Happened { .. }
-            | Answer::Retry { .. }
-            | Answer::End { .. }
-            | Answer::Withdrawn { .. }
-            | Answer::Denied { .. }
-            | Answer::Expired {} => {}
-        }
-        ask.of.answer = Some(answer.clone());
-        vec![ask.span(self.root, Some(at), |ask| What::Ask(Box::new(ask)))]
     }
 
     /// What people were asked is over with the run. Pod, request and calls may outlast it.
