@@ -84,8 +84,9 @@ fn attributes(span: &Value) -> BTreeMap<&str, &Value> {
 /// A call without an answer, about which a person is asked once the run waits without a pod: two epochs.
 async fn a_run_in_two_epochs(outlets: Outlets) -> Setting {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let setting = Setting::prepare(an_unknown(), When::Later).await.unwrap();
-    Setting { outlets, ..setting }
+    let mut setting = Setting::prepare(an_unknown(), When::Later).await.unwrap();
+    setting.outlets = outlets;
+    setting
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
