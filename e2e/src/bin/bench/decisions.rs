@@ -50,7 +50,7 @@ pub fn print() -> Result<()> {
 }
 
 /// An Agent whose every call is asked about.
-fn prepare(namespace: &TempNamespace) -> Result<()> {
+pub(super) fn prepare(namespace: &TempNamespace) -> Result<()> {
     let policy = json!({"apiVersion": "belay.dev/v1alpha1", "kind": "ApprovalPolicy", "metadata": {"name": "asks"},
         "spec": {"otherwise": "Ask"}});
     let model = json!({"apiVersion": "belay.dev/v1alpha1", "kind": "Model", "metadata": {"name": "m"},
@@ -64,7 +64,7 @@ fn prepare(namespace: &TempNamespace) -> Result<()> {
 }
 
 /// Starts a run, and returns the Approval that it waits for.
-fn ask(namespace: &TempNamespace, name: &str) -> Result<String> {
+pub(super) fn ask(namespace: &TempNamespace, name: &str) -> Result<String> {
     let begun = belay(&["-n", &namespace.name, "run", "a", "--name", name, "--input", "go"])?;
     ensure!(begun.success, "{}", begun.stderr);
     namespace.wait_until("agentrun", name, RUN_MAX, |run| {
@@ -73,15 +73,15 @@ fn ask(namespace: &TempNamespace, name: &str) -> Result<String> {
     })
 }
 
-struct Decided {
+pub(super) struct Decided {
     /// When the API server had answered it, in milliseconds since the Unix epoch.
     at: i64,
     /// How long after that the call arrived, in milliseconds.
-    arrived: i64,
+    pub(super) arrived: i64,
 }
 
 /// Says yes, and waits for the call, of which so many came before.
-fn decide(namespace: &TempNamespace, approval: &str, before: usize) -> Result<Decided> {
+pub(super) fn decide(namespace: &TempNamespace, approval: &str, before: usize) -> Result<Decided> {
     let approved = belay(&["-n", &namespace.name, "approve", approval, "--yes"])?;
     ensure!(approved.success, "{}", approved.stderr);
     let deadline = std::time::Instant::now() + RUN_MAX;
