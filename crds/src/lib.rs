@@ -44,7 +44,7 @@ pub use read_grant::{ReadGrant, ReadGrantSpec, ReadPurpose};
 pub use refs::NameRef;
 pub use tool::{
     Acceptance, CHANGES_MAX, Change, DriftQuestion, DriftRefusal, DriftedOperation, Effects, LEFT_OUT_MAX,
-    LeftOutOperation, Mcp, QuestionGuard, Tool, ToolDrift, ToolEffects, ToolOperation, ToolSpec, ToolStatus,
+    LeftOutOperation, Mcp, QuestionGuard, Tool, ToolDrift, ToolEffects, ToolOperation, ToolSpec, ToolStatus, Unrest,
 };
 pub use visible::visible;
 

@@ -155,6 +155,10 @@ pub struct ToolStatus {
     /// What the server offered otherwise than it was accepted, when it was last asked. Absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<ToolDrift>,
+    /// Set where the server changes what it offers while people are asked about it, and until they decide. Absent: it does
+    /// not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unrest: Option<Unrest>,
     /// When the probe pod was started that last listed the operations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probed_at: Option<MicroTime>,
@@ -220,6 +224,18 @@ pub struct ToolDrift {
     /// Who said no. It is asked about again once the server offers something else, or the Tool's spec changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<DriftRefusal>,
+}
+
+/// A server that changes what it offers while people are asked: the next question waits.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct Unrest {
+    /// Questions in a row that were closed undecided since the server had changed again. Counted anew after a week without
+    /// one.
+    #[schemars(range(min = 1, max = 2_147_483_647))]
+    pub questions: i32,
+    /// When the newest was closed. The first change is asked about at once; after the second people are asked a minute
+    /// after this time, then at doubling intervals up to a day.
+    pub at: Time,
 }
 
 /// One operation that is not offered as it was accepted.

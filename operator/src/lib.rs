@@ -25,6 +25,8 @@ pub mod namespaces;
 pub mod network;
 pub mod operator;
 pub mod peers;
+#[cfg(test)]
+mod played;
 pub mod pod_template;
 pub mod pod_view;
 pub mod policy;

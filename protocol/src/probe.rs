@@ -66,6 +66,8 @@ pub const TEXT_BYTES_MAX: usize = 4096;
 pub const TEXTS_BYTES_MAX: usize = 256 * 1024;
 /// Room for the words that say how much is not kept.
 const MARK_BYTES: usize = 48;
+const MARK_START: &str = "(.. ";
+const MARK_END: &str = " more bytes are not kept)";
 
 /// What is kept of a listing: sorted, so that a server's order changes nothing, each name once, and texts as far as there
 /// is room. A schema is kept whole or not at all.
@@ -78,7 +80,7 @@ pub fn bounded(mut listed: Vec<OperationDefinition>) -> Vec<OperationDefinition>
         cut(&mut operation.description, TEXT_BYTES_MAX);
         operation.input_schema = operation.input_schema.take().filter(|schema| schema.len() <= TEXT_BYTES_MAX);
         let bytes = |operation: &OperationDefinition| {
-            escaped(&operation.description) + operation.input_schema.as_deref().map_or(0, escaped)
+            OperationDefinition::text_bytes(&operation.description, operation.input_schema.as_deref())
         };
         if bytes(operation) > left {
             operation.input_schema = None;
@@ -91,6 +93,21 @@ pub fn bounded(mut listed: Vec<OperationDefinition>) -> Vec<OperationDefinition>
     listed
 }
 
+impl OperationDefinition {
+    /// How much of [`TEXTS_BYTES_MAX`] these texts of an operation take.
+    #[must_use]
+    pub fn text_bytes(description: &str, input_schema: Option<&str>) -> usize {
+        escaped(description) + input_schema.map_or(0, escaped)
+    }
+}
+
+/// How many bytes of a server's own text are kept in one that [`bounded`] may have cut.
+#[must_use]
+pub fn kept_bytes(text: &str) -> usize {
+    let mark = text.rfind(MARK_START).filter(|_| text.ends_with(MARK_END));
+    mark.unwrap_or(text.len())
+}
+
 /// How long a text is in JSON, which is what an object's bounds are about.
 fn escaped(text: &str) -> usize {
     serde_json::to_string(text).map_or(usize::MAX, |json| json.len())
@@ -100,7 +117,7 @@ fn escaped(text: &str) -> usize {
 fn cut(text: &mut String, bytes: usize) {
     if text.len() > bytes {
         let end = text.floor_char_boundary(bytes.saturating_sub(MARK_BYTES));
-        let mark = format!("(.. {} more bytes are not kept)", text.len() - end);
+        let mark = format!("{MARK_START}{}{MARK_END}", text.len() - end);
         text.truncate(end);
         text.push_str(&mark);
     }
@@ -143,6 +160,7 @@ mod tests {
         let whole = kept.iter().filter(|one| one.input_schema.is_some()).count();
         assert_eq!(whole, TEXTS_BYTES_MAX / (TEXT_BYTES_MAX + 2) / 2);
         assert_eq!(kept[99].description, "(.. 4096 more bytes are not kept)");
+        assert_eq!((kept_bytes(&kept[99].description), kept_bytes("(.. short")), (0, 9));
         assert!(kept[99].input_schema.is_none());
         let hostile =
             bounded((0..100).map(|number| operation(&format!("o{number:03}"), &"\u{1}".repeat(4096), "{}")).collect());

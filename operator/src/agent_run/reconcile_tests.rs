@@ -10,16 +10,13 @@ use std::time::Duration;
 
 use belay_crds::{Agent, AgentRun};
 use belay_protocol::event::{EndReason, Event};
-use http::{Method, Request, Response};
+use http::Method;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::Client;
-use kube::client::Body;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use tower::service_fn;
 
 use super::queue::{Lobby, QueueLimits};
 use super::{AgentRuns, Memories};
@@ -31,12 +28,12 @@ use crate::metrics::Metrics;
 use crate::namespaces::{Namespaces, Service};
 use crate::network::NetworkSettings;
 use crate::network::fences::Fences;
-use crate::pod_template::{PodSettings, SharedSettings};
+use crate::played::{self, empty_world, queues, refusal, settings};
 use crate::probe_pod::{Parts, ProbePods};
 use crate::service::{Probes, Sessions};
 use crate::tuning::Times;
 use crate::watches::{Pulses, Seen};
-use crate::world::{Queue, Queues, Relations, World};
+use crate::world::{Relations, World};
 use crate::writes::Writes;
 
 /// What the API server answers to one kind of write, next; after that everything goes well.
@@ -162,33 +159,6 @@ impl Server {
     }
 }
 
-fn refusal(code: u16, reason: &str, message: &str) -> (u16, Value) {
-    let status = json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "code": code, "reason": reason, "message": message,
-    });
-    (code, status)
-}
-
-fn client(server: &Arc<Mutex<Server>>) -> Client {
-    let server = Arc::clone(server);
-    let service = service_fn(move |request: Request<Body>| {
-        let server = Arc::clone(&server);
-        async move {
-            let (parts, body) = request.into_parts();
-            if parts.uri.query().is_some_and(|query| query.contains("watch=true")) {
-                return std::future::pending().await;
-            }
-            let bytes = body.collect_bytes().await?;
-            let body = serde_json::from_slice(&bytes).unwrap_or_default();
-            let (code, answer) = server.lock().answer(&parts.method, parts.uri.path(), &body);
-            let body = Body::from(serde_json::to_vec(&answer)?);
-            Ok::<_, tower::BoxError>(Response::builder().status(code).body(body)?)
-        }
-    });
-    Client::new(service, "triage")
-}
-
 /// The run `nightly` in a world where everything that it names is ready.
 struct Stage {
     runs: AgentRuns,
@@ -211,7 +181,11 @@ impl Stage {
 
     async fn over(server: Server) -> Self {
         let server = Arc::new(Mutex::new(server));
-        let (client, folder, shutdown) = (client(&server), tempfile::tempdir().unwrap(), CancellationToken::new());
+        let (folder, shutdown) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+        let client = {
+            let server = Arc::clone(&server);
+            played::client(move |method, path, body| server.lock().answer(method, path, body))
+        };
         let journal = Journal::open(&folder.path().join("journal.sqlite")).await.unwrap();
         let (world, agents) = world();
         let queues = queues();
@@ -302,42 +276,8 @@ fn world() -> (World, Writer<Agent>) {
     let mut models = Writer::new(());
     agents.apply_watcher_event(&watcher::Event::Apply(ready(agent("triage", "writer", &[]))));
     models.apply_watcher_event(&watcher::Event::Apply(ready(model("writer", None))));
-    let world = World {
-        models: models.as_reader(),
-        credentials: Writer::new(()).as_reader(),
-        tools: Writer::new(()).as_reader(),
-        policies: Writer::new(()).as_reader(),
-        agents: agents.as_reader(),
-        runs: Writer::new(()).as_reader(),
-        approvals: Writer::new(()).as_reader(),
-        grants: Writer::new(()).as_reader(),
-        namespaces: Writer::new(()).as_reader(),
-    };
+    let world = World { models: models.as_reader(), agents: agents.as_reader(), ..empty_world() };
     (world, agents)
-}
-
-/// Nobody pulls: a test makes few enough entries for the queues to hold.
-fn queues() -> Queues {
-    Queues {
-        models: Queue::new().0,
-        credentials: Queue::new().0,
-        tools: Queue::new().0,
-        policies: Queue::new().0,
-        agents: Queue::new().0,
-        runs: Queue::new().0,
-    }
-}
-
-fn settings() -> SharedSettings {
-    SharedSettings::new(PodSettings {
-        image: "runner".to_owned(),
-        pull_policy: "Never",
-        operator_address: "https://operator:8443".to_owned(),
-        ca_pem: "CA".to_owned(),
-        tolerations: vec![],
-        node_selector: std::collections::BTreeMap::new(),
-        network: crate::network::NetworkSettings::default(),
-    })
 }
 
 async fn enable(namespaces: &Namespaces) {

@@ -104,9 +104,11 @@ impl Memory {
         matches!(entry.state, State::Done { .. }).then_some(entry.began)
     }
 
+    /// The next look asks anew; but a run that doubts makes nobody hurry whose answers are not good anyway.
     pub fn doubt(&mut self, uid: &str) {
         match self.0.get_mut(uid) {
             Some(Entry { state: State::Running, .. }) => {}
+            Some(Entry { state: State::Done { outcome, .. }, .. }) if !is_good(outcome) => {}
             Some(entry) => entry.state = State::Doubted,
             None => {
                 let entry = Entry {
@@ -196,6 +198,20 @@ mod tests {
         assert_eq!(memory.step(UID, print("b"), UNREADY, now), Step::Start);
         memory.doubt(UID);
         assert_eq!(memory.step(UID, print("a"), READY, now), Step::Start);
+    }
+
+    #[test]
+    fn a_run_that_doubts_does_not_shorten_the_pause_after_an_answer_that_is_not_good() {
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        for _ in 0..3 {
+            memory.start(UID, print("a"), Timestamp::UNIX_EPOCH);
+            memory.finish(UID, print("a"), found(Presence::Missing), now);
+        }
+        memory.doubt(UID);
+        let again = Some(Duration::from_secs(20));
+        let report = Ok(ProbeReport::Credential(Presence::Missing));
+        assert_eq!(memory.step(UID, print("a"), UNREADY, now), Step::Use { report, again });
     }
 
     #[test]

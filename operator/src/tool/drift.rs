@@ -10,6 +10,7 @@ use belay_crds::{
     ToolSpec, ToolStatus,
 };
 use belay_protocol::digest::digest_of;
+use belay_protocol::probe::{OperationDefinition, TEXTS_BYTES_MAX, kept_bytes};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::ResourceExt;
 use serde_json::json;
@@ -56,12 +57,11 @@ pub fn take(status: &mut ToolStatus, spec: &ToolSpec, offered: Vec<ToolOperation
     if !was_accepted(status, spec) {
         status.operations = offered;
         accepted_by(status, spec);
-        (status.drift, status.acceptance) = (None, None);
+        (status.drift, status.acceptance, status.unrest) = (None, None, None);
         return;
     }
     accepted_by(status, spec);
     let changes = changes(&status.operations, &offered);
-    // The same definition, of which a version before this one kept less.
     refresh(&mut status.operations, &offered);
     let before = status.drift.take();
     status.drift = drift(&status.operations, &changes, before);
@@ -117,10 +117,25 @@ fn changes(accepted: &[ToolOperation], offered: &[ToolOperation]) -> Vec<Drifted
     changes
 }
 
+/// Of the same definition, what an earlier probe had no room for, or a version before this one did not keep. What is kept
+/// stays: another probe has room for other operations, and people compare with it.
 fn refresh(accepted: &mut [ToolOperation], offered: &[ToolOperation]) {
+    let bytes = |one: &ToolOperation| OperationDefinition::text_bytes(&one.description, one.input_schema.as_deref());
+    let mut left = TEXTS_BYTES_MAX.saturating_sub(accepted.iter().map(bytes).sum());
     for operation in accepted {
-        if let Some(same) = offered.iter().find(|one| one.name == operation.name && one.digest == operation.digest) {
-            operation.clone_from(same);
+        let same = |one: &&ToolOperation| one.name == operation.name && one.digest == operation.digest;
+        let Some(same) = offered.iter().find(same) else { continue };
+        let mut fuller = operation.clone();
+        if kept_bytes(&same.description) > kept_bytes(&operation.description) {
+            fuller.description.clone_from(&same.description);
+        }
+        if operation.input_schema.is_none() {
+            fuller.input_schema.clone_from(&same.input_schema);
+        }
+        let more = bytes(&fuller).saturating_sub(bytes(operation));
+        if more <= left {
+            left -= more;
+            *operation = fuller;
         }
     }
 }
@@ -341,6 +356,37 @@ mod tests {
         let (tool, status) = offered(&[FIRST, &[("list", "1"), ("set", "2")], FIRST]);
         assert_eq!((status.drift.is_none(), status.probed_at.clone()), (true, Some(at(3))));
         assert_eq!(verdict(&tool, &status, None).reason, ToolReason::Ready);
+    }
+
+    /// A listing keeps less of an operation where others take the room.
+    #[test]
+    fn what_is_kept_of_an_accepted_text_is_never_less_than_before_nor_more_than_there_is_room_for() {
+        let with = |description: &str, schema: Option<&str>| ToolOperation {
+            description: description.to_owned(),
+            input_schema: schema.map(str::to_owned),
+            ..operation("list", "1")
+        };
+        let after = |before: &ToolOperation, offered: ToolOperation| {
+            let mut accepted = [before.clone()];
+            refresh(&mut accepted, &[offered]);
+            accepted[0].clone()
+        };
+        let whole = with("does it well", Some("{}"));
+        let less = with("(.. 12 more bytes are not kept)", None);
+        assert_eq!(after(&whole, less.clone()), whole);
+        assert_eq!(after(&less, whole.clone()), whole);
+        let beginning = with("does(.. 8 more bytes are not kept)", Some("{}"));
+        assert_eq!(after(&whole, beginning.clone()), whole);
+        assert_eq!(after(&beginning, whole.clone()), whole);
+
+        let text = "x".repeat(4096);
+        let full: Vec<ToolOperation> = (0..64)
+            .map(|number| ToolOperation { name: format!("o{number}"), description: text.clone(), ..with("", None) })
+            .collect();
+        let mut accepted = full.clone();
+        accepted.push(less.clone());
+        refresh(&mut accepted, &[with(&text, Some("{}"))]);
+        assert_eq!(accepted.last(), Some(&less), "status has room for so much and no more");
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod offer;
 mod question;
 #[cfg(test)]
 mod question_tests;
+mod unrest;
 mod verdict;
 
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 
 use super::offer::{Terms, approval, kept, request, stamp, words};
-use super::{Tools, drift};
+use super::{Tools, drift, unrest};
 use crate::approval::{self, Settled, Tally};
 use crate::clock::from_milliseconds;
 use crate::controller::Failure;
@@ -50,13 +50,17 @@ impl Tools {
     /// 1. A question about what is not so any more is closed. 2. One step of the question that there is: put it into
     ///    status, make its Approval, count, or take the answer. `status` is what will be written after it.
     pub(super) async fn settle(&self, tool: &Tool, status: &mut ToolStatus) -> Result<Asked, Failure> {
-        if !drift::was_accepted(status, &tool.spec) {
+        let same_server = drift::was_accepted(status, &tool.spec);
+        if !same_server {
             status.drift = None; // Another server: what it offers is accepted once it is listed.
         }
         let before = tool.status.as_ref().and_then(|status| status.drift.as_ref()?.question.as_ref());
         let stays = status.drift.as_ref().and_then(|drift| drift.question.as_ref());
         if let Some(old) = before.filter(|old| Some(*old) != stays) {
             self.close(tool, old).await?;
+            if same_server {
+                unrest::note(status, self.clock.now());
+            }
         }
         let Some(drift) = &mut status.drift else { return Ok(Asked::default()) };
         // An edit of the Tool asks again.
@@ -72,8 +76,12 @@ impl Tools {
         }
     }
 
-    /// The question goes into status, with the rules that guard it; its Approval is made in the next pass.
+    /// The question goes into status, with the rules that guard it; its Approval is made in the next pass. Not at once
+    /// where the server does not come to rest: an Approval stays as long as its Tool.
     async fn draft(&self, tool: &Tool, status: &mut ToolStatus) -> Result<Asked, Failure> {
+        if let Some(asked) = status.unrest.as_ref().and_then(|unrest| unrest::quiet(unrest, self.clock.now())) {
+            return Ok(asked);
+        }
         let nonce = random_suffix(&mut rand::rng(), NONCE_LENGTH);
         let expires_at = Time(from_milliseconds(self.clock.milliseconds().saturating_add(EXPIRES_AFTER_MILLISECONDS)));
         let terms = Terms { nonce: &nonce, expires_at: &expires_at };
@@ -170,6 +178,7 @@ impl Tools {
             Settled::Answer(Answer::Allowed { by }) => {
                 let by: Vec<String> = by.into_iter().map(|approver| approver.by).collect();
                 tracing::info!(namespace, tool = name, approval, ?by, "definitions accepted");
+                status.unrest = None;
                 drift::accept(status, Acceptance { approval, by, at: Time(self.clock.now()) });
                 // There may be more than one question holds.
                 self.probes.again(&tool.uid().unwrap_or_default());
@@ -177,6 +186,7 @@ impl Tools {
             }
             Settled::Answer(Answer::Denied { by, reason }) => {
                 tracing::info!(namespace, tool = name, approval, by, "definitions refused");
+                status.unrest = None;
                 if let Some(drift) = &mut status.drift {
                     let generation = tool.metadata.generation.unwrap_or_default();
                     drift.question = None;

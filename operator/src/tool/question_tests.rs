@@ -4,15 +4,11 @@
 use std::sync::Arc;
 
 use belay_crds::{Approval, Tool, ToolStatus};
-use http::{Method, Request, Response};
+use http::Method;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::Client;
-use kube::client::Body;
-use kube::runtime::reflector::store::Writer;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use tower::service_fn;
 
 use super::Tools;
 use super::drift::{summary, take};
@@ -20,11 +16,11 @@ use crate::clock::Clock;
 use crate::fixtures::tool;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
-use crate::pod_template::{PodSettings, SharedSettings};
+use crate::played::{self, empty_world, queues, refusal, settings};
 use crate::probe_pod::{Parts, ProbePods};
 use crate::service::Probes;
 use crate::watches::Pulses;
-use crate::world::{Queue, Queues, Relations, World};
+use crate::world::Relations;
 use crate::writes::Writes;
 
 /// Approvals by name, and what was done.
@@ -50,7 +46,7 @@ impl Server {
             ("POST", "events") => (201, body.clone()),
             ("GET", name) => match at(&self.approvals, name) {
                 Some(at) => (200, self.approvals[at].clone()),
-                None => (404, failure(404, "NotFound")),
+                None => refusal(404, "NotFound", "no such Approval"),
             },
             ("PATCH", "status") => {
                 let at = at(&self.approvals, parts[1]).unwrap();
@@ -62,25 +58,6 @@ impl Server {
             (method, _) => panic!("unexpected {method} {path}"),
         }
     }
-}
-
-fn failure(code: u16, reason: &str) -> Value {
-    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code, "reason": reason, "message": reason})
-}
-
-fn client(server: &Arc<Mutex<Server>>) -> Client {
-    let server = Arc::clone(server);
-    let service = service_fn(move |request: Request<Body>| {
-        let server = Arc::clone(&server);
-        async move {
-            let (parts, body) = request.into_parts();
-            let body = serde_json::from_slice(&body.collect_bytes().await?).unwrap_or_default();
-            let (code, answer) = server.lock().answer(&parts.method, parts.uri.path(), &body);
-            let body = Body::from(serde_json::to_vec(&answer)?);
-            Ok::<_, tower::BoxError>(Response::builder().status(code).body(body)?)
-        }
-    });
-    Client::new(service, "triage")
 }
 
 /// Tool `github`, of which the server changed `set_labels` after it was accepted.
@@ -103,40 +80,16 @@ fn at(second: i64) -> MicroTime {
 impl Stage {
     async fn new() -> Self {
         let server = Arc::new(Mutex::new(Server::default()));
-        let (client, shutdown) = (client(&server), CancellationToken::new());
-        let world = World {
-            models: Writer::new(()).as_reader(),
-            credentials: Writer::new(()).as_reader(),
-            tools: Writer::new(()).as_reader(),
-            policies: Writer::new(()).as_reader(),
-            agents: Writer::new(()).as_reader(),
-            runs: Writer::new(()).as_reader(),
-            approvals: Writer::new(()).as_reader(),
-            grants: Writer::new(()).as_reader(),
-            namespaces: Writer::new(()).as_reader(),
-        };
-        let queues = Queues {
-            models: Queue::new().0,
-            credentials: Queue::new().0,
-            tools: Queue::new().0,
-            policies: Queue::new().0,
-            agents: Queue::new().0,
-            runs: Queue::new().0,
+        let (world, queues, shutdown) = (empty_world(), queues(), CancellationToken::new());
+        let client = {
+            let server = Arc::clone(&server);
+            played::client(move |method, path, body| server.lock().answer(method, path, body))
         };
         let relations = Relations { world: world.clone(), queues: queues.clone() };
         let metrics = Metrics::default();
         let namespaces =
             Namespaces::new(client.clone(), relations, Pulses::default(), metrics.clone(), shutdown.clone());
         let writes = Writes::new(client.clone());
-        let settings = SharedSettings::new(PodSettings {
-            image: "runner".to_owned(),
-            pull_policy: "Never",
-            operator_address: "https://operator:8443".to_owned(),
-            ca_pem: "CA".to_owned(),
-            tolerations: vec![],
-            node_selector: std::collections::BTreeMap::new(),
-            network: crate::network::NetworkSettings::default(),
-        });
         let fences = crate::network::fences::Fences::new(
             writes.clone(),
             namespaces.clone(),
@@ -148,7 +101,7 @@ impl Stage {
             namespaces: namespaces.clone(),
             probes: Probes::default(),
             queues,
-            settings,
+            settings: settings(),
             fences,
             metrics,
             shutdown,
@@ -182,6 +135,15 @@ impl Stage {
             }
         }
         panic!("it never comes to rest: {:?}", self.tool.status)
+    }
+
+    /// A probe finds this, in the pass that settles what was asked before; then as [`Stage::settle`].
+    async fn changes(&mut self, description: &str, second: i64) -> Option<String> {
+        let mut status = self.status().clone();
+        take(&mut status, &self.tool.spec, offered(description), at(second));
+        self.tools.settle(&self.tool, &mut status).await.unwrap();
+        self.tool.status = Some(status);
+        self.settle().await
     }
 
     fn status(&self) -> &ToolStatus {
@@ -295,6 +257,29 @@ async fn an_offer_that_changed_meanwhile_is_asked_about_anew_and_the_old_yes_is_
     assert_eq!(stage.accepted(), "sha256:Sets labels.");
     assert_eq!(stage.server.lock().approvals.len(), 2);
     assert!(stage.approval().spec.request.arguments.contains("And everything."));
+}
+
+/// Each question is an Approval that stays as long as the Tool: a server that never rests gets no new one each time.
+#[tokio::test]
+async fn a_server_that_does_not_come_to_rest_is_asked_about_later_and_held_meanwhile() {
+    let mut stage = Stage::new().await;
+    stage.settle().await;
+    assert_eq!(stage.changes("Sets labels. Or not.", 3).await, None, "the first change is asked about at once");
+    for second in 4..14 {
+        let why = stage.changes(&format!("Sets labels. {second}"), second).await.unwrap();
+        assert!(why.contains("2 times while people were asked: they are asked again at "), "{why}");
+    }
+    assert_eq!(stage.server.lock().approvals.len(), 2);
+    assert!(stage.server.lock().approvals.iter().all(|approval| approval["status"]["sealed"] == true));
+    assert_eq!(stage.accepted(), "sha256:Sets labels.", "calls are held");
+
+    let unrest = stage.tool.status.as_mut().unwrap().unrest.as_mut().unwrap();
+    unrest.at.0 -= jiff::SignedDuration::from_mins(1);
+    assert_eq!(stage.settle().await, None);
+    assert_eq!(stage.server.lock().approvals.len(), 3);
+    stage.decides(&json!({}));
+    stage.settle().await;
+    assert_eq!((stage.accepted(), stage.status().unrest.is_none()), ("sha256:Sets labels. 13", true), "people decided");
 }
 
 #[tokio::test]
