@@ -12,6 +12,8 @@ use kube::ResourceExt;
 
 /// The policy and the binding that say what a decision on an Approval has to be.
 pub const APPROVALS: &str = "belay-approvals";
+/// The policy, and its binding, by which only the operator writes what belongs to it.
+pub const STATUS: &str = "belay-status";
 /// What puts the rules back where the manifests are at hand.
 pub const RESTORE: &str = "kubectl apply --server-side --force-conflicts -k manifests/admission";
 

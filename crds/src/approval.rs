@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::counting::is_person;
-pub use self::question::{ApprovalQuestion, DecisionInput};
+pub use self::question::{ApprovalQuestion, DecisionInput, EarlierAnswer};
 use crate::approval_grant::{GrantAnswer, GrantTerms};
 
 /// What the schema takes in `decisions` of an Approval.
@@ -132,6 +132,11 @@ pub struct ApprovalRequest {
     /// On a Question: what the call's server wants to know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub question: Option<ApprovalQuestion>,
+    /// What people answered to this call's server before, in the order in which it asked: all of it goes with the call. On a
+    /// Call and on a Question; absent where nothing was answered. At most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub answered: Vec<EarlierAnswer>,
     /// On an Unknown: when the call was permitted, shortly before it was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<Time>,

@@ -25,8 +25,8 @@ pub use agent::{Agent, AgentPod, AgentSpec, AgentStatus, AgentTool, Limits, OnDr
 pub use agent_run::{AgentRun, AgentRunSpec, AgentRunStatus, JournalRef, Phase, PodRef, RunUsage, WaitingOn};
 pub use approval::{
     ALLOWS_MAX, Approval, ApprovalPurpose, ApprovalQuestion, ApprovalRequest, ApprovalRun, ApprovalSpec,
-    ApprovalStatus, DECISIONS_MAX, Decision, DecisionAnswer, DecisionInput, DecisionVerdict, Happened, Requirement,
-    Retry, is_person,
+    ApprovalStatus, DECISIONS_MAX, Decision, DecisionAnswer, DecisionInput, DecisionVerdict, EarlierAnswer, Happened,
+    Requirement, Retry, is_person,
 };
 pub use approval_grant::{ApprovalGrant, ApprovalGrantSpec, ApprovalGrantStatus, GrantAnswer, GrantTerms};
 pub use approval_policy::{

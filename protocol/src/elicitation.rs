@@ -27,6 +27,8 @@ pub const STATE_BYTES_MAX: usize = 65_536;
 pub const KEY_BYTES_MAX: usize = 256;
 /// What a call may ask people, all its attempts together.
 pub const QUESTIONS_PER_CALL_MAX: usize = 8;
+/// How often what people answer to one attempt's questions may not be what was asked; then the call is denied.
+pub const MISFITS_MAX: u32 = 5;
 /// The most of one attempt's questions as JSON: they have to fit a batch, whatever their characters.
 pub const REQUIRED_BYTES_MAX: usize = 262_144;
 /// The most of what a server said when it heard that nobody answers yet.

@@ -402,7 +402,7 @@ pub enum DenyReason {
     CannotBeAsked,
     /// People were asked, and one of them said no.
     Refused,
-    /// People were asked, and not enough of them said yes in time.
+    /// People were asked, and not enough of them said yes, or answered, in time.
     Expired,
 }
 
@@ -500,7 +500,7 @@ pub enum Answer {
     Allowed { by: Vec<Approver> },
     /// The call may not be made.
     Denied { by: String, reason: String },
-    /// Not enough people said yes in time.
+    /// Not enough people said yes, or answered, in time.
     Expired {},
     /// What people answered the call's server: canonical JSON, or nothing where a page was to be opened.
     Answered {
@@ -508,6 +508,9 @@ pub enum Answer {
         content: Option<String>,
         by: Vec<Approver>,
     },
+    /// What people answered the call's server cannot be sent: it does not fit, or they differ. They are asked anew, but not
+    /// for ever: the call may be denied with it.
+    Misfit { why: String },
 }
 
 /// Who said yes, for which policy.

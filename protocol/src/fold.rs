@@ -209,6 +209,8 @@ pub enum CallState {
         answers: Vec<Option<String>>,
         /// Why the question is asked anew, where it is.
         note: Option<String>,
+        /// How often an answer of people could not be sent.
+        misfits: u32,
     },
     Settled(Settlement),
 }

@@ -22,6 +22,19 @@ pub struct Judged {
     pub grants: Vec<String>,
 }
 
+impl Judged {
+    /// The policies that let the call through, or would with people's yes: whoever may approve under them is asked later what
+    /// became of it, and what its server wants to know.
+    pub fn with_a_say(&self) -> impl Iterator<Item = &str> {
+        let has_a_say = |opinion: &&Opinion| match (opinion.source, opinion.verdict) {
+            (PolicySource::Plan | PolicySource::Default, OpinionVerdict::Allow | OpinionVerdict::Ask) => true,
+            (PolicySource::Plan | PolicySource::Default, OpinionVerdict::Deny | OpinionVerdict::Abstain)
+            | (PolicySource::Current | PolicySource::Audit, _) => false,
+        };
+        self.opinions.iter().filter(has_a_say).map(|opinion| opinion.policy.as_str())
+    }
+}
+
 /// The strictest of the opinions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all_fields = "camelCase")]

@@ -242,7 +242,8 @@ fn an_ask(turn: Turn, state: &RunState) -> String {
 
 fn answer(choice: u8) -> Answer {
     let by = || "ada".to_owned();
-    match choice % 8 {
+    match choice % 9 {
+        8 => Answer::Misfit { why: "no JSON".into() },
         7 => Answer::Answered { content: None, by: vec![] },
         4 => Answer::Allowed { by: vec![] },
         5 => Answer::Denied { by: by(), reason: String::new() },
@@ -361,11 +362,11 @@ impl Permits {
                 match answer {
                     Answer::Happened { .. } => assert!(self.unknown.remove(&call_id) && self.settled.insert(call_id)),
                     Answer::Retry { .. } => assert!(self.unknown.remove(&call_id)),
-                    Answer::Allowed { .. } | Answer::Expired {} => assert!(self.wanted.contains(&call_id)),
-                    Answer::Denied { .. } => {
+                    Answer::Allowed { .. } => assert!(self.wanted.contains(&call_id)),
+                    Answer::Denied { .. } | Answer::Expired {} => {
                         assert!(self.wanted.contains(&call_id) || self.inquiring.contains(&call_id));
                     }
-                    Answer::Answered { .. } => assert!(self.inquiring.contains(&call_id)),
+                    Answer::Answered { .. } | Answer::Misfit { .. } => assert!(self.inquiring.contains(&call_id)),
                     Answer::End { .. } | Answer::Withdrawn { .. } => {}
                 }
             }

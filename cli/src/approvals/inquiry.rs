@@ -4,6 +4,8 @@ use belay_crds::{ApprovalQuestion, ApprovalRequest, visible};
 use belay_protocol::elicitation::{Field, Form};
 use serde_json::Value;
 
+use super::arguments::{Detail, Shown, rows, shown};
+
 /// The question, each of the server's own lines behind a bar, so that none can pass for one of ours.
 pub fn lines(request: &ApprovalRequest) -> Vec<String> {
     let Some(question) = &request.question else { return Vec::new() };
@@ -19,6 +21,25 @@ pub fn lines(request: &ApprovalRequest) -> Vec<String> {
         None => {}
     }
     lines
+}
+
+/// What people told this server before: it all goes with the call, so it is read like arguments are.
+pub fn earlier(request: &ApprovalRequest, detail: Detail) -> Shown {
+    let mut all = Shown { lines: Vec::new(), folded_bytes: 0 };
+    for (number, one) in (1..).zip(&request.answered) {
+        all.lines.push(format!("  ANSWERED BEFORE ({number} of {}): it goes with the call", request.answered.len()));
+        all.lines.extend(one.message.lines().map(|line| format!("    | {}", visible(line))));
+        if let Some(url) = &one.url {
+            all.lines.push(format!("    people opened {}", visible(url)));
+        }
+        if let Some(content) = &one.content {
+            let said = shown(&rows(content), detail);
+            all.lines.push("    people answered".to_owned());
+            all.lines.extend(said.lines.iter().map(|row| format!("      {row}")));
+            all.folded_bytes += said.folded_bytes;
+        }
+    }
+    all
 }
 
 /// The form of a question that has one.
@@ -43,14 +64,14 @@ fn field(field: &Field) -> Vec<String> {
     lines
 }
 
-/// What the server wrote, for whoever looks out for odd characters.
-pub fn written(request: &ApprovalRequest) -> [&str; 3] {
-    let of = |part: fn(&ApprovalQuestion) -> Option<&String>| {
-        request.question.as_ref().and_then(part).map(String::as_str).unwrap_or_default()
-    };
-    [
-        of(|question| Some(&question.message)),
-        of(|question| question.schema.as_ref()),
-        of(|question| question.url.as_ref()),
-    ]
+/// What server and people wrote, for whoever looks out for odd characters.
+pub fn written(request: &ApprovalRequest) -> impl Iterator<Item = &str> {
+    let asked = request.question.iter().flat_map(|question| {
+        [Some(&question.message), question.schema.as_ref(), question.url.as_ref()].into_iter().flatten()
+    });
+    let answered = request
+        .answered
+        .iter()
+        .flat_map(|one| [Some(&one.message), one.content.as_ref(), one.url.as_ref()].into_iter().flatten());
+    asked.chain(answered).map(String::as_str)
 }

@@ -25,6 +25,8 @@ pub fn question(name: &str, request: &ApprovalRequest, detail: Detail) -> Questi
     };
     let mut lines = vec![format!("Approval {name}: {asked}")];
     lines.extend(facts(request));
+    let earlier = inquiry::earlier(request, detail);
+    lines.extend(earlier.lines);
     lines.extend(inquiry::lines(request));
     let shown = match request.purpose {
         ApprovalPurpose::Drift => {
@@ -37,11 +39,12 @@ pub fn question(name: &str, request: &ApprovalRequest, detail: Detail) -> Questi
         }
     };
     lines.extend(shown.lines.iter().map(|row| format!("    {row}")));
-    if shown.folded_bytes > 0 {
-        lines.push(format!("  FOLDED: {} bytes are not shown; --full shows them", shown.folded_bytes));
+    let folded_bytes = shown.folded_bytes + earlier.folded_bytes;
+    if folded_bytes > 0 {
+        lines.push(format!("  FOLDED: {folded_bytes} bytes are not shown; --full shows them"));
     }
     lines.extend(warnings(request).iter().map(|line| format!("  LOOK OUT: {}", visible(line))));
-    Question { text: joined(&lines), folded_bytes: shown.folded_bytes }
+    Question { text: joined(&lines), folded_bytes }
 }
 
 fn arguments_line(request: &ApprovalRequest) -> String {
@@ -98,11 +101,7 @@ fn facts(request: &ApprovalRequest) -> Vec<String> {
 }
 
 fn warnings(request: &ApprovalRequest) -> Vec<String> {
-    let [message, schema, url] = inquiry::written(request);
     let written = [
-        message,
-        schema,
-        url,
         request.tool.as_str(),
         request.operation_name(),
         &request.destination,
@@ -111,6 +110,7 @@ fn warnings(request: &ApprovalRequest) -> Vec<String> {
         &request.message,
         &request.arguments,
     ];
+    let written: Vec<&str> = written.into_iter().chain(inquiry::written(request)).collect();
     let hidden = written.iter().any(|text| visible(text) != **text);
     let spelled = "characters that move, turn or hide text, or are odd spaces, are spelled out as \\u{..}".to_owned();
     hidden.then_some(spelled).into_iter().chain(look_alikes(written)).collect()
@@ -308,6 +308,30 @@ pub mod tests {
         let shown = text(&json!({"purpose": "Question", "question": page}), Detail::Folded);
         assert!(shown.contains("page to open: https://аpple.com/\\u{200b}\n    nothing opens it for you"), "{shown}");
         assert!(shown.contains("LOOK OUT: "), "{shown}");
+    }
+
+    #[test]
+    fn what_people_answered_before_is_shown_and_folded_only_with_a_word() {
+        let answered = json!([
+            {"message": "who\u{202e}?", "content": "{\"name\":\"pаypal\"}"},
+            {"message": "open", "url": "https://x.example/\u{200b}"},
+        ]);
+        for purpose in ["Call", "Question"] {
+            let question =
+                if purpose == "Question" { json!({"message": "m", "url": "https://y.example"}) } else { Value::Null };
+            let change = json!({"purpose": purpose, "question": question, "answered": answered});
+            let shown = text(&change, Detail::Folded);
+            let first = "  ANSWERED BEFORE (1 of 2): it goes with the call\n    | who\\u{202e}?\n    people answered\n";
+            assert!(shown.contains(first) && shown.contains("\"name\":\"pаypal\""), "{shown}");
+            assert!(shown.contains(
+                "(2 of 2): it goes with the call\n    | open\n    people opened https://x.example/\\u{200b}"
+            ));
+            assert!(shown.contains("LOOK OUT: characters that move") && shown.contains("LOOK OUT: pаypal"), "{shown}");
+        }
+        let content = format!("{{\"a\":\"{}\"}}", "x".repeat(1000));
+        let long = json!({"answered": [{"message": "m", "content": content}]});
+        assert!(text(&long, Detail::Folded).contains("FOLDED: "));
+        assert!(!text(&long, Detail::Full).contains("FOLDED"));
     }
 
     #[test]

@@ -38,7 +38,9 @@ impl AgentRuns {
         for open in state.asks.values() {
             let seen = match &open.uid {
                 _ if out_of_date(state, &open.ask).is_some() => Approved::OutOfDate,
-                _ if open.ask.purpose == AskPurpose::Call && self.is_over(state, &open.ask) => Approved::Overdue,
+                _ if self.is_over(state, &open.ask) && open.ask.purpose == AskPurpose::Call => Approved::Overdue,
+                // The pod that waits is let go with it, as with an answer.
+                _ if self.is_over(state, &open.ask) && open.ask.purpose == AskPurpose::Question => Approved::Answered,
                 None => Approved::Unposted,
                 Some(uid) => self.approved(id, state, open, uid).await?,
             };

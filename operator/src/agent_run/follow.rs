@@ -65,7 +65,8 @@ impl AgentRuns {
             next = next.min(SILENT_MAX);
         }
         let waiting = matches!(stand.phase, Phase::Waiting);
-        for open in state.asks.values() {
+        // One that is over waits for a call that is under way, whose end is told.
+        for open in state.asks.values().filter(|open| !self.is_over(state, &open.ask)) {
             next = next.min(self.until(open.ask.expires_at, 0));
         }
         if claimed && waiting {

@@ -63,6 +63,8 @@ pub struct Observed<'a> {
     pub grants: Vec<GrantSeen>,
     /// Why no decision of people counts now.
     pub guard_down: Option<String>,
+    /// Why what a Tool's status says is accepted is not believed now.
+    pub status_doubt: Option<String>,
     /// How long the live epoch was claimed, by the monotonic clock as far as this process saw it.
     pub active_for: Duration,
     /// How the last runner ended, if this process saw it: after the words "its pod".
@@ -117,10 +119,10 @@ pub enum Approved {
     Decided,
     /// Everyone whose yes a call needs said yes: that is taken towards a runner that is there to send it.
     Allowed,
-    /// A server's question was answered or declined, or is sealed: taken once no other call is under way, since the pod
-    /// that waits is let go with it.
+    /// A server's question was answered or declined, is sealed, or its time is up: taken once no other call is under way,
+    /// since the pod that waits is let go with it.
     Answered,
-    /// Its time is up.
+    /// The time of a question about a call is up.
     Overdue,
     /// It asks about something that is not so any more.
     OutOfDate,

@@ -44,6 +44,7 @@ struct Look {
     drift: DriftSeen,
     grants: Vec<GrantSeen>,
     guard_down: Option<String>,
+    status_doubt: Option<String>,
     active_for: Duration,
     resting_for: Duration,
     idle_for: Duration,
@@ -70,6 +71,7 @@ impl Look {
             drift: DriftSeen::None,
             grants: vec![],
             guard_down: None,
+            status_doubt: None,
             active_for: Duration::ZERO,
             resting_for: Duration::ZERO,
             idle_for: Duration::ZERO,
@@ -111,6 +113,7 @@ impl Look {
             drift: self.drift.clone(),
             grants: self.grants.clone(),
             guard_down: self.guard_down.clone(),
+            status_doubt: self.status_doubt.clone(),
             active_for: self.active_for,
             last_words: Some("ended with OOMKilled, exit code 137".to_owned()),
             resting_for: self.resting_for,
@@ -625,6 +628,10 @@ fn a_run_that_waits_for_a_definition_lets_its_pod_go_and_goes_on_when_that_is_ov
     let resting =
         |drift, seconds| Look { drift, resting_for: Duration::from_secs(seconds), ..Look::new(Some(crashed(1))) };
     assert_eq!(resting(accepted_since(), 0).decide(), Decision::Adopt { tool: "github".to_owned() });
+    let doubted =
+        Look { status_doubt: Some("belay-status is missing".into()), ..resting(accepted_since(), 0) }.decide();
+    let Decision::Follow(Follow::Waiting(wait)) = doubted else { panic!("a forged status was taken over") };
+    assert!(wait.message.ends_with("is not certain for now: belay-status is missing"), "{}", wait.message);
     assert_eq!(wait_of(resting(back(), 29).decide()), waits, "a server that is now this and now that costs no pods");
     assert_eq!(resting(back(), 30).decide(), Decision::Launch);
     let late = Look { now: CREATED_AT + 604_900_000, ..resting(waits_for_people(), 0) };
@@ -833,6 +840,8 @@ fn overdue_states() -> Vec<(&'static str, Look)> {
         ("input-required", Look::running(inquiring(false))),
         ("answer-pending", waits(inquired(Approved::Open))),
         ("answer-given", inquired(Approved::Answered)),
+        // Taken like an answer: `what_a_server_asks` shows what comes of it.
+        ("answer-overdue", inquired(Approved::Answered)),
         ("call-unknown", Look::new(Some(unknown(false)))),
         ("question-not-posted", asked(Approved::Unposted)),
         ("people-asked", waits(asked(Approved::Open))),

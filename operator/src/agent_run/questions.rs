@@ -20,12 +20,13 @@ pub fn question<'a>(state: &'a RunState, ask: &'a Ask) -> Option<Question<'a>> {
             let inputs = state.inputs.get(&ask.call_id);
             (call, About::Call { requirements: &ask.requirements, inputs })
         }
-        (AskPurpose::Question, CallState::InputRequired { attempt, call, required, note, .. })
+        (AskPurpose::Question, CallState::InputRequired { attempt, call, required, answers, note, .. })
             if *attempt == ask.attempt =>
         {
             let (number, inquiry) = state.open_question(&ask.call_id).filter(|(it, _)| ask.question == Some(*it))?;
-            let asked = Inquired { inquiry, number, required, note: note.as_deref() };
-            (call, About::Question { asked, requirements: &ask.requirements })
+            let asked = Inquired { inquiry, number, required, answers, note: note.as_deref() };
+            let inputs = state.inputs.get(&ask.call_id);
+            (call, About::Question { asked, requirements: &ask.requirements, inputs })
         }
         (AskPurpose::Unknown | AskPurpose::Call | AskPurpose::Question, _) => return None,
     };

@@ -2,6 +2,7 @@
 //! before the seal and wins, or is refused; and nothing is sealed before the admission rules were seen to be in force.
 
 use belay_crds::{AgentRun, Approval};
+use belay_protocol::elicitation::MISFITS_MAX;
 use belay_protocol::event::{Answer, Ask, AskPurpose, DenyReason, EndReason, EpochEnd, Event, Verdict};
 use belay_protocol::fold::{CallState, OpenAsk, RunState};
 use kube::ResourceExt;
@@ -15,22 +16,31 @@ use super::observe::Sight;
 use super::questions::out_of_date;
 use crate::approval::{self, Settled, Tally};
 use crate::controller::Failure;
+use crate::guard::{Vouched, Why};
+
+/// What a look at the guard found that began when this version of the Approval had been seen.
+struct Looked {
+    version: String,
+    found: Result<Vouched, Why>,
+}
 
 impl AgentRuns {
-    /// 1. Read from quorum. 2. See that the guard stood, since the question was put and now. 3. Seal that very version.
-    /// 4. Journal what it says. A crash in between finds it sealed.
+    /// 1. Read from quorum. 2. See that the guard stood, since the question was put and now; at once with the reading, where
+    ///    that finds nothing else than what was seen before. 3. Seal that very version. 4. Journal what it says. A crash in
+    ///    between finds it sealed.
     pub(super) async fn settle(&self, run: &AgentRun, sight: &Sight, name: &str) -> Result<Action, Failure> {
         let open = sight.state.as_deref().and_then(|state| Some((state, state.asks.get(name)?)));
         let Some((state, open)) = open else { return Ok(Action::requeue(SOON)) };
-        let found = self.fetch_approval(&sight.id.namespace, name).await?;
-        let found = found.filter(|found| found.uid() == open.uid);
+        let early = Box::pin(self.look_early(sight, open));
+        let (found, early) = tokio::join!(self.fetch_approval(&sight.id.namespace, name), early);
+        let found = found?.filter(|found| found.uid() == open.uid);
         if let Some(why) = out_of_date(state, &open.ask) {
             if let Some(found) = found {
                 self.seal(found, &open.ask).await?;
             }
             return self.withdraw(sight, name, why).await;
         }
-        let overdue = open.ask.purpose == AskPurpose::Call && self.is_over(state, &open.ask);
+        let overdue = expires(open.ask.purpose) && self.is_over(state, &open.ask);
         let Some(found) = found else {
             if overdue {
                 return self.take(sight, state, &open.ask, Answer::Expired {}).await;
@@ -44,13 +54,16 @@ impl AgentRuns {
         if approval::tally(&found, open.ask.digest) == Tally::Open && !found.is_sealed() {
             return Ok(Action::requeue(SOON));
         }
-        if let Some(action) = self.distrust(run, sight, open, &found).await? {
+        if let Some(action) = self.distrust(run, sight, open, &found, early).await? {
             return Ok(action);
         }
         let sealed = self.seal(found, &open.ask).await?;
         let answer = match approval::settled(&sealed, open.ask.digest) {
-            Settled::Answer(Answer::Allowed { .. }) if self.is_over(state, &open.ask) => Answer::Expired {},
+            Settled::Answer(Answer::Allowed { .. } | Answer::Answered { .. }) if self.is_over(state, &open.ask) => {
+                Answer::Expired {}
+            }
             Settled::Answer(answer) => answer,
+            Settled::Misfit(why) => Answer::Misfit { why },
             Settled::Nothing(why) => return self.withdraw(sight, name, why).await,
         };
         // Seldom taken, and long: apart, so that every other pass stays small.
@@ -62,8 +75,18 @@ impl AgentRuns {
         let mut events = consequences(state, &open.ask, answer.clone(), sight);
         events.extend(given.iter().cloned());
         self.append(sight, events).await?;
+        let told = self.told(sight, state, &open.ask, &answer);
         Box::pin(self.announce_given(run, sight, &sealed, &given)).await;
-        Ok(self.told(sight, &open.ask, &answer))
+        Ok(told)
+    }
+
+    /// A look at the guard that begins once decisions were seen, beside the read from quorum.
+    async fn look_early(&self, sight: &Sight, open: &OpenAsk) -> Option<Looked> {
+        let stamp = open.ask.guard.as_ref()?;
+        let seen = self.world.approval(&sight.id.namespace, &open.ask.name)?;
+        let decided = seen.uid() == open.uid && approval::tally(&seen, open.ask.digest) != Tally::Open;
+        let version = seen.resource_version().filter(|_| decided)?;
+        Some(Looked { version, found: self.guard.vouch(&seen, stamp).await })
     }
 
     /// What to do instead of believing the decisions: they were perhaps made while nobody checked them.
@@ -73,6 +96,7 @@ impl AgentRuns {
         sight: &Sight,
         open: &OpenAsk,
         found: &Approval,
+        early: Option<Looked>,
     ) -> Result<Option<Action>, Failure> {
         let (ask, name) = (&open.ask, &open.ask.name);
         let Some(stamp) = &ask.guard else {
@@ -80,7 +104,13 @@ impl AgentRuns {
             self.seal(found.clone(), ask).await?;
             return self.withdraw(sight, name, why).await.map(Some);
         };
-        match self.guard.vouch(found, stamp).await {
+        // A decision that came after it began is not vouched for by that look.
+        let early = early.filter(|early| found.resource_version().as_ref() == Some(&early.version));
+        let looked = match early {
+            Some(early) => early.found,
+            None => self.guard.vouch(found, stamp).await,
+        };
+        match looked {
             Ok(vouched) if vouched.covers(found) => Ok(None),
             Ok(_) => Ok(Some(Action::requeue(SOON))),
             Err(why) if why.asks_anew() => {
@@ -126,11 +156,11 @@ impl AgentRuns {
 
     async fn take(&self, sight: &Sight, state: &RunState, ask: &Ask, answer: Answer) -> Result<Action, Failure> {
         self.append(sight, consequences(state, ask, answer.clone(), sight)).await?;
-        Ok(self.told(sight, ask, &answer))
+        Ok(self.told(sight, state, ask, &answer))
     }
 
     /// The runner hears of what was journaled.
-    fn told(&self, sight: &Sight, ask: &Ask, answer: &Answer) -> Action {
+    fn told(&self, sight: &Sight, state: &RunState, ask: &Ask, answer: &Answer) -> Action {
         let (namespace, run, approval) = (&sight.id.namespace, &sight.id.name, &ask.name);
         let shown = match answer {
             // What people tell a server is the journal's business, not the log's.
@@ -140,8 +170,9 @@ impl AgentRuns {
         tracing::info!(%namespace, %run, %approval, answer = shown, "people decided");
         let another_pod = match answer {
             Answer::Happened { .. } | Answer::Retry { .. } | Answer::End { .. } | Answer::Answered { .. } => true,
-            Answer::Denied { .. } => ask.purpose == AskPurpose::Question,
-            Answer::Allowed { .. } | Answer::Expired {} | Answer::Withdrawn { .. } => false,
+            Answer::Denied { .. } | Answer::Expired {} => ask.purpose == AskPurpose::Question,
+            Answer::Misfit { .. } => is_last_misfit(state, ask),
+            Answer::Allowed { .. } | Answer::Withdrawn { .. } => false,
         };
         // Without a stream there is nobody to tell: the next runner finds it in the journal.
         let _ = if another_pod {
@@ -187,7 +218,17 @@ fn consequences(state: &RunState, ask: &Ask, answer: Answer, sight: &Sight) -> V
             std::iter::once(settled(answer)).chain(over()).collect()
         }
         Answer::Denied { ref reason, .. } if ask.purpose == AskPurpose::Question => {
-            let denied = denied(DenyReason::Refused, declined(state, ask, reason));
+            let denied =
+                denied(DenyReason::Refused, unanswered(state, ask, &format!("they declined{}", because(reason))));
+            [settled(answer), denied].into_iter().chain(over()).collect()
+        }
+        Answer::Expired {} if ask.purpose == AskPurpose::Question => {
+            let denied = denied(DenyReason::Expired, unanswered(state, ask, "nobody answered in time"));
+            [settled(answer), denied].into_iter().chain(over()).collect()
+        }
+        Answer::Misfit { ref why } if is_last_misfit(state, ask) => {
+            let why = format!("{MISFITS_MAX} times what they answered could not be sent, the last time since {why}");
+            let denied = denied(DenyReason::Refused, unanswered(state, ask, &why));
             [settled(answer), denied].into_iter().chain(over()).collect()
         }
         Answer::Denied { ref reason, .. } => {
@@ -201,19 +242,35 @@ fn consequences(state: &RunState, ask: &Ask, answer: Answer, sight: &Sight) -> V
             let denied = asked.then(|| denied(DenyReason::Expired, words));
             std::iter::once(settled(answer)).chain(denied).collect()
         }
-        Answer::Allowed { .. } | Answer::Withdrawn { .. } => vec![settled(answer)],
+        Answer::Allowed { .. } | Answer::Withdrawn { .. } | Answer::Misfit { .. } => vec![settled(answer)],
+    }
+}
+
+/// Whether a question of that kind runs out by itself. One about an Unknown stands for as long as the run waits.
+fn expires(purpose: AskPurpose) -> bool {
+    match purpose {
+        AskPurpose::Call | AskPurpose::Question => true,
+        AskPurpose::Unknown => false,
+    }
+}
+
+/// Whether people have answered as often as they may what cannot be sent.
+fn is_last_misfit(state: &RunState, ask: &Ask) -> bool {
+    match state.calls.get(&ask.call_id) {
+        Some(CallState::InputRequired { misfits, .. }) => misfits.saturating_add(1) >= MISFITS_MAX,
+        _ => false, // the journal refuses the answer then
     }
 }
 
 /// For the model: its call has no result, since its server was not told what it wanted to know.
-fn declined(state: &RunState, ask: &Ask, reason: &str) -> String {
+fn unanswered(state: &RunState, ask: &Ask, why: &str) -> String {
     let required = match state.calls.get(&ask.call_id) {
         Some(CallState::InputRequired { required, .. }) => Some(required),
         _ => None, // the journal refuses the answer then
     };
     let said = required.and_then(|required| required.said.as_deref());
     let said = said.map_or_else(String::new, |said| format!(". Told that nobody answers, the server said: {said}"));
-    format!("its server asked people for input, and they declined{}{said}", because(reason))
+    format!("its server asked people for input, and {why}{said}")
 }
 
 fn because(reason: &str) -> String {

@@ -50,8 +50,12 @@ impl AgentRuns {
         let plan = sight.agent.clone().map(|agent| Parts::gather(&self.world, agent, &allowed)).transpose();
         let plan = plan.and_then(|parts| parts.map(|parts| freeze(run, &parts)).transpose());
         let plan = match plan {
-            Ok(Some(plan)) => plan,
+            Ok(Some(plan)) => believed(plan, sight.status_doubt.as_deref()),
             Ok(None) => return Ok(Action::requeue(QUIET)),
+            Err(message) => Err(message),
+        };
+        let plan = match plan {
+            Ok(plan) => plan,
             Err(message) => {
                 let on = WaitingOn::new("agent", &run.spec.agent_ref.name);
                 return self.wait(run, sight, Wait { on, reason: RunReason::AgentNotReady, message }).await;
@@ -188,5 +192,30 @@ fn surroundings(plan: &Plan) -> Surroundings {
         namespace: plan.run.namespace.clone(),
         owner: owner_of_agent(&plan.agent),
         routes: routes(plan.urls(), &plan.run.namespace, &allowed),
+    }
+}
+
+/// A plan, unless it names operations by a status that perhaps somebody else wrote.
+fn believed(plan: Plan, doubt: Option<&str>) -> Result<Plan, String> {
+    match doubt.filter(|_| !plan.tools.is_empty()) {
+        Some(why) => Err(format!("what was accepted of its Tools is not certain for now: {why}")),
+        None => Ok(plan),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::believed;
+    use crate::fixtures::plan;
+
+    #[test]
+    fn no_run_is_planned_with_tools_whose_status_is_in_doubt() {
+        let doubt = Some("belay-status is missing");
+        assert!(believed(plan(), None).is_ok());
+        let words = believed(plan(), doubt).err().unwrap_or_default();
+        assert_eq!(words, "what was accepted of its Tools is not certain for now: belay-status is missing");
+        let mut without = plan();
+        without.tools.clear();
+        assert!(believed(without, doubt).is_ok(), "it goes by no Tool's status");
     }
 }

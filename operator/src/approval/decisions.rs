@@ -22,6 +22,8 @@ pub enum Settled {
     Answer(Answer),
     /// Not enough people said the same: it is asked anew, and why is told.
     Nothing(String),
+    /// What they answered a server cannot be sent, and why.
+    Misfit(String),
 }
 
 #[must_use]
@@ -118,6 +120,7 @@ fn agree(one: &Answer, other: &Answer) -> bool {
             | Answer::Allowed { .. }
             | Answer::Denied { .. }
             | Answer::Answered { .. }
+            | Answer::Misfit { .. }
             | Answer::Expired {},
             _,
         ) => false,
@@ -134,6 +137,7 @@ fn words(answer: &Answer) -> String {
         Answer::Denied { by, .. } => format!("{by} does not allow it"),
         Answer::Answered { .. } => "people answered the server".to_owned(),
         Answer::Expired {} => "nobody decided in time".to_owned(),
+        Answer::Misfit { why } => why.clone(),
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use belay_crds::{ApprovalQuestion, ApprovalRequest, Decision, DecisionVerdict};
-use belay_protocol::elicitation::{InputRequired, Inputs, Inquiry, check_answer};
+use belay_crds::{ApprovalQuestion, ApprovalRequest, Decision, DecisionVerdict, EarlierAnswer};
+use belay_protocol::elicitation::{Asked, InputRequired, Inputs, Inquiry, check_answer};
 use belay_protocol::event::{Answer, Approver, ProposedCall};
 use belay_protocol::fold::RunState;
 use belay_protocol::judgement::{DEFAULT_POLICY, PolicyRequirement};
@@ -14,8 +14,6 @@ use crate::writes::cut;
 /// What of the server's last words goes into the operator's.
 const SAID_BYTES_MAX: usize = 1024;
 const NOTE_BYTES_MAX: usize = 1024;
-/// What of earlier answers is told with a call that is asked again.
-const ANSWERS_BYTES_MAX: usize = 2048;
 
 /// One question of a server, where it stands among its others.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +22,8 @@ pub struct Inquired<'a> {
     /// Counted from 0.
     pub number: u32,
     pub required: &'a InputRequired,
+    /// What people answered to those before it.
+    pub answers: &'a [Option<String>],
     /// Why it is asked anew, where it is.
     pub note: Option<&'a str>,
 }
@@ -64,18 +64,24 @@ impl Inquired<'_> {
     }
 }
 
-/// What people said before that goes with the call, in words for who is asked about the call itself.
+/// What people answered this call's server before `asked`, or before the call is sent again: all of it goes with the call,
+/// so whoever decides is shown all of it. Bounded by what one call may ask, and by what one answer may hold.
+#[must_use]
+pub fn answered_before(inputs: Option<&Inputs>, asked: Option<Inquired<'_>>) -> Vec<EarlierAnswer> {
+    let rounds = inputs.into_iter().flat_map(|inputs| &inputs.rounds);
+    let earlier = rounds.flat_map(|round| round.required.questions.iter().zip(&round.answers));
+    let now = asked.into_iter().flat_map(|asked| asked.required.questions.iter().zip(asked.answers));
+    let one = |(asked, content): (&Asked, &Option<String>)| EarlierAnswer {
+        message: asked.inquiry.message().to_owned(),
+        content: content.clone(),
+        url: asked.inquiry.url().map(str::to_owned),
+    };
+    earlier.chain(now).map(one).collect()
+}
+
+/// For who is asked about a call that is sent again.
 pub(super) fn going_with(inputs: &Inputs) -> String {
-    let answers: Vec<&str> = inputs
-        .rounds
-        .iter()
-        .flat_map(|round| &round.answers)
-        .map(|it| it.as_deref().unwrap_or("a page was opened"))
-        .collect();
-    let (all, many) = (answers.join("; "), answers.len());
-    let shown = cut(&all, ANSWERS_BYTES_MAX);
-    let rest = if shown.len() < all.len() { "[.. the journal has the rest]" } else { "" };
-    format!(". It goes with {many} earlier answers to its server: {shown}{rest}")
+    format!(". It goes with {} earlier answers of people to its server: spec.request.answered", inputs.questions())
 }
 
 /// Who has to answer: whoever may approve under each policy that let the call through. One that had asked people before
@@ -107,15 +113,15 @@ pub(super) fn answered(request: &ApprovalRequest, decisions: &[&Decision], by: V
     for decision in decisions.iter().filter(|decision| decision.verdict == DecisionVerdict::Allow) {
         let input = decision.answer.as_ref().and_then(|answer| answer.input.as_ref());
         let Some(input) = input.filter(|_| question.is_some()) else {
-            return Settled::Nothing(format!("{} gave no answer.input", decision.by));
+            return Settled::Misfit(format!("{} gave no answer.input", decision.by));
         };
         let content = match check_answer(schema, input.content.as_deref()) {
             Ok(content) => content,
-            Err(why) => return Settled::Nothing(format!("what {} answered does not fit: {why}", decision.by)),
+            Err(why) => return Settled::Misfit(format!("what {} answered does not fit: {why}", decision.by)),
         };
         match &agreed {
             Some((other, said)) if *said != content => {
-                return Settled::Nothing(format!("{other} and {} answered differently", decision.by));
+                return Settled::Misfit(format!("{other} and {} answered differently", decision.by));
             }
             Some(_) => {}
             None => agreed = Some((decision.by.as_str(), content)),

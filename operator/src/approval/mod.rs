@@ -10,7 +10,7 @@ mod sealing;
 
 pub use self::decisions::{Settled, Tally, given, settled, tally};
 pub use self::grants::{Given, given as grants_given};
-pub use self::inquiry::{Inquired, requirements as inquiry_requirements};
+pub use self::inquiry::{Inquired, answered_before, requirements as inquiry_requirements};
 pub use self::pending::PendingApprovals;
 pub use self::request::{ARGUMENTS_BYTES_MAX, About, Question, approval, request};
 pub use self::sealing::{count, seal};

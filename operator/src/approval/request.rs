@@ -1,8 +1,8 @@
 //! What is asked: built from journal and plan alone, so that it is the same whenever it is built.
 
 use belay_crds::{
-    AgentRun, Approval, ApprovalPurpose, ApprovalQuestion, ApprovalRequest, ApprovalRun, ApprovalSpec, GrantTerms,
-    Requirement,
+    AgentRun, Approval, ApprovalPurpose, ApprovalQuestion, ApprovalRequest, ApprovalRun, ApprovalSpec, EarlierAnswer,
+    GrantTerms, Requirement,
 };
 use belay_protocol::Digest;
 use belay_protocol::call::request_digest;
@@ -14,6 +14,7 @@ use belay_protocol::plan::Plan;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ObjectMeta;
 
+use super::inquiry::answered_before;
 use crate::clock::from_milliseconds;
 use crate::writes::{cut, owner_of};
 
@@ -44,7 +45,7 @@ pub enum About<'a> {
     /// Did it happen? `sent_at` in milliseconds since the Unix epoch; `ran_under`: the policies that let it through.
     Unknown { sent_at: i64, message: &'a str, ran_under: &'a [String] },
     /// What does its server want to know? So many people of these policies must give the same answer.
-    Question { asked: super::Inquired<'a>, requirements: &'a [PolicyRequirement] },
+    Question { asked: super::Inquired<'a>, requirements: &'a [PolicyRequirement], inputs: Option<&'a Inputs> },
 }
 
 /// The request with its digest.
@@ -57,7 +58,7 @@ pub fn request(question: &Question<'_>) -> Result<(ApprovalRequest, Digest), Dig
     // Canonical bytes are JSON, and JSON is UTF-8.
     let arguments = String::from_utf8_lossy(&canonical(&call.args)?).into_owned();
     let shown = cut(&arguments, ARGUMENTS_BYTES_MAX);
-    let Asked { purpose, sent_at, message, requirements, question: inquiry } = asked(&question.about, call);
+    let Asked { purpose, sent_at, message, requirements, question: inquiry, answered } = asked(&question.about, call);
     let mut request = ApprovalRequest {
         purpose,
         run: Some(ApprovalRun { name: plan.run.name.clone(), uid: plan.run.uid.clone() }),
@@ -72,6 +73,7 @@ pub fn request(question: &Question<'_>) -> Result<(ApprovalRequest, Digest), Dig
         credential: tool.and_then(|tool| tool.credential.clone()),
         call_digest: Some(call.digest.to_string()),
         question: inquiry,
+        answered,
         sent_at,
         message: cut(&message, MESSAGE_BYTES_MAX).to_owned(),
         requirements,
@@ -93,6 +95,7 @@ struct Asked {
     message: String,
     requirements: Vec<Requirement>,
     question: Option<ApprovalQuestion>,
+    answered: Vec<EarlierAnswer>,
 }
 
 fn asked(about: &About<'_>, call: &ProposedCall) -> Asked {
@@ -111,14 +114,16 @@ fn asked(about: &About<'_>, call: &ProposedCall) -> Asked {
                 ),
                 requirements: requirements.iter().map(requirement).collect(),
                 question: None,
+                answered: answered_before(*inputs, None),
             }
         }
-        About::Question { asked, requirements } => Asked {
+        About::Question { asked, requirements, inputs } => Asked {
             purpose: ApprovalPurpose::Question,
             sent_at: None,
             message: asked.words(call),
             requirements: requirements.iter().map(requirement).collect(),
             question: Some(asked.shown()),
+            answered: answered_before(*inputs, Some(*asked)),
         },
         About::Unknown { sent_at, message, ran_under } => Asked {
             purpose: ApprovalPurpose::Unknown,
@@ -126,6 +131,7 @@ fn asked(about: &About<'_>, call: &ProposedCall) -> Asked {
             message: (*message).to_owned(),
             requirements: unknown_requirements(ran_under),
             question: None,
+            answered: Vec::new(),
         },
     }
 }

@@ -11,7 +11,7 @@ use belay_protocol::judgement::{Judged, Judgement, PolicyRequirement};
 use super::grants::covering;
 use super::law::covers;
 use super::{Circumstances, Word, held};
-use crate::approval::ARGUMENTS_BYTES_MAX;
+use crate::approval::{self, ARGUMENTS_BYTES_MAX};
 
 /// One attempt of a call, as its runner would send it.
 pub struct Proposal<'a> {
@@ -46,11 +46,11 @@ pub fn judge(run: &RunState, proposal: &Proposal<'_>, circumstances: &Circumstan
             deny(DenyReason::Policy, policy_words(policy, rule.as_deref(), reason))
         }
         Judgement::Allow => when_it_can_go(run, proposal, circumstances),
-        Judgement::Ask { requirements } => match approval(run, proposal, requirements) {
+        Judgement::Ask { requirements } => match approved(run, proposal, requirements) {
             // Answers to a server's questions are no arguments that a pattern looks at: people see them, or nobody said yes.
-            None if run.inputs.contains_key(proposal.call_id) => asked(proposal.call, requirements),
+            None if run.inputs.contains_key(proposal.call_id) => asked(run, proposal, &judged, requirements),
             None => match covering(run, proposal.call, requirements, fits, circumstances.now) {
-                None => asked(proposal.call, requirements),
+                None => asked(run, proposal, &judged, requirements),
                 Some(names) => {
                     grants = names;
                     when_it_can_go(run, proposal, circumstances)
@@ -69,21 +69,28 @@ pub fn judge(run: &RunState, proposal: &Proposal<'_>, circumstances: &Circumstan
     (verdict, Some(judged))
 }
 
-/// People are asked about what they can be shown whole, and about nothing else.
-fn asked(call: &ProposedCall, requirements: &[PolicyRequirement]) -> Verdict {
-    let bytes = canonical(&call.args).map_or(usize::MAX, |bytes| bytes.len());
+/// People are asked about what they can be shown whole, and about nothing else; and only so many as could also answer its
+/// server, which wants a yes of every other policy besides.
+fn asked(run: &RunState, proposal: &Proposal<'_>, judged: &Judged, requirements: &[PolicyRequirement]) -> Verdict {
+    let call = proposal.call;
+    let answers = approval::answered_before(run.inputs.get(proposal.call_id), None);
+    let answers: usize =
+        answers.iter().map(|one| one.message.len() + one.content.as_ref().map_or(0, String::len)).sum();
+    let bytes = canonical(&call.args).map_or(usize::MAX, |bytes| bytes.len().saturating_add(answers));
     let people = |one: &PolicyRequirement| one.quorum.saturating_add(u32::from(one.separation_of_duty));
     let yes: usize = requirements.iter().map(|one| usize::try_from(people(one)).unwrap_or(usize::MAX)).sum();
+    let others = judged.with_a_say().filter(|name| requirements.iter().all(|one| one.policy != *name)).count();
     if bytes > ARGUMENTS_BYTES_MAX {
         let message = format!(
-            "{}/{} needs people's yes, and {bytes} bytes of arguments are more than the {ARGUMENTS_BYTES_MAX} that they \
-             can be shown: call it with less at a time",
+            "{}/{} needs people's yes, and {bytes} bytes of arguments and of earlier answers are more than the \
+             {ARGUMENTS_BYTES_MAX} that they can be shown: call it with less at a time",
             call.tool, call.operation
         );
         deny(DenyReason::CannotBeAsked, message)
-    } else if yes > ALLOWS_MAX || requirements.is_empty() {
+    } else if yes.saturating_add(others) > ALLOWS_MAX || requirements.is_empty() {
         let message = format!(
-            "{}/{} needs {yes} people's yes, and an Approval holds {ALLOWS_MAX}: lower the quorums of its policies",
+            "{}/{} needs {yes} people's yes, and where its server asks something one more of each of {others} other policies; \
+             an Approval holds {ALLOWS_MAX}: lower the quorums of its policies",
             call.tool, call.operation
         );
         deny(DenyReason::CannotBeAsked, message)
@@ -127,7 +134,7 @@ fn listed(run: &RunState, proposal: &Proposal<'_>) -> Result<(), Verdict> {
 }
 
 /// What people allowed, if it is this very attempt and these very bytes, on terms that are still wanted.
-fn approval<'a>(run: &'a RunState, proposal: &Proposal<'_>, wanted: &[PolicyRequirement]) -> Option<&'a Approved> {
+fn approved<'a>(run: &'a RunState, proposal: &Proposal<'_>, wanted: &[PolicyRequirement]) -> Option<&'a Approved> {
     run.approved.get(proposal.call_id).filter(|approved| {
         approved.attempt == proposal.attempt
             && approved.call == proposal.call.digest

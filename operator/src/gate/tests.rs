@@ -9,7 +9,7 @@ use belay_protocol::event::{
     ToolResult, Verdict,
 };
 use belay_protocol::fold::{CallState, IllegalEvent, RunState};
-use belay_protocol::judgement::{Judged, Judgement, PolicyRequirement};
+use belay_protocol::judgement::{Judged, Judgement, Opinion, OpinionVerdict, PolicyRequirement, PolicySource};
 use belay_protocol::plan::{
     Effects, Limits, ModelApi, ObjectId, OnDrift, Plan, PlanModel, PlanOperation, PlanTool, Timeouts,
 };
@@ -525,6 +525,31 @@ fn what_people_cannot_be_shown_whole_or_so_many_cannot_say_yes_to_is_denied() {
         let verdict = verdict_by(&asked(plan()), call, &ask(&requirements), Standing::Running);
         assert!(matches!(verdict, Verdict::Denied { reason: DenyReason::CannotBeAsked, .. }), "{verdict:?}");
     }
+}
+
+/// Where its server asks something, whoever allowed the call without people has to answer as well: what could never be
+/// answered is not sent.
+#[test]
+fn a_call_whose_server_could_ask_more_people_than_an_approval_holds_is_denied() {
+    let asking: Vec<PolicyRequirement> = (0..3).map(|n| wants(&format!("p{n}"), 8)).collect();
+    let opinion = |n: usize| Opinion {
+        policy: format!("other{n}"),
+        generation: 1,
+        digest: Digest::zero(),
+        source: PolicySource::Plan,
+        verdict: OpinionVerdict::Allow,
+        rule: None,
+        error: None,
+    };
+    let verdict = |others: usize| {
+        let mut law = ask(&asking);
+        law.opinions.extend((0..others).map(opinion));
+        verdict_by(&asked(plan()), call("files", "read", json!({})), &law, Standing::Running)
+    };
+    assert!(matches!(verdict(0), Verdict::Asked { .. }));
+    let Verdict::Denied { reason, message } = verdict(1) else { panic!("it was asked") };
+    assert_eq!(reason, DenyReason::CannotBeAsked);
+    assert!(message.contains("one more of each of 1 other policies"), "{message}");
 }
 
 /// A plan in which `files` and `mail` each offer `read`, that only reads, and `write`.

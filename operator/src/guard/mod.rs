@@ -23,7 +23,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use belay_crds::Approval;
-use belay_crds::admission::{APPROVALS, Difference, RESTORE, RuleKind, Rules};
+use belay_crds::admission::{APPROVALS, Difference, RESTORE, RuleKind, Rules, STATUS};
 use belay_protocol::guard::{GuardStamp, RuleVersion};
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -158,6 +158,18 @@ impl Guard {
     #[must_use]
     pub fn state(&self) -> State {
         self.0.state.borrow().clone()
+    }
+
+    /// Why nobody can be sure that the operator alone wrote what a status says; none where the rule about that stands.
+    #[must_use]
+    pub fn doubts_status(&self) -> Option<Why> {
+        match self.state() {
+            State::Up { .. } => None,
+            State::Down(Why::Rules(differences)) if differences.iter().all(|one| one.name != STATUS) => None,
+            State::Down(why @ (Why::Rules(_) | Why::NotLooked | Why::Forbidden(_) | Why::Unanswered(_))) => Some(why),
+            // Every rule was there; it is decisions that are doubted.
+            State::Down(Why::NotRefused { .. } | Why::Unproven { .. } | Why::Changed(_) | Why::Doubtful) => None,
+        }
     }
 
     /// Tells when that changes.

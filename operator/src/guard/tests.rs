@@ -150,7 +150,8 @@ impl Stage {
         self.patrol().await;
     }
 
-    fn forged(&self) -> Vec<String> {
+    /// What was forged since the last time.
+    pub fn forged(&self) -> Vec<String> {
         std::mem::take(&mut self.server.played.lock().forged)
     }
 }
@@ -330,6 +331,29 @@ async fn an_api_server_that_is_away_changes_nothing_but_nothing_is_honoured_by_m
     stage.play(|it| it.unread = Some(Unread::Forbidden("cannot get".into())));
     stage.patrol().await;
     assert_eq!(stage.guard.state(), State::Down(Why::Forbidden("cannot get".into())));
+}
+
+/// Nothing else keeps somebody from writing what is accepted of a Tool.
+#[tokio::test]
+async fn a_status_is_doubted_until_its_rule_was_seen_and_while_it_is_away_and_no_longer() {
+    let stage = Stage::new(&[]);
+    assert_eq!(stage.guard.doubts_status(), Some(Why::NotLooked));
+    stage.patrol().await;
+    assert_eq!(stage.guard.doubts_status(), None);
+    stage.play(|it| drop(it.bindings.remove(APPROVALS)));
+    stage.patrol().await;
+    assert_eq!(stage.guard.doubts_status(), None, "that one is about decisions");
+    let mut away = None;
+    stage.play(|it| away = it.policies.remove(STATUS));
+    stage.patrol().await;
+    let why = stage.guard.doubts_status().map(|why| why.to_string()).unwrap_or_default();
+    assert!(why.contains(STATUS), "{why}");
+    stage.play(|it| drop(it.policies.insert(STATUS.to_owned(), away.unwrap())));
+    stage.patrol().await;
+    assert_eq!(stage.guard.doubts_status(), None);
+    stage.play(|it| it.unread = Some(Unread::Forbidden("cannot get".into())));
+    stage.patrol().await;
+    assert_eq!(stage.guard.doubts_status(), Some(Why::Forbidden("cannot get".into())));
 }
 
 #[tokio::test]

@@ -335,10 +335,12 @@ impl World {
                 (AskPurpose::Call, 0..=5) => {
                     Answer::Allowed { by: vec![Approver { policy: "careful".to_owned(), by: by() }] }
                 }
-                (AskPurpose::Question, 0..=5) => Answer::Answered {
+                (AskPurpose::Question, 0..=3) => Answer::Answered {
                     content: Some("{}".to_owned()),
                     by: vec![Approver { policy: "careful".to_owned(), by: by() }],
                 },
+                (AskPurpose::Question, 4) => Answer::Misfit { why: "no JSON".to_owned() },
+                (AskPurpose::Question, 5) => Answer::Expired {},
                 (AskPurpose::Call | AskPurpose::Question, _) => Answer::Denied { by: by(), reason: String::new() },
                 (AskPurpose::Unknown, 0..=4) => Answer::Retry { by: by() },
                 (AskPurpose::Unknown, 5 | 6) => Answer::Happened { result: "done".to_owned(), by: by() },

@@ -122,6 +122,7 @@ impl World {
             drift: crate::agent_run::drift::DriftSeen::None,
             grants: Vec::new(),
             guard_down: None,
+            status_doubt: None,
             active_for: since(memory.active_since),
             last_words: None,
             resting_for: since(memory.resting_since),
@@ -209,11 +210,11 @@ impl World {
         let ask = self.state.asks[&name].ask.clone();
         let another_pod = match answer {
             Answer::Happened { .. } | Answer::Retry { .. } | Answer::Answered { .. } => true,
-            Answer::Denied { .. } => ask.purpose == AskPurpose::Question,
+            Answer::Denied { .. } | Answer::Expired {} => ask.purpose == AskPurpose::Question,
             _ => false, // its runner hears of it where it is, or the question is put again
         };
         let live = self.state.live_epoch().map(|epoch| epoch.number);
-        let denied = matches!(answer, Answer::Denied { .. }).then(|| Event::CallDecided {
+        let denied = matches!(answer, Answer::Denied { .. } | Answer::Expired {}).then(|| Event::CallDecided {
             call_id: ask.call_id,
             attempt: ask.attempt,
             verdict: Verdict::Denied { reason: DenyReason::Refused, message: "no".to_owned() },

@@ -63,6 +63,7 @@ pub fn request(
         credential: tool.spec.credential_ref().map(|reference| reference.name.clone()),
         call_digest: None,
         question: None,
+        answered: Vec::new(),
         sent_at: None,
         message: cut(&message, MESSAGE_BYTES_MAX).to_owned(),
         requirements: vec![Requirement {

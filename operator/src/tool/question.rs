@@ -200,9 +200,10 @@ impl Tools {
                 | Answer::Answered { .. }
                 | Answer::End { .. }
                 | Answer::Withdrawn { .. }
+                | Answer::Misfit { .. }
                 | Answer::Expired {},
             ) => anew(tool, status, "that is no answer to such a question"),
-            Settled::Nothing(why) => anew(tool, status, &why),
+            Settled::Nothing(why) | Settled::Misfit(why) => anew(tool, status, &why),
         }
     }
 

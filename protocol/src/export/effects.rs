@@ -195,7 +195,7 @@ impl Effects {
                 return;
             }
             // A denial follows, or another question.
-            Answer::Denied { .. } | Answer::Expired {} | Answer::Withdrawn { .. } => return,
+            Answer::Denied { .. } | Answer::Expired {} | Answer::Withdrawn { .. } | Answer::Misfit { .. } => return,
             // Where people had said yes to the call, these said yes to the next attempt.
             Answer::Answered { by, .. } => {
                 if self.approved.get(&call_id).is_some_and(|(approved, _)| *approved == attempt) {

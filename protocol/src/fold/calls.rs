@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Approved, AskedSince, CallState, IllegalEvent, OpenAsk, RunState, Settlement, out_of_order, wrong_call};
 use crate::CALL_ATTEMPTS_MAX;
 use crate::event::{Answer, Ask, AskPurpose, ProposedCall, Verdict};
-use crate::judgement::{Judged, Opinion, OpinionVerdict, PolicySource};
+use crate::judgement::Judged;
 
 impl RunState {
     pub(super) fn propose(&mut self, call_id: &str, attempt: u32, call: &ProposedCall) -> Result<(), IllegalEvent> {
@@ -79,14 +79,8 @@ impl RunState {
 
     /// Whoever decides about the call later, should its end be unknown, answers for these policies.
     pub(super) fn note_judged(&mut self, call_id: &str, judged: Option<&Judged>) {
-        let has_a_say = |opinion: &&Opinion| match (opinion.source, opinion.verdict) {
-            (PolicySource::Plan | PolicySource::Default, OpinionVerdict::Allow | OpinionVerdict::Ask) => true,
-            (PolicySource::Plan | PolicySource::Default, OpinionVerdict::Deny | OpinionVerdict::Abstain)
-            | (PolicySource::Current | PolicySource::Audit, _) => false,
-        };
         if let Some(judged) = judged {
-            let policies = judged.opinions.iter().filter(has_a_say).map(|opinion| opinion.policy.clone()).collect();
-            self.ran_under.insert(call_id.to_owned(), policies);
+            self.ran_under.insert(call_id.to_owned(), judged.with_a_say().map(str::to_owned).collect());
         }
     }
 
@@ -195,9 +189,11 @@ impl RunState {
         let ask = open.ask.clone();
         let answers_it = match answer {
             Answer::Happened { .. } | Answer::Retry { .. } | Answer::End { .. } => ask.purpose == AskPurpose::Unknown,
-            Answer::Allowed { .. } | Answer::Expired {} => ask.purpose == AskPurpose::Call,
-            Answer::Denied { .. } => matches!(ask.purpose, AskPurpose::Call | AskPurpose::Question),
-            Answer::Answered { .. } => ask.purpose == AskPurpose::Question,
+            Answer::Allowed { .. } => ask.purpose == AskPurpose::Call,
+            Answer::Denied { .. } | Answer::Expired {} => {
+                matches!(ask.purpose, AskPurpose::Call | AskPurpose::Question)
+            }
+            Answer::Answered { .. } | Answer::Misfit { .. } => ask.purpose == AskPurpose::Question,
             Answer::Withdrawn { .. } => true,
         };
         if !answers_it {
@@ -261,7 +257,9 @@ fn settled(now: &CallState, ask: &Ask, answer: &Answer) -> Option<CallState> {
         Answer::Retry { .. } => Some(CallState::Due { attempt: attempt + 1 }),
         Answer::End { .. } => Some(now.clone()),
         Answer::Withdrawn { why } => Some(with_note(now, why)),
-        Answer::Denied { .. } if ask.purpose == AskPurpose::Question => Some(now.clone()),
+        Answer::Misfit { why } => Some(with_misfit(with_note(now, why))),
+        // The verdict follows that settles the call.
+        Answer::Denied { .. } | Answer::Expired {} if ask.purpose == AskPurpose::Question => Some(now.clone()),
         // It does not answer the question that is open.
         Answer::Answered { .. } => None,
         // The call is proposed again, and finds its approval; a no is followed by the verdict that settles it.
@@ -293,6 +291,13 @@ fn with_note(call: &CallState, why: &str) -> CallState {
         *note = Some(why.to_owned());
     }
     noted
+}
+
+fn with_misfit(mut call: CallState) -> CallState {
+    if let CallState::InputRequired { misfits, .. } = &mut call {
+        *misfits = misfits.saturating_add(1);
+    }
+    call
 }
 
 const NOTE: &str = "; asked again: ";

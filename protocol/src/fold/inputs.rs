@@ -30,6 +30,7 @@ impl RunState {
             required: Arc::new(required.clone()),
             answers: Vec::new(),
             note: None,
+            misfits: 0,
         })?;
         self.come_forward();
         Ok(())
@@ -59,13 +60,15 @@ impl RunState {
         answered_at: i64,
     ) -> Option<CallState> {
         let (plan, now) = (self.plan.clone()?, self.calls.get(&ask.call_id)?.clone());
-        let CallState::InputRequired { attempt, call, at, required, mut answers, .. } = now else { return None };
+        let CallState::InputRequired { attempt, call, at, required, mut answers, misfits, .. } = now else {
+            return None;
+        };
         if attempt != ask.attempt || ask.question != u32::try_from(answers.len()).ok() {
             return None;
         }
         answers.push(content.cloned());
         if answers.len() < required.questions.len() {
-            return Some(CallState::InputRequired { attempt, call, at, required, answers, note: None });
+            return Some(CallState::InputRequired { attempt, call, at, required, answers, note: None, misfits });
         }
         let inputs = self.inputs.entry(ask.call_id.clone()).or_default();
         inputs.rounds.push(Round { required: (*required).clone(), answers });

@@ -27,7 +27,13 @@ impl Observed<'_> {
                 ),
             ),
             DriftSeen::Accepted { tool, .. } => {
-                (tool, format!("what Tool {tool} offers is accepted by now: the run goes on in another pod"))
+                let message = match &self.status_doubt {
+                    Some(why) => {
+                        format!("whether people accepted what Tool {tool} offers is not certain for now: {why}")
+                    }
+                    None => format!("what Tool {tool} offers is accepted by now: the run goes on in another pod"),
+                };
+                (tool, message)
             }
             DriftSeen::Back { tool } => {
                 (tool, format!("Tool {tool} offers again what was accepted: the run goes on in another pod"))

@@ -43,7 +43,9 @@ impl Observed<'_> {
     }
 
     pub(super) fn resting(&self, state: &RunState) -> Decision {
-        if let DriftSeen::Accepted { tool, .. } = &self.drift {
+        if let DriftSeen::Accepted { tool, .. } = &self.drift
+            && self.status_doubt.is_none()
+        {
             return Decision::Adopt { tool: tool.clone() };
         }
         let over = |wait: &Wait| wait.reason == RunReason::DefinitionDrifted && self.may_list_again();

@@ -7,6 +7,7 @@
 
 mod before_the_send;
 mod behind_the_guard;
+mod what_a_server_asks;
 
 use belay_crds::{Approval, ApprovalStatus};
 use belay_policy::{Identity, freeze};
@@ -174,8 +175,8 @@ struct Scene {
 }
 
 impl Scene {
-    /// Call c1 was proposed, and nobody is asked yet. A runner's stream is open.
-    async fn proposed() -> Self {
+    /// The model wants two calls, and none is proposed. A runner's stream is open.
+    async fn begun() -> Self {
         let server = Server { pods: vec![runner_pod()], ..Server::default() };
         let stage = Box::pin(Stage::over(server)).await;
         let guard = GuardStage::up(&[]).await;
@@ -184,6 +185,12 @@ impl Scene {
         let current = Current::default();
         let scene = Self { stage, guard, judge: Judge::new(current.clone()), current };
         scene.append(beginning()).await;
+        scene
+    }
+
+    /// Call c1 was proposed, and nobody is asked yet.
+    async fn proposed() -> Self {
+        let scene = Box::pin(Self::begun()).await;
         let verdict = scene.propose("c1", the_call()).await;
         assert!(matches!(verdict, Verdict::Asked { .. }), "{verdict:?}");
         scene

@@ -2,10 +2,10 @@
 #![allow(clippy::unnecessary_wraps)] // a Deny has none
 use std::sync::Arc;
 
-use belay_crds::{Approval, ApprovalPurpose};
+use belay_crds::{Approval, ApprovalPurpose, EarlierAnswer};
 use belay_protocol::Digest;
 use belay_protocol::call::request_digest;
-use belay_protocol::elicitation::Asked;
+use belay_protocol::elicitation::{Asked, Inputs, Round};
 use belay_protocol::fold::{Approved, CallState};
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -46,8 +46,8 @@ fn careful(quorum: u32) -> PolicyRequirement {
 fn decided(inquiry: &Inquiry, quorum: u32, decisions: &[(&str, Option<Value>)]) -> (Approval, Digest) {
     let required = InputRequired { questions: Vec::new(), state: None, said: None };
     let (plan, call, requirements) = (plan(), proposed(), [careful(quorum)]);
-    let asked = Inquired { inquiry, number: 0, required: &required, note: None };
-    let about = About::Question { asked, requirements: &requirements };
+    let asked = Inquired { inquiry, number: 0, required: &required, answers: &[], note: None };
+    let about = About::Question { asked, requirements: &requirements, inputs: None };
     let question = Question { plan: &plan, call_id: "c1", attempt: 1, call: &call, about, expires_at: 0, nonce: "n" };
     let (request, digest) = request(&question).unwrap();
     let one = |(by, answer): &(&str, Option<Value>)| {
@@ -86,11 +86,47 @@ fn the_request_carries_what_the_server_asks_and_is_signed_over_it() {
     assert_ne!(request_digest(&serde_json::to_value(&other).unwrap()).unwrap(), digest);
 }
 
+fn asked(key: &str, inquiry: Inquiry) -> Asked {
+    Asked { key: key.to_owned(), inquiry }
+}
+
+/// Neither the yes to a call that is sent again nor the answer to the next question is given blindly.
+#[test]
+fn what_people_answered_before_is_shown_whole_to_who_decides_next() {
+    let long = format!(r#"{{"name":"{}"}}"#, "x".repeat(10_000));
+    let page = Inquiry::Url { message: "m".to_owned(), url: "https://x.example".to_owned() };
+    let round = |asked: Vec<Asked>, answers| Round {
+        required: InputRequired { questions: asked, state: None, said: None },
+        answers,
+    };
+    let inputs = Inputs { rounds: vec![round(vec![asked("a", form())], vec![Some(long.clone())])] };
+    let (plan, call, requirements) = (plan(), proposed(), [careful(1)]);
+    let asks =
+        |about| Question { plan: &plan, call_id: "c1", attempt: 2, call: &call, about, expires_at: 0, nonce: "n" };
+    let first = EarlierAnswer { message: "who\u{202e}?".to_owned(), content: Some(long), url: None };
+
+    let again = About::Call { requirements: &requirements, inputs: Some(&inputs) };
+    let (again, digest) = request(&asks(again)).unwrap();
+    assert_eq!(again.answered, [first.clone()]);
+    assert!(again.message.ends_with("It goes with 1 earlier answers of people to its server: spec.request.answered"));
+    let mut other = again.clone();
+    other.answered[0].content = Some("{}".to_owned());
+    assert_ne!(request_digest(&serde_json::to_value(&other).unwrap()).unwrap(), digest, "it is signed too");
+
+    let required = round(vec![asked("p", page), asked("q", form())], vec![]).required;
+    let (inquiry, answers) = (&form(), [None]);
+    let second = Inquired { inquiry, number: 1, required: &required, answers: &answers, note: None };
+    let second = About::Question { asked: second, requirements: &requirements, inputs: Some(&inputs) };
+    let opened = EarlierAnswer { message: "m".to_owned(), content: None, url: Some("https://x.example".to_owned()) };
+    assert_eq!(request(&asks(second)).unwrap().0.answered, [first, opened]);
+}
+
 #[test]
 fn the_operators_words_say_how_many_questions_what_the_server_said_and_why_it_is_asked_again() {
     let questions = vec![Asked { key: "a".to_owned(), inquiry: form() }; 2];
     let required = InputRequired { questions, state: None, said: Some("cancelled\n".repeat(500)) };
-    let asked = Inquired { inquiry: &form(), number: 1, required: &required, note: Some("ada said nothing") };
+    let asked =
+        Inquired { inquiry: &form(), number: 1, required: &required, answers: &[], note: Some("ada said nothing") };
     let words = asked.words(&proposed());
     for part in [
         "all of its 2 questions are answered; this is number 2",
@@ -122,7 +158,10 @@ fn answers_count_where_they_fit_and_agree(
             assert_eq!(content.as_deref(), expected);
             assert_eq!(by.len(), decisions.len());
         }
-        (Settled::Nothing(why), Err(expected)) => assert!(why.contains(expected), "{why}"),
+        (Settled::Nothing(why), Err(expected)) => {
+            assert!(why.contains(expected) && expected.starts_with("sealed"), "nobody answered wrong: {why}");
+        }
+        (Settled::Misfit(why), Err(expected)) => assert!(why.contains(expected), "{why}"),
         (other, _) => panic!("{other:?}"),
     }
 }
@@ -137,7 +176,7 @@ fn a_deny_declines_whoever_answered_and_a_page_takes_no_content() {
     let (approval, digest) = decided(&page, 1, &[("ada", Some(json!({"input": {}})))]);
     assert!(matches!(settled(&approval, digest), Settled::Answer(Answer::Answered { content: None, .. })));
     let (approval, digest) = decided(&page, 1, &[("ada", says("{}"))]);
-    assert!(matches!(settled(&approval, digest), Settled::Nothing(_)));
+    assert!(matches!(settled(&approval, digest), Settled::Misfit(_)));
 }
 
 #[test]

@@ -159,3 +159,26 @@ async fn while_a_rule_is_away_nobody_is_asked() {
     assert!(scene.state().await.asks.is_empty());
     scene.end().await;
 }
+
+/// A look takes as long as the read from quorum, so both go on at one time; but it vouches for no decision that came after
+/// it began.
+#[rstest]
+#[case::nothing_came_after_it(false, 1)]
+#[case::one_more_decision_did(true, 2)]
+#[tokio::test]
+async fn a_look_beside_the_read_vouches_for_what_was_seen_before_it_alone(#[case] more: bool, #[case] looks: usize) {
+    let mut scene = Box::pin(Scene::asked()).await;
+    scene.decide(&[ada(), bob()]);
+    let mut cached = Writer::new(());
+    scene.stage.runs.world.approvals = cached.as_reader();
+    cached.apply_watcher_event(&watcher::Event::Apply(scene.approval()));
+    if more {
+        scene.decide(&[json!({"by": "zoe"})]);
+    }
+    scene.guard.forged();
+    scene.passes().await;
+    assert!(matches!(scene.answers().await[..], [Answer::Allowed { .. }]));
+    let seen = scene.guard.forged();
+    assert_eq!(seen.len(), looks, "{seen:?}");
+    scene.stage.end().await;
+}
