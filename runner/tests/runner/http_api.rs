@@ -40,6 +40,8 @@ paths:
 pub struct Stage {
     plan: Plan,
     pub server: Box<dyn ToolServer>,
+    /// How long a call may take.
+    pub patience: Duration,
     _folders: (TempDir, TempDir),
 }
 
@@ -79,7 +81,7 @@ pub fn stage_of(tool: PlanTool, text: &str, hosts: &[&str]) -> Stage {
     let (folder, documents) = document(text);
     let redactor = Redactor::new(credentials.clone(), &plan.credentials);
     let server = tools::of_plan(&plan, &plan.tools[0], &credentials, &documents, &redactor).unwrap();
-    Stage { plan, server, _folders: (secrets, folder) }
+    Stage { plan, server, patience: Duration::from_secs(10), _folders: (secrets, folder) }
 }
 
 fn stage(server: &Server, described: HttpOperations) -> Stage {
@@ -103,7 +105,7 @@ impl Stage {
         let Value::Object(arguments) = args.clone() else { panic!("arguments are an object") };
         let (operation, key) = (operation.to_owned(), key.map(str::to_owned));
         let call = Call { operation, arguments, definition, key, inputs: Inputs::default() };
-        self.server.call(&call, permit(digest), Duration::from_millis(400)).await
+        self.server.call(&call, permit(digest), self.patience).await
     }
 
     pub async fn call(&mut self, operation: &str, args: Value) -> Outcome {
@@ -170,7 +172,11 @@ async fn an_operation_that_the_tool_describes_is_sent_with_its_key_and_credentia
 #[tokio::test]
 async fn every_end_of_a_request_is_told_as_what_it_is(#[case] answer: Answer, #[case] expected: (&str, &str)) {
     let server = Server::start(vec![answer]).await;
-    let outcome = stage(&server, documented()).call("get_thing", json!({"id": "1"})).await;
+    let mut stage = stage(&server, documented());
+    if expected.1 == "no answer within" {
+        stage.patience = Duration::from_millis(200);
+    }
+    let outcome = stage.call("get_thing", json!({"id": "1"})).await;
     let (kind, words) = shown(&outcome);
     assert!(kind == expected.0 && words.contains(expected.1), "{outcome:?}");
     assert_eq!(server.received().len(), 1, "sent once, whatever came of it");

@@ -81,6 +81,7 @@ async fn another_implementation_takes_what_fits_and_nothing_else() {
     let prism = Prism::start(&document).await;
     let text = std::fs::read_to_string(&document).unwrap();
     let mut stage = stage_of(http_tool(&prism.url, documented(), None), &text, &[]);
+    stage.patience = Duration::from_secs(20);
     for (operation, args, fits) in table() {
         let listed = stage.server.list().await.unwrap();
         let schema = &listed.iter().find(|one| one.name == operation).unwrap().input_schema;
