@@ -168,7 +168,9 @@ impl Guard {
             State::Down(Why::Rules(differences)) if differences.iter().all(|one| one.name != STATUS) => None,
             State::Down(why @ (Why::Rules(_) | Why::NotLooked | Why::Forbidden(_) | Why::Unanswered(_))) => Some(why),
             // Every rule was there; it is decisions that are doubted.
-            State::Down(Why::NotRefused { .. } | Why::Unproven { .. } | Why::Changed(_) | Why::Doubtful) => None,
+            State::Down(
+                Why::NotRefused { .. } | Why::Unproven { .. } | Why::Ending { .. } | Why::Changed(_) | Why::Doubtful,
+            ) => None,
         }
     }
 

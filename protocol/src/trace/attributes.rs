@@ -219,6 +219,7 @@ fn answer_word(answer: &Answer) -> &'static str {
         Answer::Denied { .. } => "Denied",
         Answer::Expired {} => "Expired",
         Answer::Answered { .. } => "Answered",
+        Answer::Misfit { .. } => "Misfit",
     }
 }
 
@@ -229,6 +230,6 @@ fn answered_by(answer: &Answer) -> Vec<String> {
             vec![by.clone()]
         }
         Answer::Allowed { by } | Answer::Answered { by, .. } => by.iter().map(name).collect(),
-        Answer::Withdrawn { .. } | Answer::Expired {} => Vec::new(),
+        Answer::Withdrawn { .. } | Answer::Expired {} | Answer::Misfit { .. } => Vec::new(),
     }
 }

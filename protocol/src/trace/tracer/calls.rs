@@ -96,7 +96,8 @@ impl Tracer {
             | Answer::End { .. }
             | Answer::Withdrawn { .. }
             | Answer::Denied { .. }
-            | Answer::Expired {} => {}
+            | Answer::Expired {}
+            | Answer::Misfit { .. } => {}
         }
         ask.of.answer = Some(answer.clone());
         vec![ask.span(self.root, Some(at), |ask| What::Ask(Box::new(ask)))]
