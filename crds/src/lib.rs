@@ -33,7 +33,10 @@ pub use approval_policy::{
     ApprovalPolicy, ApprovalPolicySpec, ApprovalPolicyStatus, Expectation, LastGood, Otherwise, PolicyAsk, PolicyMode,
     PolicyRule, PolicyTest, RuleAction, TestCall,
 };
-pub use credential::{Bearer, Credential, CredentialSpec, CredentialStatus, Inject, InjectHeader, SecretKeyRef};
+pub use credential::{
+    Bearer, ClientAuthentication, ClientCredentials, Credential, CredentialSpec, CredentialStatus, HttpMethod, Inject,
+    InjectBasic, InjectHeader, InjectQuery, SecretKeyRef,
+};
 pub use definitions::definitions;
 pub use http_api::{ConfigMapKeyRef, Http, HttpHeader, HttpMethod, HttpOperation, HttpSource, OpenApi};
 pub use model::{

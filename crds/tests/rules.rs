@@ -35,6 +35,24 @@ fn refusals(kind: &str, new: &str, old: Option<&str>) -> Vec<String> {
 )]
 #[case("Credential", "{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: [a.example]}")]
 #[case("Credential", "{secretKeyRef: {name: s, key: k}, inject: {header: {name: X-Api-Key}}, hosts: [a.example]}")]
+#[case("Credential", "{secretKeyRef: {name: s, key: k}, inject: {basic: {username: ada}}, hosts: [a.example]}")]
+#[case("Credential", "{secretKeyRef: {name: s, key: k}, inject: {query: {name: key}}, hosts: [a.example]}")]
+#[case(
+    "Credential",
+    "{secretKeyRef: {name: s, key: k}, hosts: [a.example], methods: [GET, POST], pathPrefixes: [/v1], \
+     inject: {oauth2ClientCredentials: {tokenURL: 'https://login.example/token', clientID: belay}}}"
+)]
+#[case(
+    "Credential",
+    "{secretKeyRef: {name: s, key: k}, hosts: [a.example], \
+     inject: {oauth2ClientCredentials: {tokenURL: 'http://login.team.svc:8080/token', clientID: belay, \
+     scopes: [a, b], audience: a, resource: 'https://a.example/mcp', clientAuthentication: Body}}}"
+)]
+#[case(
+    "Credential",
+    "{secretKeyRef: {name: s, key: k}, hosts: [a.example], \
+     inject: {oauth2ClientCredentials: {tokenURL: 'http://login/token', clientID: belay}}}"
+)]
 #[case("Tool", "{mcp: {url: 'http://x/mcp'}}")]
 #[case("Tool", "{http: {baseURL: 'http://x', openAPI: {configMapKeyRef: {name: c, key: k}}}}")]
 #[case("Tool", "{http: {baseURL: 'http://x', operations: [{name: o, method: DELETE, path: '/{a}'}]}}")]
@@ -55,6 +73,10 @@ fn refusals(kind: &str, new: &str, old: Option<&str>) -> Vec<String> {
 fn what_is_right_is_accepted(#[case] kind: &str, #[case] spec: &str) {
     assert_eq!(refusals(kind, spec, None), Vec::<String>::new());
 }
+
+const EXACTLY_ONE: &str = "spec.inject holds exactly one of bearer, header, basic, query and oauth2ClientCredentials";
+const IN_PLAIN_TEXT: &str = "spec.inject.oauth2ClientCredentials.tokenURL is https, or http to a Service of this cluster: \
+                             the client's secret goes there";
 
 #[rstest]
 #[case("Model", "{api: Scripted, model: m}", "spec.scripted is for api Scripted, and api Scripted needs it")]
@@ -83,15 +105,34 @@ fn what_is_right_is_accepted(#[case] kind: &str, #[case] spec: &str) {
     "{api: Messages, model: m, maxOutputTokens: 9, temperature: 1.5}",
     "spec.temperature is at most 1 for api Messages"
 )]
-#[case(
-    "Credential",
-    "{secretKeyRef: {name: s, key: k}, inject: {}, hosts: [a]}",
-    "spec.inject holds exactly one of bearer and header"
-)]
+#[case("Credential", "{secretKeyRef: {name: s, key: k}, inject: {}, hosts: [a]}", EXACTLY_ONE)]
 #[case(
     "Credential",
     "{secretKeyRef: {name: s, key: k}, inject: {bearer: {}, header: {name: x}}, hosts: [a]}",
-    "spec.inject holds exactly one of bearer and header"
+    EXACTLY_ONE
+)]
+#[case(
+    "Credential",
+    "{secretKeyRef: {name: s, key: k}, inject: {basic: {username: ada}, query: {name: key}}, hosts: [a]}",
+    EXACTLY_ONE
+)]
+#[case(
+    "Credential",
+    "{secretKeyRef: {name: s, key: k}, hosts: [a], inject: {bearer: {}, \
+     oauth2ClientCredentials: {tokenURL: 'https://login.example/token', clientID: belay}}}",
+    EXACTLY_ONE
+)]
+#[case(
+    "Credential",
+    "{secretKeyRef: {name: s, key: k}, hosts: [a], \
+     inject: {oauth2ClientCredentials: {tokenURL: 'http://login.example/token', clientID: belay}}}",
+    IN_PLAIN_TEXT
+)]
+#[case(
+    "Credential",
+    "{secretKeyRef: {name: s, key: k}, hosts: [a], \
+     inject: {oauth2ClientCredentials: {tokenURL: 'http://login.example.svc.evil.example/token', clientID: belay}}}",
+    IN_PLAIN_TEXT
 )]
 #[case(
     "Credential",

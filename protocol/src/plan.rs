@@ -275,9 +275,27 @@ pub struct PlanCredential {
     pub inject: Inject,
     /// Exact host names, or one leading wildcard label (`*.example.com`).
     pub hosts: Vec<String>,
+    /// Methods with which it may be sent, in upper case. Empty: every one; left out then, so that digests of older plans
+    /// stay what they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    /// Paths below which it may be sent. Empty: every one; left out likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub path_prefixes: Vec<String>,
     /// Names of the plan's policies that judge every call that uses this credential.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
+}
+
+impl PlanCredential {
+    /// Where its value is exchanged for tokens, if it is.
+    #[must_use]
+    pub fn token_url(&self) -> Option<&str> {
+        match &self.inject {
+            Inject::ClientCredentials(client) => Some(&client.token_url),
+            Inject::Bearer {} | Inject::Header { .. } | Inject::Basic { .. } | Inject::Query { .. } => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -287,6 +305,36 @@ pub enum Inject {
     Bearer {},
     /// The header `name` with `format`, in which `{}` stands for the value.
     Header { name: String, format: String },
+    /// `Authorization: Basic ..`, with the value as the password.
+    Basic { username: String },
+    /// The query parameter `name`.
+    Query { name: String },
+    /// `Authorization: Bearer <token>`, with a token that the value is exchanged for.
+    #[serde(rename = "oauth2ClientCredentials")]
+    ClientCredentials(ClientCredentials),
+}
+
+/// How a token is asked for (RFC 6749, section 4.4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientCredentials {
+    pub token_url: String,
+    pub client_id: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+    /// RFC 8707.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
+    pub authentication: ClientAuthentication,
+}
+
+/// Where the client's id and secret stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientAuthentication {
+    Header,
+    Body,
 }
 
 /// An ApprovalPolicy as it was when the plan was made. Order of rules never matters.
@@ -398,7 +446,8 @@ impl Plan {
     /// Every URL that the run may request.
     pub fn urls(&self) -> impl Iterator<Item = &str> {
         let models = self.models().filter_map(|model| model.base_url.as_deref());
-        models.chain(self.tools.iter().map(|tool| tool.url.as_str()))
+        let tools = self.tools.iter().map(|tool| tool.url.as_str());
+        models.chain(tools).chain(self.credentials.iter().filter_map(PlanCredential::token_url))
     }
 
     /// The model after so many were given up; the last one where there are not that many.

@@ -1,19 +1,30 @@
 //! Credential values: read from their mounted files at the moment of use, held in a type that cannot be
-//! printed or serialized, and wiped when dropped.
+//! printed or serialized, and wiped when dropped. What was read is remembered, so that it can be redacted.
+
+pub mod inject;
+mod known;
+pub mod scope;
+mod token;
 
 use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use belay_protocol::CREDENTIAL_BYTES_MAX;
 use belay_protocol::event::FailureReason;
-use belay_protocol::plan::{Inject, PlanCredential};
+use belay_protocol::plan::PlanCredential;
 use belay_protocol::probe::Presence;
-use http::{HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
+use self::known::Known;
+use self::token::Tokens;
+use crate::egress::Destinations;
+use crate::redact::Finder;
+
 /// A credential's true value. Its `Debug` says nothing.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl fmt::Debug for Secret {
@@ -37,8 +48,8 @@ pub enum CredentialProblem {
     Missing,
     Empty,
     TooLarge,
-    /// Bytes that no HTTP header can carry.
-    NotAHeader,
+    /// Bytes that are not what its injection sends: no HTTP header's, or no text.
+    NotSendable,
 }
 
 impl CredentialProblem {
@@ -51,8 +62,8 @@ impl CredentialProblem {
                     "key {key} of Secret {secret} holds more than {CREDENTIAL_BYTES_MAX} bytes: is it the right key?"
                 )
             }
-            Self::NotAHeader => {
-                format!("key {key} of Secret {secret} holds bytes that no HTTP header can carry: is it the right key?")
+            Self::NotSendable => {
+                format!("key {key} of Secret {secret} holds bytes that no request can carry: is it the right key?")
             }
         }
     }
@@ -60,26 +71,50 @@ impl CredentialProblem {
     #[must_use]
     pub fn reason(self) -> FailureReason {
         match self {
-            Self::Missing | Self::NotAHeader => FailureReason::CredentialMissing,
+            Self::Missing | Self::NotSendable => FailureReason::CredentialMissing,
             Self::Empty => FailureReason::CredentialEmpty,
             Self::TooLarge => FailureReason::CredentialTooLarge,
         }
     }
 }
 
-/// The folder in which the kubelet mounts credentials: `<folder>/<name>/value`.
-#[derive(Clone, Debug)]
+/// The folder in which the kubelet mounts credentials: `<folder>/<name>/value`. Cheap to clone; all clones remember the
+/// same values and tokens.
+#[derive(Clone)]
 pub struct Credentials {
     folder: PathBuf,
+    known: Arc<Known>,
+    tokens: Arc<Tokens>,
+    /// Where tokens may be asked for.
+    destinations: Destinations,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("folder", &self.folder).finish_non_exhaustive()
+    }
 }
 
 impl Credentials {
     #[must_use]
     pub fn new(folder: PathBuf) -> Self {
-        Self { folder }
+        let destinations = Destinations::new("", &[]);
+        Self { folder, known: Arc::default(), tokens: Arc::default(), destinations }
     }
 
-    /// Reads the value as it is now.
+    /// The same, whose tokens are asked for within these destinations.
+    #[must_use]
+    pub fn reaching(self, destinations: Destinations) -> Self {
+        Self { destinations, ..self }
+    }
+
+    /// Finds every value that was read so far, and every token that was given for one.
+    #[must_use]
+    pub fn finder(&self) -> Arc<Finder> {
+        self.known.finder()
+    }
+
+    /// Reads the value as it is now, and remembers it.
     pub fn read(&self, credential: &PlanCredential) -> Result<Secret, CredentialError> {
         let problem = match self.read_file(&credential.name) {
             Ok(bytes) if bytes.is_empty() => CredentialProblem::Empty,
@@ -87,7 +122,11 @@ impl Credentials {
             // The probe reports a trailing newline; it is never meant to be sent.
             Ok(bytes) => match bytes.trim_ascii_end() {
                 [] => CredentialProblem::Empty,
-                value => return Ok(Secret(Zeroizing::new(value.to_vec()))),
+                value => {
+                    let secret = Secret::new(value);
+                    self.known.remember(&credential.name, &secret);
+                    return Ok(secret);
+                }
             },
             Err(_) => CredentialProblem::Missing,
         };
@@ -142,26 +181,20 @@ impl CredentialError {
 }
 
 impl Secret {
-    /// The header that carries this value by the credential's rule, marked so that no client prints it.
-    pub fn header(&self, credential: &PlanCredential) -> Result<(HeaderName, HeaderValue), CredentialError> {
-        let wrong = || CredentialError::new(credential, CredentialProblem::NotAHeader);
-        let text = str::from_utf8(&self.0).map_err(|_| wrong())?;
-        let (name, value) = match &credential.inject {
-            Inject::Bearer {} => (http::header::AUTHORIZATION, Zeroizing::new(format!("Bearer {text}"))),
-            Inject::Header { name, format } => {
-                let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
-                (name, Zeroizing::new(format.replace("{}", text)))
-            }
-        };
-        let mut value = HeaderValue::from_str(&value).map_err(|_| wrong())?;
-        value.set_sensitive(true);
-        Ok((name, value))
+    #[must_use]
+    pub fn new(value: &[u8]) -> Self {
+        Self(Zeroizing::new(value.to_vec()))
     }
 
-    /// The value as text, where it is text: what a redaction looks for.
+    /// What a redaction looks for.
     #[must_use]
-    pub(crate) fn text(&self) -> Option<&str> {
-        str::from_utf8(&self.0).ok()
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The value as text, which is what every injection sends.
+    fn text(&self, credential: &PlanCredential) -> Result<&str, CredentialError> {
+        str::from_utf8(&self.0).map_err(|_| CredentialError::new(credential, CredentialProblem::NotSendable))
     }
 }
 
@@ -169,6 +202,7 @@ impl Secret {
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use belay_protocol::plan::Inject;
     use rstest::rstest;
 
     pub(crate) fn credential(name: &str, hosts: &[&str]) -> PlanCredential {
@@ -179,6 +213,8 @@ pub(crate) mod tests {
             secret_key: "token".to_owned(),
             inject: Inject::Bearer {},
             hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            methods: Vec::new(),
+            path_prefixes: Vec::new(),
             policies: Vec::new(),
         }
     }
@@ -215,34 +251,11 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_value_never_shows_in_debug_output_of_itself_or_its_header() {
+    fn a_value_never_shows_in_debug_output() {
         let (_folder, credentials) = mounted(&[("key", b"hunter2")]);
-        let credential = credential("key", &[]);
-        let secret = credentials.read(&credential).unwrap();
-        let header = secret.header(&credential).unwrap();
-        let printed = format!("{credentials:?} {secret:?} {header:?}");
+        let secret = credentials.read(&credential("key", &[])).unwrap();
+        let printed = format!("{credentials:?} {secret:?}");
         assert!(!printed.contains("hunter2"), "{printed}");
-        assert_eq!(header.1.as_bytes(), b"Bearer hunter2");
-    }
-
-    #[test]
-    fn a_header_credential_follows_its_format() {
-        let (_folder, credentials) = mounted(&[("key", b"hunter2\n")]);
-        let inject = Inject::Header { name: "X-Api-Key".to_owned(), format: "token={}".to_owned() };
-        let credential = PlanCredential { inject, ..credential("key", &[]) };
-        let (name, value) = credentials.read(&credential).unwrap().header(&credential).unwrap();
-        assert_eq!((name.as_str(), value.as_bytes()), ("x-api-key", b"token=hunter2".as_slice()));
-    }
-
-    #[test]
-    fn an_error_names_the_credential_the_secret_and_the_key_and_no_value() {
-        let (_folder, credentials) = mounted(&[("key", b"a\x01b")]);
-        let credential = credential("key", &[]);
-        let error = credentials.read(&credential).unwrap().header(&credential).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "Credential key: key token of Secret keys holds bytes that no HTTP header can carry: is it the right key?"
-        );
     }
 
     #[test]

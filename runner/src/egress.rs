@@ -1,5 +1,4 @@
-//! The way out: HTTP clients that go where their plan says and nowhere else, follow no redirect and retry nothing, and
-//! the one place that decides whether a credential may travel to a URL.
+//! The way out: HTTP clients that go where their plan says and nowhere else, follow no redirect and retry nothing.
 
 mod guard;
 #[cfg(test)]
@@ -12,12 +11,9 @@ use std::time::Duration;
 use belay_protocol::Plan;
 use belay_protocol::event::{FailureReason, NotSentReason};
 use belay_protocol::network::{AllowedHosts, Host, NotAllowed, Route, Unclear};
-use belay_protocol::plan::PlanCredential;
-use http::{HeaderName, HeaderValue};
 use reqwest::Url;
 
 use self::guard::{Guard, Names, SystemNames};
-use crate::credential::{CredentialError, Credentials};
 
 pub use self::guard::{Refused, refused};
 
@@ -25,27 +21,13 @@ pub use self::guard::{Refused, refused};
 /// a connection that is just being closed has an unknown end.
 const IDLE_SECONDS: u64 = 4;
 const CAUSES_BYTES_SHOWN: usize = 500;
-/// What names of Services end in; another cluster domain needs https or the short name.
-const IN_CLUSTER: [&str; 2] = [".svc", ".svc.cluster.local"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum EgressError {
     #[error("cannot build an HTTP client: {0}")]
     Client(#[source] reqwest::Error),
-    #[error("{url} is not a URL: {message}")]
-    Url { url: String, message: String },
-    #[error(
-        "Credential {credential} may not be sent to {host}: its spec.hosts are {hosts}; add the host there or use another Credential"
-    )]
-    HostNotAllowed { credential: String, host: String, hosts: String },
-    #[error(
-        "Credential {credential} may not be sent to {host} in plain text: use https, or the name of a Service in this cluster"
-    )]
-    Plaintext { credential: String, host: String },
     #[error(transparent)]
     NotAllowed(#[from] NotAllowed),
-    #[error(transparent)]
-    Credential(#[from] CredentialError),
 }
 
 impl EgressError {
@@ -53,10 +35,7 @@ impl EgressError {
     pub fn reason(&self) -> FailureReason {
         match self {
             Self::Client(_) => FailureReason::Unreachable,
-            Self::Url { .. } => FailureReason::BadRequest,
-            Self::HostNotAllowed { .. } | Self::Plaintext { .. } => FailureReason::HostNotAllowed,
             Self::NotAllowed(_) => FailureReason::DestinationNotAllowed,
-            Self::Credential(error) => error.problem.reason(),
         }
     }
 }
@@ -187,43 +166,6 @@ fn build(url: &str, builder: impl Fn() -> reqwest::ClientBuilder) -> Result<reqw
     })
 }
 
-/// The header that carries `credential` to `url`, its value read now.
-pub fn credential_header(
-    credentials: &Credentials,
-    credential: &PlanCredential,
-    url: &str,
-) -> Result<(HeaderName, HeaderValue), EgressError> {
-    let url = Url::parse(url).map_err(|error| EgressError::Url { url: url.to_owned(), message: error.to_string() })?;
-    let host = url.host_str().unwrap_or_default();
-    if !credential.hosts.iter().any(|pattern| host_matches(pattern, host)) {
-        return Err(EgressError::HostNotAllowed {
-            credential: credential.name.clone(),
-            host: host.to_owned(),
-            hosts: credential.hosts.join(", "),
-        });
-    }
-    if url.scheme() != "https" && !stays_inside(host) {
-        return Err(EgressError::Plaintext { credential: credential.name.clone(), host: host.to_owned() });
-    }
-    Ok(credentials.read(credential)?.header(credential)?)
-}
-
-/// Hosts to which plain text does not leave the cluster: a Service's name, or this pod itself.
-fn stays_inside(host: &str) -> bool {
-    let loopback = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    loopback || !host.contains(['.', ':']) || IN_CLUSTER.iter().any(|suffix| host.ends_with(suffix))
-}
-
-/// Exact names, or one leading wildcard label that stands for exactly one label.
-fn host_matches(pattern: &str, host: &str) -> bool {
-    match pattern.strip_prefix("*.") {
-        Some(parent) => {
-            host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent))
-        }
-        None => pattern.eq_ignore_ascii_case(host),
-    }
-}
-
 /// An error with everything underneath it, URL left out: the message names it already.
 #[must_use]
 pub fn causes(error: &reqwest::Error) -> String {
@@ -246,48 +188,7 @@ pub fn piece(text: &str, most: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::credential::tests::{credential, mounted};
-    use rstest::rstest;
-
-    #[rstest]
-    #[case("api.github.com", "api.github.com", true)]
-    #[case("api.github.com", "API.GitHub.com", true)]
-    #[case("api.github.com", "evil.com", false)]
-    #[case("api.github.com", "api.github.com.evil.com", false)]
-    #[case("*.example.com", "a.example.com", true)]
-    #[case("*.example.com", "example.com", false)]
-    #[case("*.example.com", "a.b.example.com", false)]
-    #[case("*.example.com", ".example.com", false)]
-    fn a_credential_travels_only_to_its_hosts(#[case] pattern: &str, #[case] host: &str, #[case] may: bool) {
-        assert_eq!(host_matches(pattern, host), may);
-    }
-
-    #[test]
-    fn user_info_and_ports_in_a_url_do_not_bend_its_host() {
-        let (_folder, credentials) = mounted(&[("key", b"hunter2")]);
-        let credential = credential("key", &["good.example"]);
-        let header = |url| credential_header(&credentials, &credential, url);
-        assert!(header("https://good.example:8443/mcp").is_ok());
-        let error = header("https://good.example@evil.example/mcp").unwrap_err();
-        assert_eq!(error.reason(), FailureReason::HostNotAllowed);
-        assert!(error.to_string().contains("evil.example"), "{error}");
-        assert_eq!(header("good.example").unwrap_err().reason(), FailureReason::BadRequest);
-    }
-
-    #[rstest]
-    #[case("https://api.example.com/v1", true)]
-    #[case("http://api.example.com/v1", false)]
-    #[case("http://llm:8080/v1", true)]
-    #[case("http://llm.team.svc/v1", true)]
-    #[case("http://llm.team.svc.cluster.local/v1", true)]
-    #[case("http://10.1.2.3/v1", false)]
-    #[case("http://127.0.0.1:80/v1", true)]
-    fn plain_text_does_not_leave_the_cluster_with_a_credential(#[case] url: &str, #[case] may: bool) {
-        let url = Url::parse(url).unwrap();
-        assert_eq!(url.scheme() == "https" || stays_inside(url.host_str().unwrap()), may);
-    }
 
     #[test]
     fn a_piece_of_a_foreign_text_is_short_and_one_line() {

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::Write as _;
+use std::sync::{PoisonError, RwLock};
 
 use belay_protocol::cost::Usage;
 use belay_protocol::event::ModelResponse;
@@ -12,8 +13,24 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::redact::Redactor;
+
 /// The longest warning.
 const WARNING_BYTES: usize = 512;
+
+/// What the log of this process must not show. There is one log a process, which begins before any credential is known.
+static KEPT_SECRET: RwLock<Option<Redactor>> = RwLock::new(None);
+
+/// From now on nothing that this redactor knows is written to stdout or stderr, whoever writes it: libraries put URLs and
+/// servers' words into their warnings.
+pub fn keep_secret(redactor: Redactor) {
+    *KEPT_SECRET.write().unwrap_or_else(PoisonError::into_inner) = Some(redactor);
+}
+
+fn redacted(text: &str) -> String {
+    let redactor = KEPT_SECRET.read().unwrap_or_else(PoisonError::into_inner);
+    redactor.as_ref().map_or_else(|| text.to_owned(), |redactor| redactor.redact(text).into_owned())
+}
 
 /// Writes lines that people and `belay logs` follow.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,7 +55,7 @@ where
             Level::DEBUG => "debug",
             Level::TRACE => "trace",
         };
-        writeln!(writer, "{level:<7} {}", crate::egress::piece(&said, WARNING_BYTES))
+        writeln!(writer, "{level:<7} {}", crate::egress::piece(&redacted(&said), WARNING_BYTES))
     }
 }
 
@@ -119,13 +136,13 @@ fn tokens(usage: &Usage) -> String {
 
 /// Names come from YAML, models and servers: no control characters, no endless lines.
 fn word(text: &str) -> String {
-    crate::egress::piece(text, 128)
+    crate::egress::piece(&redacted(text), 128)
 }
 
 /// A closed stdout is nobody's problem: the journal holds it all.
 fn line(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{}", text.trim_end());
+    let _ = writeln!(out, "{}", redacted(text.trim_end()));
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use tonic::Streaming;
 use crate::config::Config;
 use crate::credential::Credentials;
 use crate::egress::{Destinations, EgressError};
+use crate::log::keep_secret;
 use crate::redact::Redactor;
 use crate::session::{Link, LinkError};
 use crate::tools::http::{Documents, HttpApi};
@@ -89,9 +90,10 @@ async fn report(task: ProbeTask, credentials: &Credentials, documents: &Document
         ProbeTask::Tool { name, namespace, url, credential, timeouts, private_hosts, http } => {
             let credential = credential.map(|credential| *credential);
             let redactor = Redactor::new(credentials.clone(), credential.as_slice());
+            keep_secret(redactor.clone());
             let destinations = Destinations::new(&namespace, &private_hosts);
             let endpoint = Endpoint { tool: name, url, credential };
-            let credentials = credentials.clone();
+            let credentials = credentials.clone().reaching(destinations.clone());
             let mut server: Box<dyn ToolServer> = match http {
                 Some(described) => {
                     let (documents, redactor) = (documents.clone(), redactor.clone());

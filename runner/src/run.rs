@@ -9,7 +9,8 @@ use tokio::sync::{oneshot, watch};
 use crate::agent_loop::{Agent, LoopError, Parting, Parts, Progress, WelcomeError};
 use crate::config::Config;
 use crate::credential::Credentials;
-use crate::egress::EgressError;
+use crate::egress::{Destinations, EgressError};
+use crate::log::keep_secret;
 use crate::models;
 use crate::redact::Redactor;
 use crate::session::{Link, LinkError, Operator, Order, Started, raise, start, stop_within};
@@ -62,7 +63,8 @@ async fn epoch(config: &Config, operator: Operator, welcomed: oneshot::Receiver<
     let (plan, progress) = Progress::read(&welcome)?;
     drop(welcome);
     let documents = Documents::new(config.documents_folder.clone());
-    let parts = parts(&plan, &Credentials::new(config.credentials_folder.clone()), &documents)?;
+    let credentials = Credentials::new(config.credentials_folder.clone()).reaching(Destinations::of(&plan));
+    let parts = parts(&plan, &credentials, &documents)?;
     Ok(Agent::new(plan, progress, operator, parts).run().await?)
 }
 
@@ -73,6 +75,7 @@ async fn stop_on(stop: impl Future<Output = ()>, orders: watch::Sender<Order>) {
 
 fn parts(plan: &Plan, credentials: &Credentials, documents: &Documents) -> Result<Parts, EgressError> {
     let redactor = Redactor::new(credentials.clone(), &plan.credentials);
+    keep_secret(redactor.clone());
     let models = plan.models().map(|model| models::client(plan, model, credentials, &redactor));
     let models = models.collect::<Result<_, _>>()?;
     let servers = plan.tools.iter().map(|tool| {

@@ -1,6 +1,7 @@
 //! Tool servers: listing what they offer, and sending one permitted call. The protocol behind it is an
 //! implementation's own business.
 
+mod challenge;
 pub mod http;
 pub mod mcp;
 mod required;

@@ -75,7 +75,11 @@ impl Agents {
     /// Runs that start now find their policies there; those under way keep theirs.
     async fn fence(&self, agent: &Agent) -> Result<(), Failure> {
         let namespace = agent.namespace().unwrap_or_default();
-        let urls = destinations::named(&self.world.models_of(agent), &self.world.tools_of(agent));
+        let urls = destinations::named(
+            &self.world.models_of(agent),
+            &self.world.tools_of(agent),
+            &self.world.credentials_of(agent),
+        );
         let routes = routes(urls.iter().map(|named| named.url.as_str()), &namespace, &self.network.allowed);
         let at = Surroundings { namespace, owner: owner_of(agent), routes };
         self.fences.raise(&at).await?;
@@ -89,7 +93,7 @@ pub(crate) fn find(world: &World, agent: &Agent, allowed: &AllowedHosts) -> verd
     let model = world.model(&namespace, &agent.spec.model_ref.name);
     let tools: Vec<_> = agent.spec.tools.iter().map(|tool| world.tool(&namespace, &tool.name)).collect();
     let (there, credentials) = (world.tools_of(agent), world.credentials_of(agent));
-    let urls = destinations::named(&world.models_of(agent), &there);
+    let urls = destinations::named(&world.models_of(agent), &there, &credentials);
     verdict::Found {
         astray: destinations::refusal(&urls, &namespace, allowed),
         fallbacks: world.models_of(agent).split_off(usize::from(model.is_some())),

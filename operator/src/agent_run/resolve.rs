@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use belay_crds::{
-    Agent, AgentRun, AgentTool, Credential, Http, Inject as CrdInject, Limits as CrdLimits, Model, ModelApi, NameRef,
-    OnDrift as CrdOnDrift, Tool, Usd,
+    Agent, AgentRun, AgentTool, ClientAuthentication as CrdClientAuthentication, Credential, Http, HttpMethod,
+    Inject as CrdInject, Limits as CrdLimits, Model, ModelApi, NameRef, OnDrift as CrdOnDrift, Tool, Usd,
 };
 use belay_policy::freeze_effects;
 use belay_protocol::Digest;
@@ -13,8 +13,9 @@ use belay_protocol::call::model_name;
 use belay_protocol::cost::Prices;
 use belay_protocol::network::AllowedHosts;
 use belay_protocol::plan::{
-    Effects, HttpOperations, Inject, Limits, ModelApi as PlanApi, ObjectId, OnDrift, PLAN_VERSION, Plan,
-    PlanCredential, PlanModel, PlanOperation, PlanPolicy, PlanTool, ScriptedCall, ScriptedTurn, Timeouts,
+    ClientAuthentication, ClientCredentials, Effects, HttpOperations, Inject, Limits, ModelApi as PlanApi, ObjectId,
+    OnDrift, PLAN_VERSION, Plan, PlanCredential, PlanModel, PlanOperation, PlanPolicy, PlanTool, ScriptedCall,
+    ScriptedTurn, Timeouts,
 };
 use kube::{Resource, ResourceExt};
 
@@ -74,7 +75,7 @@ impl Parts {
                 .push(world.credential(&namespace, name).ok_or_else(|| absent("credentialRef", "Credential", name))?);
         }
         let policies = gather_policies(&named(world, &agent, &tools, &credentials), &namespace)?;
-        let urls = destinations::named(std::iter::once(&model).chain(&fallbacks), &tools);
+        let urls = destinations::named(std::iter::once(&model).chain(&fallbacks), &tools, &credentials);
         if let Some(refusal) = destinations::refusal(&urls, &namespace, allowed) {
             return Err(refusal);
         }
@@ -252,17 +253,49 @@ pub fn freeze_credential(credential: &Credential) -> PlanCredential {
         secret_key: spec.secret_key_ref.key.clone(),
         inject: freeze_inject(&spec.inject),
         hosts: spec.hosts.clone(),
+        methods: spec.methods.iter().map(|method| written(*method).to_owned()).collect(),
+        path_prefixes: spec.path_prefixes.clone(),
         policies: policy_names(&spec.policy_refs),
     }
 }
 
 fn freeze_inject(inject: &CrdInject) -> Inject {
-    match &inject.header {
-        Some(header) => {
-            let format = header.format.clone().unwrap_or_else(|| "{}".to_owned());
-            Inject::Header { name: header.name.clone(), format }
-        }
+    // The schema takes exactly one.
+    if let Some(header) = &inject.header {
+        let format = header.format.clone().unwrap_or_else(|| "{}".to_owned());
+        return Inject::Header { name: header.name.clone(), format };
+    }
+    if let Some(basic) = &inject.basic {
+        return Inject::Basic { username: basic.username.clone() };
+    }
+    if let Some(query) = &inject.query {
+        return Inject::Query { name: query.name.clone() };
+    }
+    match &inject.oauth2_client_credentials {
+        Some(client) => Inject::ClientCredentials(ClientCredentials {
+            token_url: client.token_url.clone(),
+            client_id: client.client_id.clone(),
+            scopes: client.scopes.clone(),
+            audience: client.audience.clone(),
+            resource: client.resource.clone(),
+            authentication: match client.client_authentication.unwrap_or_default() {
+                CrdClientAuthentication::Header => ClientAuthentication::Header,
+                CrdClientAuthentication::Body => ClientAuthentication::Body,
+            },
+        }),
         None => Inject::Bearer {},
+    }
+}
+
+fn written(method: HttpMethod) -> &'static str {
+    match method {
+        HttpMethod::Get => "GET",
+        HttpMethod::Head => "HEAD",
+        HttpMethod::Post => "POST",
+        HttpMethod::Put => "PUT",
+        HttpMethod::Patch => "PATCH",
+        HttpMethod::Delete => "DELETE",
+        HttpMethod::Options => "OPTIONS",
     }
 }
 
@@ -394,10 +427,56 @@ mod tests {
             secret_key: "token".to_owned(),
             inject: Inject::Bearer {},
             hosts: vec!["api.example.com".to_owned()],
+            methods: vec![],
+            path_prefixes: vec![],
             policies: vec![],
         };
         assert_eq!(plan.credentials, [expected]);
         assert!(plan.digest().is_ok());
+    }
+
+    #[test]
+    fn a_plan_holds_every_way_in_which_a_key_may_be_sent() {
+        let frozen = |spec: serde_json::Value| {
+            let mut credential = credential("k");
+            let whole = serde_json::json!({
+                "secretKeyRef": {"name": "s", "key": "k"}, "hosts": ["a.example"], "inject": spec["inject"],
+                "methods": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"], "pathPrefixes": ["/v1"],
+            });
+            credential.spec = serde_json::from_value(whole).unwrap();
+            freeze_credential(&credential)
+        };
+        let basic = frozen(serde_json::json!({"inject": {"basic": {"username": "ada"}}}));
+        assert_eq!(basic.inject, Inject::Basic { username: "ada".to_owned() });
+        assert_eq!(basic.methods, ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]);
+        assert_eq!(basic.path_prefixes, ["/v1"]);
+        let query = frozen(serde_json::json!({"inject": {"query": {"name": "key"}}}));
+        assert_eq!(query.inject, Inject::Query { name: "key".to_owned() });
+        let client = |more: serde_json::Value| {
+            let mut client = serde_json::json!({"tokenURL": "https://login.example/token", "clientID": "belay"});
+            client.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            frozen(serde_json::json!({"inject": {"oauth2ClientCredentials": client}})).inject
+        };
+        let expected = ClientCredentials {
+            token_url: "https://login.example/token".to_owned(),
+            client_id: "belay".to_owned(),
+            scopes: vec![],
+            audience: None,
+            resource: None,
+            authentication: ClientAuthentication::Header,
+        };
+        assert_eq!(client(serde_json::json!({})), Inject::ClientCredentials(expected.clone()));
+        let all = serde_json::json!({
+            "scopes": ["read", "write"], "audience": "a", "resource": "r", "clientAuthentication": "Body",
+        });
+        let expected = ClientCredentials {
+            scopes: vec!["read".to_owned(), "write".to_owned()],
+            audience: Some("a".to_owned()),
+            resource: Some("r".to_owned()),
+            authentication: ClientAuthentication::Body,
+            ..expected
+        };
+        assert_eq!(client(all), Inject::ClientCredentials(expected));
     }
 
     #[test]
@@ -414,6 +493,9 @@ mod tests {
         let plan = freeze(&run("r", "triage"), &parts(agent("triage", "w", &[]), model("w", None), vec![], vec![]));
         let written = serde_json::to_value(plan.unwrap()).unwrap();
         assert!(written.get("fallbacks").is_none(), "older digests stay: {written:#}");
+        let credential = serde_json::to_value(freeze_credential(&credential("k"))).unwrap();
+        let later = ["methods", "pathPrefixes"].map(|field| credential.get(field));
+        assert_eq!(later, [None, None], "older digests stay: {credential:#}");
     }
 
     #[test]

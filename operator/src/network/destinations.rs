@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use belay_crds::{Model, Tool};
+use belay_crds::{Credential, Model, Tool};
 use belay_protocol::network::AllowedHosts;
 use kube::ResourceExt;
 
@@ -21,18 +21,31 @@ pub struct Named {
 pub fn named<'a>(
     models: impl IntoIterator<Item = &'a Arc<Model>>,
     tools: impl IntoIterator<Item = &'a Arc<Tool>>,
+    credentials: impl IntoIterator<Item = &'a Arc<Credential>>,
 ) -> Vec<Named> {
     let of_model = |model: &Arc<Model>| {
         let subject = format!("Model {}: spec.baseURL", model.name_any());
         base_url(model).map(|url| Named { subject, url })
     };
     let models = models.into_iter().filter_map(of_model);
-    models.chain(tools.into_iter().map(|tool| of_tool(tool))).collect()
+    let tools = tools.into_iter().map(|tool| of_tool(tool));
+    models.chain(tools).chain(credentials.into_iter().filter_map(|credential| of_credential(credential))).collect()
 }
 
-/// What a probe of the Tool would request.
+/// What a probe of the Tool would request, and the token endpoint of its Credential.
 #[must_use]
-pub fn of_tool(tool: &Tool) -> Named {
+pub fn of_probe(tool: &Tool, credential: Option<&Credential>) -> Vec<Named> {
+    std::iter::once(of_tool(tool)).chain(credential.and_then(of_credential)).collect()
+}
+
+/// Where the Credential is exchanged for tokens.
+fn of_credential(credential: &Credential) -> Option<Named> {
+    let client = credential.spec.inject.oauth2_client_credentials.as_ref()?;
+    let subject = format!("Credential {}: spec.inject.oauth2ClientCredentials.tokenURL", credential.name_any());
+    Some(Named { subject, url: client.token_url.clone() })
+}
+
+fn of_tool(tool: &Tool) -> Named {
     let field = if tool.spec.http.is_some() { "spec.http.baseURL" } else { "spec.mcp.url" };
     Named { subject: format!("Tool {}: {field}", tool.name_any()), url: tool.spec.url().to_owned() }
 }
@@ -56,17 +69,37 @@ pub fn private_hosts(named: &[Named], namespace: &str, allowed: &AllowedHosts) -
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::fixtures::{NAMESPACE, model, tool};
+    use crate::fixtures::{NAMESPACE, credential, model, tool};
 
     fn at(url: &str) -> Vec<Named> {
         let mut writer = model("writer", None);
         writer.spec.base_url = Some(url.to_owned());
-        named(&[Arc::new(writer)], &[Arc::new(tool("github", &[]))])
+        named(&[Arc::new(writer)], &[Arc::new(tool("github", &[]))], &[Arc::new(credential("key"))])
+    }
+
+    fn exchanged_at(url: &str) -> Credential {
+        let mut exchanged = credential("key");
+        let client = serde_json::json!({"oauth2ClientCredentials": {"tokenURL": url, "clientID": "belay"}});
+        exchanged.spec.inject = serde_json::from_value(client).unwrap();
+        exchanged
+    }
+
+    #[test]
+    fn a_token_endpoint_is_requested_too_and_may_not_lie_just_anywhere() {
+        let allowed = AllowedHosts::default();
+        let of = |url: &str| of_probe(&tool("github", &[]), Some(&exchanged_at(url)));
+        assert_eq!(of("https://login.example/token").len(), 2);
+        assert_eq!(refusal(&of("https://login.example/token"), NAMESPACE, &allowed), None);
+        let words = refusal(&of("http://login.other.svc/token"), NAMESPACE, &allowed).unwrap();
+        let begin = "Credential key: spec.inject.oauth2ClientCredentials.tokenURL leads where no run may go: ";
+        assert!(words.starts_with(begin), "{words}");
+        let run = named(&[], &[], &[Arc::new(exchanged_at("http://login.other.svc/token"))]);
+        assert!(refusal(&run, NAMESPACE, &allowed).is_some());
     }
 
     #[test]
     fn a_run_requests_its_models_and_its_tools_and_providers_have_urls_of_their_own() {
-        let all = named(&[Arc::new(model("writer", None))], &[Arc::new(tool("github", &[]))]);
+        let all = named(&[Arc::new(model("writer", None))], &[Arc::new(tool("github", &[]))], &[]);
         let all: Vec<_> = all.iter().map(|named| (named.subject.as_str(), named.url.as_str())).collect();
         let expected = [
             ("Model writer: spec.baseURL", "https://api.openai.com/v1"),

@@ -275,8 +275,10 @@ impl Question {
     fn surroundings(&self) -> Surroundings {
         let routes = match &self.task {
             ProbeTask::Credential { .. } => BTreeSet::new(),
-            ProbeTask::Tool { url, private_hosts, .. } => {
-                routes([url.as_str()], &self.namespace, &AllowedHosts::of(private_hosts))
+            ProbeTask::Tool { url, credential, private_hosts, .. } => {
+                let token_url = credential.as_ref().and_then(|credential| credential.token_url());
+                let urls = std::iter::once(url.as_str()).chain(token_url);
+                routes(urls, &self.namespace, &AllowedHosts::of(private_hosts))
             }
         };
         Surroundings { namespace: self.namespace.clone(), owner: self.owner.clone(), routes }

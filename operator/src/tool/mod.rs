@@ -125,11 +125,12 @@ impl Tools {
         if matches!(service, Service::NotEnabled | Service::Forbidden) {
             return Found::NotServed(service);
         }
-        if let Some(refusal) = destinations::refusal(&[destinations::of_tool(tool)], namespace, &self.network.allowed) {
-            return Found::Astray(refusal);
-        }
         let reference = tool.spec.credential_ref();
         let credential = reference.and_then(|reference| self.world.credential(namespace, &reference.name));
+        let urls = destinations::of_probe(tool, credential.as_deref());
+        if let Some(refusal) = destinations::refusal(&urls, namespace, &self.network.allowed) {
+            return Found::Astray(refusal);
+        }
         let subject = format!("Tool {}: spec.{}.credentialRef", tool.name_any(), tool.spec.kind());
         match credential_state(&subject, namespace, reference, credential.as_deref()) {
             CredentialState::None | CredentialState::Ready => {}
@@ -146,6 +147,7 @@ impl Tools {
     }
 
     fn question(&self, tool: &Tool, namespace: &str, credential: Option<&Credential>) -> Question {
+        let urls = destinations::of_probe(tool, credential);
         let credential = credential.map(freeze_credential);
         let http = tool.spec.http.as_ref().map(|http| http_api::freeze(http, |_| true));
         Question {
@@ -160,11 +162,7 @@ impl Tools {
                 url: tool.spec.url().to_owned(),
                 credential: credential.map(Box::new),
                 timeouts: PROBE_TIMEOUTS,
-                private_hosts: destinations::private_hosts(
-                    &[destinations::of_tool(tool)],
-                    namespace,
-                    &self.network.allowed,
-                ),
+                private_hosts: destinations::private_hosts(&urls, namespace, &self.network.allowed),
                 http: http.map(Box::new),
             },
             version: tool.metadata.generation.unwrap_or_default().to_string(),

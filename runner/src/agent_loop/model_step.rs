@@ -114,8 +114,8 @@ impl Agent {
             items: self.items(answer.items),
             finish: answer.finish,
             usage: answer.usage,
-            response_id: answer.response_id,
-            model: answer.model,
+            response_id: answer.response_id.map(|id| self.redactor.redact(&id).into_owned()),
+            model: answer.model.map(|model| self.redactor.redact(&model).into_owned()),
             milliseconds,
         };
         let event = Event::ModelResponded { step, attempt, response };
@@ -150,6 +150,7 @@ impl Agent {
                     let call_id = format!("c{number}");
                     // Some servers send no ids, or the same one twice: results could not be told apart.
                     let provider_id = Some(provider_id).filter(|id| !id.is_empty() && !provider_ids.contains(id));
+                    let provider_id = provider_id.filter(|id| self.redactor.is_clean(id));
                     let provider_id = provider_id.unwrap_or_else(|| call_id.clone());
                     provider_ids.insert(provider_id.clone());
                     let name = self.redactor.redact(&name).into_owned();

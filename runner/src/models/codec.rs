@@ -11,11 +11,11 @@ use serde_json::Value;
 
 use super::sse::SseParser;
 use super::{Context, ModelAnswer};
-use crate::egress::piece;
 
 /// Far more than the run takes: beyond that the answer is no answer.
 pub const CALLS_MAX: usize = 512;
-const SHOWN_BYTES: usize = 500;
+/// The most that is kept of what a server said, for whoever redacts it before it is cut to what is shown.
+pub const KEPT_BYTES: usize = 16 * 1024;
 
 /// One wire format over HTTP.
 pub trait Codec: Send + Sync + 'static {
@@ -122,16 +122,19 @@ impl ResponseError {
         }
     }
 
-    /// What a server of `api` did, as the end of a sentence that names it.
+    /// What a server of `api` did, as the end of a sentence that names it. `shown` makes of the server's own words what
+    /// may be shown of them.
     #[must_use]
-    pub fn in_words(&self, api: &str) -> String {
+    pub fn in_words(&self, api: &str, shown: impl Fn(&str) -> String) -> String {
         match self {
             Self::Malformed { message, seen } => {
-                format!("answered with something that is no {api} answer ({message}): {seen}")
+                format!("answered with something that is no {api} answer ({}): {}", shown(message), shown(seen))
             }
             Self::Truncated => "ended its answer without a finish reason: the answer was cut off".to_owned(),
-            Self::Server { message, .. } => format!("reported an error in its answer: {message}"),
-            Self::UnknownFinish(reason) => format!("ended its answer for a reason that is not known: {reason}"),
+            Self::Server { message, .. } => format!("reported an error in its answer: {}", shown(message)),
+            Self::UnknownFinish(reason) => {
+                format!("ended its answer for a reason that is not known: {}", shown(reason))
+            }
             Self::NoCall => "said that it stopped for tool calls and sent no call".to_owned(),
             Self::EventTooLarge { most } => {
                 format!("answered with a stream in which an event is larger than {most} bytes")
@@ -142,7 +145,7 @@ impl ResponseError {
 
     #[must_use]
     pub fn unknown_finish(reason: &str) -> Self {
-        Self::UnknownFinish(piece(reason, SHOWN_BYTES))
+        Self::UnknownFinish(kept(reason))
     }
 }
 
@@ -154,10 +157,11 @@ pub fn parse<'a, T: Deserialize<'a>>(data: &'a [u8]) -> Result<T, ResponseError>
 /// `data` is valid JSON perhaps, but not what may come here.
 #[must_use]
 pub fn malformed(message: &str, data: &[u8]) -> ResponseError {
-    ResponseError::Malformed {
-        message: piece(message, SHOWN_BYTES),
-        seen: piece(&String::from_utf8_lossy(data), SHOWN_BYTES),
-    }
+    ResponseError::Malformed { message: kept(message), seen: kept(&String::from_utf8_lossy(data)) }
+}
+
+fn kept(text: &str) -> String {
+    text.get(..text.floor_char_boundary(KEPT_BYTES)).unwrap_or_default().to_owned()
 }
 
 /// An error object that stands in an answer or comes as an event: all formats have `type` or `code` in it.
@@ -166,10 +170,7 @@ pub fn server_error(error: &Value) -> ResponseError {
     let word = |field: &str| error.get(field).and_then(Value::as_str).map(error_reason);
     // The code is the more exact word where both are there.
     let reason = word("code").filter(|reason| *reason != FailureReason::ServerError).or_else(|| word("type"));
-    ResponseError::Server {
-        reason: reason.unwrap_or(FailureReason::ServerError),
-        message: piece(&error.to_string(), SHOWN_BYTES),
-    }
+    ResponseError::Server { reason: reason.unwrap_or(FailureReason::ServerError), message: kept(&error.to_string()) }
 }
 
 fn error_reason(word: &str) -> FailureReason {

@@ -8,23 +8,24 @@ use async_trait::async_trait;
 use belay_protocol::digest::Digest;
 use belay_protocol::event::FailureReason;
 use belay_protocol::plan::{Plan, PlanCredential, PlanModel};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
-use super::codec::{Assembly as _, Codec, Progress, Reader, ResponseError};
+use super::codec::{Assembly as _, Codec, KEPT_BYTES, Progress, Reader, ResponseError};
 use super::{Context, Model, ModelAnswer, ModelError, Prepared};
 use crate::credential::Credentials;
+use crate::credential::inject::inject;
 use crate::egress::{self, Destinations, EgressError, piece};
 use crate::permit::ModelPermit;
-use crate::redact::Redactor;
+use crate::redact::{Redactor, Rest, legible};
 use crate::retry_after;
 
 /// The most bytes of one answer, streaming overhead included.
 const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The most of an error's body that is looked at, and reported.
 const ERROR_BYTES_READ: usize = 16 * 1024;
-const ERROR_BYTES_SHOWN: usize = 500;
+const SHOWN_BYTES: usize = 500;
 /// What OpenAI, llama.cpp and Anthropic say of a conversation that outgrew the model.
 const OUTGROWN: [&str; 4] =
     ["context_length_exceeded", "exceed_context_size_error", "prompt is too long", "exceed context limit"];
@@ -65,24 +66,31 @@ impl<C: Codec> HttpModel<C> {
         ModelError::new(reason, format!("Model {}: POST {} {what}", self.model.name, self.url))
     }
 
+    /// A server's words as they may be reported: redacted before they are cut, since half a value is a leak too.
+    fn shown(&self, said: &str) -> String {
+        piece(&self.redactor.redact_kept(&legible(said), KEPT_BYTES), SHOWN_BYTES)
+    }
+
     fn not_sent(&self, reason: FailureReason, why: &dyn std::fmt::Display) -> ModelError {
         self.error(reason, &format!("was not sent: {why}"))
     }
 
-    fn request(&self, body: Vec<u8>) -> Result<reqwest::RequestBuilder, ModelError> {
-        let client = self.client.open().map_err(|error| self.not_sent(error.reason(), &error))?;
+    async fn request(&self, client: &reqwest::Client, body: Vec<u8>) -> Result<reqwest::Request, ModelError> {
         let mut request = client
             .post(&self.url)
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "text/event-stream, application/json")
+            // What is compressed can neither be read nor redacted here.
+            .header(ACCEPT_ENCODING, "identity")
             .body(body);
         for (name, value) in C::HEADERS {
             request = request.header(*name, *value);
         }
+        let mut request =
+            request.build().map_err(|error| self.not_sent(FailureReason::BadRequest, &egress::causes(&error)))?;
         if let Some(credential) = &self.credential {
-            let header = egress::credential_header(&self.credentials, credential, &self.url)
-                .map_err(|error| self.not_sent(error.reason(), &error))?;
-            request = request.header(header.0, header.1);
+            let injection = inject(&self.credentials, credential, request.method(), request.url().as_str()).await;
+            injection.map_err(|error| self.not_sent(error.reason(), &error))?.put(&mut request);
         }
         Ok(request)
     }
@@ -90,16 +98,25 @@ impl<C: Codec> HttpModel<C> {
     /// The answer to a request whose bytes are on their way.
     async fn exchange(&self, body: Vec<u8>) -> Result<ModelAnswer, ModelError> {
         let timeouts = self.model.timeouts;
+        let client = self.client.open().map_err(|error| self.not_sent(error.reason(), &error))?;
+        let request = self.request(client, body).await?;
         let first_byte = Instant::now() + Duration::from_secs(u64::from(timeouts.first_byte_seconds));
-        let sent = timeout_at(first_byte, self.request(body)?.send()).await;
+        let sent = timeout_at(first_byte, client.execute(request)).await;
         let response =
             sent.map_err(|_| self.too_late("sent nothing", "firstByteSeconds", timeouts.first_byte_seconds))?;
         let response = response.map_err(|error| self.transport_error(&error))?;
         if !response.status().is_success() {
             return Err(self.refusal(response).await);
         }
-        let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let encoding = header(CONTENT_ENCODING);
+        if !matches!(encoding, "" | "identity") {
+            let encoding = self.shown(encoding);
+            let what = format!("answered in the content encoding {encoding}, which it was not asked for");
+            return Err(self.error(FailureReason::Malformed, &what));
+        }
+        let said = header(CONTENT_TYPE);
+        let content_type = said.to_ascii_lowercase();
         if content_type.starts_with("text/event-stream") {
             self.streamed(response, first_byte).await
         } else if content_type.starts_with("application/json") {
@@ -107,7 +124,7 @@ impl<C: Codec> HttpModel<C> {
             let mut assembly = C::Assembly::default();
             assembly.take_whole(&body).and_then(|()| assembly.finish()).map_err(|error| self.unusable(&error))
         } else {
-            let seen = if content_type.is_empty() { "no content type".to_owned() } else { piece(&content_type, 100) };
+            let seen = if said.is_empty() { "no content type".to_owned() } else { self.shown(said) };
             Err(self.error(
                 FailureReason::Malformed,
                 &format!("answered with {seen}, which is no {} API: check spec.api and spec.baseURL", C::API),
@@ -153,7 +170,10 @@ impl<C: Codec> HttpModel<C> {
             }
         })?;
         let chunk = chunk.map_err(|error| {
-            self.error(FailureReason::Truncated, &format!("broke off in its answer: {}", egress::causes(&error)))
+            self.error(
+                FailureReason::Truncated,
+                &format!("broke off in its answer: {}", self.shown(&egress::causes(&error))),
+            )
         })?;
         body.next_by = Instant::now() + Duration::from_secs(u64::from(timeouts.idle_seconds));
         body.read += chunk.as_deref().map_or(0, <[u8]>::len);
@@ -174,7 +194,7 @@ impl<C: Codec> HttpModel<C> {
         if let Some(refused) = egress::refused(error) {
             return self.not_sent(FailureReason::DestinationNotAllowed, refused);
         }
-        let causes = egress::causes(error);
+        let causes = self.shown(&egress::causes(error));
         if error.is_connect() {
             let what = format!(
                 "could not connect ({causes}): check spec.baseURL, that the server runs and that a NetworkPolicy lets this pod reach it"
@@ -186,8 +206,8 @@ impl<C: Codec> HttpModel<C> {
     }
 
     fn unusable(&self, error: &ResponseError) -> ModelError {
-        let shown = self.redactor.redact(&error.in_words(C::API)).into_owned();
-        self.error(error.reason(), &shown)
+        let words = error.in_words(C::API, |said| self.shown(said));
+        self.error(error.reason(), &words)
     }
 
     /// Likewise, in a stream.
@@ -199,20 +219,26 @@ impl<C: Codec> HttpModel<C> {
     async fn refusal(&self, mut response: Response) -> ModelError {
         let status = response.status();
         let retry_after = retry_after::read(response.headers().get(RETRY_AFTER), std::time::SystemTime::now());
+        let mut stream = self.redactor.stream();
         let mut body = Vec::new();
+        let mut read = 0;
+        let mut rest = Rest::WasCut;
         let idle = Instant::now() + Duration::from_secs(u64::from(self.model.timeouts.idle_seconds.min(10)));
-        while let Ok(Ok(Some(chunk))) = timeout_at(idle, response.chunk()).await {
-            body.extend_from_slice(&chunk);
-            if body.len() > ERROR_BYTES_READ {
+        while read <= ERROR_BYTES_READ
+            && let Ok(Ok(chunk)) = timeout_at(idle, response.chunk()).await
+        {
+            let Some(chunk) = chunk else {
+                rest = Rest::IsAll;
                 break;
-            }
+            };
+            read += chunk.len();
+            body.extend(stream.push(&chunk));
         }
-        // Redacted before it is cut: half a value is a leak too.
+        body.extend(stream.finish(rest));
         let text = String::from_utf8_lossy(&body);
-        let text = self.redactor.redact(&text);
         let reason = refusal_reason(status, &text);
         let advice = self.advice(reason);
-        let what = format!("answered {status}: {advice}. The server says: {}", piece(&text, ERROR_BYTES_SHOWN));
+        let what = format!("answered {status}: {advice}. The server says: {}", piece(&legible(&text), SHOWN_BYTES));
         ModelError { retry_after, ..self.error(reason, &what) }
     }
 

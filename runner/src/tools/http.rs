@@ -25,6 +25,7 @@ use self::response::{Answer, outcome};
 use super::wire::{CONNECT_TIMEOUT, Endpoint};
 use super::{Call, Definition, LeftOut, ListError, Outcome, ToolServer};
 use crate::credential::Credentials;
+use crate::credential::inject::inject;
 use crate::egress::{self, Destinations, EgressError, piece};
 use crate::permit::{BootTime, Permit, Refusal};
 use crate::redact::Redactor;
@@ -87,7 +88,7 @@ impl HttpApi {
     fn read(&self) -> Result<Offered, ListError> {
         let terms = Terms {
             base_url: &self.endpoint.url,
-            carries_credential: self.endpoint.credential.as_ref().map(carrier),
+            carries_credential: self.endpoint.credential.as_ref().and_then(carrier),
             only: match &self.described {
                 HttpOperations::Document { only, .. } => only,
                 HttpOperations::Inline(_) => &[],
@@ -134,7 +135,7 @@ impl HttpApi {
     }
 
     /// The request that the call stands for, with its Credential. All that decides where it goes is looked at here.
-    fn prepared(&self, call: &Call) -> Result<reqwest::Request, Outcome> {
+    async fn prepared(&self, call: &Call) -> Result<reqwest::Request, Outcome> {
         let operation = self.operations.as_ref().and_then(|operations| operations.get(&call.operation));
         let Some(operation) = operation.filter(|operation| operation.definition.digest == call.definition) else {
             let message = format!("{} is not defined here as it was when the call was proposed", call.operation);
@@ -145,6 +146,8 @@ impl HttpApi {
         let Request { method, url, headers, body } = built;
         let mut request = reqwest::Request::new(method, url);
         request.headers_mut().insert(http::header::ACCEPT, http::HeaderValue::from_static(ACCEPT));
+        // What is compressed can neither be read nor redacted here.
+        request.headers_mut().insert(http::header::ACCEPT_ENCODING, http::HeaderValue::from_static("identity"));
         request.headers_mut().extend(headers);
         *request.body_mut() = body.map(Into::into);
         if let Some(key) = &call.key {
@@ -153,15 +156,14 @@ impl HttpApi {
             request.headers_mut().insert(IDEMPOTENCY_KEY, key);
         }
         if let Some(credential) = &self.endpoint.credential {
-            let header = egress::credential_header(&self.credentials, credential, request.url().as_str());
-            let (name, value) = header.map_err(|error| self.refused(&error))?;
-            request.headers_mut().insert(name, value);
+            let injection = inject(&self.credentials, credential, request.method(), request.url().as_str()).await;
+            injection.map_err(|error| self.refused(error.reason(), &error.to_string()))?.put(&mut request);
         }
         Ok(request)
     }
 
-    fn refused(&self, error: &EgressError) -> Outcome {
-        self.not_sent(egress::not_sent(error.reason()), &error.to_string())
+    fn refused(&self, reason: FailureReason, why: &str) -> Outcome {
+        self.not_sent(egress::not_sent(reason), why)
     }
 
     /// Spends the permit on this very call, or says why nothing may be sent.
@@ -218,11 +220,14 @@ impl HttpApi {
     }
 }
 
-/// The header that the Credential goes into.
-fn carrier(credential: &PlanCredential) -> &str {
+/// The header that the Credential goes into, if it is a header.
+fn carrier(credential: &PlanCredential) -> Option<&str> {
     match &credential.inject {
-        Inject::Bearer {} => http::header::AUTHORIZATION.as_str(),
-        Inject::Header { name, .. } => name,
+        Inject::Bearer {} | Inject::Basic { .. } | Inject::ClientCredentials(_) => {
+            Some(http::header::AUTHORIZATION.as_str())
+        }
+        Inject::Header { name, .. } => Some(name),
+        Inject::Query { .. } => None,
     }
 }
 
@@ -246,9 +251,12 @@ impl ToolServer for HttpApi {
     }
 
     async fn call(&mut self, call: &Call, permit: Permit, timeout: Duration) -> Outcome {
-        let prepared = self.http.open().map_err(|error| self.refused(&error));
-        let (http, request) = match prepared.and_then(|http| Ok((http, self.prepared(call)?))) {
-            Ok(prepared) => prepared,
+        let http = match self.http.open() {
+            Ok(http) => http,
+            Err(error) => return self.refused(error.reason(), &error.to_string()),
+        };
+        let request = match self.prepared(call).await {
+            Ok(request) => request,
             Err(outcome) => return outcome,
         };
         if let Err(outcome) = self.depart(call, permit) {

@@ -29,7 +29,7 @@ use super::{
 use crate::credential::Credentials;
 use crate::egress::{Destinations, EgressError, piece};
 use crate::permit::Permit;
-use crate::redact::Redactor;
+use crate::redact::{Redactor, legible};
 
 /// The most bytes of one JSON-RPC response.
 const RESPONSE_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -167,7 +167,7 @@ impl McpServer {
 
     /// A server's words as they may be reported: redacted before they are cut.
     pub(super) fn shown(&self, text: &str) -> String {
-        piece(&self.redactor.redact(text), SHOWN_BYTES)
+        piece(&self.redactor.redact_kept(&legible(text), ERROR_BYTES_READ), SHOWN_BYTES)
     }
 }
 

@@ -3,11 +3,9 @@
 use belay_protocol::event::FailureReason;
 use rmcp::transport::streamable_http_client::StreamableHttpError;
 
-use crate::egress::{self, piece};
+use crate::egress;
 
-const SHOWN_BYTES: usize = 500;
-
-/// What an exchange can come to besides an answer.
+/// What an exchange can come to besides an answer. Texts are the server's own: whoever shows them redacts and cuts them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
     NotSent {
@@ -19,6 +17,11 @@ pub enum Trouble {
     Status {
         code: u16,
         body: String,
+    },
+    /// 401 or 403 with the `WWW-Authenticate` header that says what is missing.
+    Challenged {
+        code: u16,
+        challenge: String,
     },
     Broken(String),
     TooLarge,
@@ -36,22 +39,26 @@ impl Trouble {
             StreamableHttpError::Client(error) if error.is_connect() => Self::NoConnection(egress::causes(error)),
             StreamableHttpError::Client(error) => Self::Broken(egress::causes(error)),
             StreamableHttpError::HttpStatus(status) => Self::Status { code: status.status, body: String::new() },
-            StreamableHttpError::AuthRequired(_) => Self::Status { code: 401, body: String::new() },
-            StreamableHttpError::InsufficientScope(_) => Self::Status { code: 403, body: String::new() },
+            StreamableHttpError::AuthRequired(error) => {
+                Self::Challenged { code: 401, challenge: error.www_authenticate_header.clone() }
+            }
+            StreamableHttpError::InsufficientScope(error) => {
+                Self::Challenged { code: 403, challenge: error.www_authenticate_header.clone() }
+            }
             StreamableHttpError::SessionExpired => {
                 Self::Status { code: 404, body: "the session is no longer known".to_owned() }
             }
             StreamableHttpError::ResponseBodyTooLarge { .. } => Self::TooLarge,
             StreamableHttpError::UnexpectedServerResponse(text) => {
-                status_in(text).unwrap_or_else(|| Self::Malformed(piece(text, SHOWN_BYTES)))
+                status_in(text).unwrap_or_else(|| Self::Malformed(text.to_string()))
             }
             StreamableHttpError::UnexpectedContentType(seen) => {
                 let seen = seen.as_deref().unwrap_or("no content type");
-                Self::Malformed(format!("it answered with {}", piece(seen, SHOWN_BYTES)))
+                Self::Malformed(format!("it answered with {seen}"))
             }
             StreamableHttpError::Deserialize(error) => Self::Malformed(error.to_string()),
             // An enum that may grow: whatever else it is, nobody knows how far the request came.
-            other => Self::Broken(piece(&other.to_string(), SHOWN_BYTES)),
+            other => Self::Broken(other.to_string()),
         }
     }
 }

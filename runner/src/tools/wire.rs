@@ -10,7 +10,8 @@ use belay_protocol::event::NotSentReason;
 use belay_protocol::plan::PlanCredential;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use http::{HeaderName, HeaderValue};
+use http::header::ACCEPT_ENCODING;
+use http::{HeaderName, HeaderValue, Method};
 use rmcp::model::{ClientJsonRpcMessage, ClientRequest, ServerJsonRpcMessage};
 use rmcp::transport::streamable_http_client::{
     SseError, StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse, StreamableHttpResponseLimits,
@@ -22,7 +23,7 @@ use sse_stream::Sse;
 use super::required;
 use super::trouble::Trouble;
 use crate::credential::Credentials;
-use crate::egress;
+use crate::credential::inject::inject;
 use crate::permit::{BootTime, Permit, Refusal};
 
 /// How long a connection may take to open; a permit must outlive that.
@@ -75,12 +76,19 @@ pub enum Departure {
     Troubled(Trouble),
 }
 
+/// What a request leaves with.
+struct Outfit<'a> {
+    http: &'a reqwest::Client,
+    url: Arc<str>,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
 impl Departure {
     /// Whether the server and this client still agree on their session; a new one loses the server's state.
     #[must_use]
     pub fn keeps_session(&self) -> bool {
         match self {
-            Self::Answered | Self::Expired => true,
+            Self::Answered | Self::Expired | Self::Troubled(Trouble::Challenged { .. }) => true,
             Self::Troubled(Trouble::Status { code, .. }) => *code != 404,
             Self::None | Self::Cleared { .. } | Self::NotSent { .. } | Self::Sent | Self::Troubled(_) => false,
         }
@@ -128,14 +136,17 @@ impl Wire {
         std::mem::replace(&mut *self.departure.lock().unwrap_or_else(PoisonError::into_inner), next)
     }
 
-    /// What to send with, and the header that carries the credential.
-    fn outfit(&self) -> Result<(&reqwest::Client, Option<(HeaderName, HeaderValue)>), Trouble> {
-        let not_sent =
-            |error: egress::EgressError| Trouble::NotSent { reason: error.reason(), message: error.to_string() };
-        let http = self.http.open().map_err(not_sent)?;
-        let Some(credential) = &self.endpoint.credential else { return Ok((http, None)) };
-        let header = egress::credential_header(&self.credentials, credential, &self.endpoint.url);
-        Ok((http, Some(header.map_err(not_sent)?)))
+    /// What to send with, to which URL, and the header that carries the credential, if a header does.
+    async fn outfit(&self, method: &Method) -> Result<Outfit<'_>, Trouble> {
+        let not_sent = |reason, message| Trouble::NotSent { reason, message };
+        let http = self.http.open().map_err(|error| not_sent(error.reason(), error.to_string()))?;
+        let url = self.endpoint.url.as_str();
+        let Some(credential) = &self.endpoint.credential else {
+            return Ok(Outfit { http, url: url.into(), header: None });
+        };
+        let injection = inject(&self.credentials, credential, method, url).await;
+        let (url, header) = injection.map_err(|error| not_sent(error.reason(), error.to_string()))?.split(url);
+        Ok(Outfit { http, url: url.into(), header })
     }
 
     /// Spends the permit on the call that `request` holds. What comes back is why nothing may be sent.
@@ -176,11 +187,13 @@ impl Wire {
         limits: StreamableHttpResponseLimits,
     ) -> Posted {
         let is_call = is_call(&message);
-        let (http, header) = match self.outfit() {
+        let Outfit { http, url, header } = match self.outfit(&Method::POST).await {
             Ok(outfit) => outfit,
             Err(trouble) => return Err(self.refuse(is_call, trouble)),
         };
         headers.extend(header);
+        // What is compressed can neither be read nor redacted here.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let ClientJsonRpcMessage::Request(request) = &message
             && let Err(refused) = self.depart(&request.request)
         {
@@ -191,7 +204,6 @@ impl Wire {
         if is_call {
             self.set(Departure::Sent);
         }
-        let url: Arc<str> = self.endpoint.url.as_str().into();
         let posted = http.post_message_with_response_limits(url, message, session_id, None, headers, limits).await;
         self.note(is_call, posted)
     }
@@ -304,14 +316,15 @@ impl StreamableHttpClient for Wire {
 
     async fn delete_session(
         &self,
-        uri: Arc<str>,
+        _uri: Arc<str>,
         session_id: Arc<str>,
         _auth_header: Option<String>,
         mut custom_headers: HashMap<HeaderName, HeaderValue>,
     ) -> Result<(), StreamableHttpError<reqwest::Error>> {
-        let (http, header) = self.outfit().map_err(|trouble| refusal_error(&format!("{trouble:?}")))?;
+        let outfit = self.outfit(&Method::DELETE).await;
+        let Outfit { http, url, header } = outfit.map_err(|trouble| refusal_error(&format!("{trouble:?}")))?;
         custom_headers.extend(header);
-        http.delete_session(uri, session_id, None, custom_headers).await
+        http.delete_session(url, session_id, None, custom_headers).await
     }
 
     /// Answers come with the POST that asked. A stream beside it would only be one more thing held open,

@@ -4,6 +4,7 @@
 mod asking;
 mod chat_completions;
 mod codecs;
+mod credentials;
 mod egress;
 mod fake_mcp;
 mod fake_operator;
@@ -20,3 +21,4 @@ mod messages;
 mod plans;
 mod responses;
 mod runs;
+mod token_server;

@@ -9,6 +9,7 @@ use belay_protocol::plan::{
     PlanTool, ScriptedCall, ScriptedTurn, Timeouts,
 };
 use belay_runner::credential::Credentials;
+use belay_runner::egress::Destinations;
 use serde_json::{Value, json};
 
 pub const TOOL: &str = "server";
@@ -124,6 +125,8 @@ pub fn credential(hosts: &[&str]) -> PlanCredential {
         secret_key: "token".into(),
         inject: Inject::Bearer {},
         hosts: hosts.iter().map(|host| (*host).into()).collect(),
+        methods: Vec::new(),
+        path_prefixes: Vec::new(),
         policies: Vec::new(),
     }
 }
@@ -135,6 +138,7 @@ pub fn mounted(values: &[(&str, &str)]) -> (tempfile::TempDir, Credentials) {
         std::fs::create_dir(folder.path().join(name)).unwrap();
         std::fs::write(folder.path().join(name).join("value"), value).unwrap();
     }
-    let credentials = Credentials::new(folder.path().to_owned());
+    let destinations = Destinations::new("team", &["127.0.0.1".into()]);
+    let credentials = Credentials::new(folder.path().to_owned()).reaching(destinations);
     (folder, credentials)
 }

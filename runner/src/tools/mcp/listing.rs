@@ -2,8 +2,11 @@
 
 use belay_protocol::event::FailureReason;
 
+use reqwest::Url;
+
 use super::{McpServer, RESPONSE_BYTES_MAX};
 use crate::tools::ListError;
+use crate::tools::challenge::Challenge;
 use crate::tools::trouble::Trouble;
 use crate::tools::wire::Endpoint;
 
@@ -35,13 +38,17 @@ impl McpServer {
             }
             Trouble::NoConnection(why) => self.error(
                 FailureReason::Unreachable,
-                &format!("cannot be reached ({why}): check spec.mcp.url, that the server runs and that a NetworkPolicy lets this pod reach it"),
+                &format!("cannot be reached ({}): check spec.mcp.url, that the server runs and that a NetworkPolicy lets this pod reach it", self.shown(&why)),
             ),
             Trouble::Status { code, body } => {
                 let (reason, advice) = self.advice(code);
                 let body = self.shown(&body);
                 let said = if body.is_empty() { String::new() } else { format!(". The server says: {body}") };
                 self.error(reason, &format!("answered {code}: {advice}{said}"))
+            }
+            Trouble::Challenged { code, challenge } => {
+                let wanted = self.wanted(&challenge);
+                self.error(FailureReason::Unauthorized, &format!("answered {code}: {wanted}"))
             }
             Trouble::Broken(why) => self.error(
                 FailureReason::Truncated,
@@ -54,6 +61,24 @@ impl McpServer {
             Trouble::Malformed(seen) => self.error(
                 FailureReason::Malformed,
                 &format!("does not speak MCP ({}): check spec.mcp.url", self.shown(&seen)),
+            ),
+        }
+    }
+
+    /// What a server that asks for authorization wants, and where that is put.
+    pub(super) fn wanted(&self, challenge: &str) -> String {
+        let Endpoint { url, credential, .. } = self.wire.endpoint();
+        let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+        let wanted = Challenge::read(challenge).in_words(&|said| self.shown(said));
+        match credential {
+            None => format!(
+                "it asks for authorization{wanted}. Make a Credential for {host} (spec.inject.oauth2ClientCredentials with \
+                 tokenURL and clientID of its authorization server, or bearer), and name it in spec.mcp.credentialRef"
+            ),
+            Some(credential) => format!(
+                "it refuses Credential {} (Secret {}, key {}){wanted}. Check the key, and with oauth2ClientCredentials its \
+                 scopes and resource",
+                credential.name, credential.secret_name, credential.secret_key
             ),
         }
     }

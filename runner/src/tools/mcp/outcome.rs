@@ -7,6 +7,7 @@ use rmcp::service::ServiceError;
 
 use super::questions::with_questions;
 use super::{McpServer, RESPONSE_BYTES_MAX};
+use crate::redact::legible;
 use crate::tools::Outcome;
 use crate::tools::result::{complete, observed_error};
 use crate::tools::trouble::Trouble;
@@ -62,7 +63,11 @@ impl McpServer {
                 Outcome::Unknown { message: format!("the server or a gateway before it answered {code}") }
             }
             Trouble::Status { code, body } => {
-                observed_error(&format!("the server answered HTTP {code} {body}"), &self.redactor)
+                observed_error(&format!("the server answered HTTP {code} {}", legible(body)), &self.redactor)
+            }
+            Trouble::Challenged { code, challenge } => {
+                let wanted = self.wanted(challenge);
+                observed_error(&format!("the server answered HTTP {code}: {wanted}"), &self.redactor)
             }
             Trouble::TooLarge => observed_error(
                 &format!("the call was answered with more than {RESPONSE_BYTES_MAX} bytes, which were not read"),

@@ -1,0 +1,502 @@
+//! Finds values in a text in every form that servers and encoders give them: as they are, escaped for JSON or a URL in any
+//! mixture, and within base64 of either alphabet, wherever in it they begin. Pure.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::stream::{Rest, Streamed};
+use crate::credential::Secret;
+use crate::credential::scope::hex_digit;
+
+/// Shorter values are not looked for within base64, where they would be found by chance.
+const BASE64_VALUE_MIN: usize = 6;
+/// Escapes of escapes: each level of JSON in JSON doubles them.
+const BACKSLASHES_MAX: usize = 16;
+/// What may stand between two lines of base64, or characters of a value.
+const BREAKS_MAX: usize = 4;
+
+/// A value and the credential that it is of.
+#[derive(Clone)]
+pub struct Named {
+    pub name: Arc<str>,
+    pub secret: Secret,
+}
+
+/// All that is looked for at once.
+#[derive(Default)]
+pub struct Finder {
+    patterns: Vec<Pattern>,
+    /// For each byte the patterns that may begin with it.
+    starts: Vec<Vec<u16>>,
+}
+
+struct Pattern {
+    name: Arc<str>,
+    value: Secret,
+    form: Form,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Exact,
+    /// Without backslashes, since they come and go with every level of JSON.
+    Escaped,
+    /// That many bytes stand before the value in its first group of three.
+    Base64 {
+        before: usize,
+    },
+}
+
+/// What is known of a place in a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found<'a> {
+    Nothing,
+    /// A value of this credential stands here and ends there.
+    Value {
+        name: &'a str,
+        end: usize,
+    },
+    /// The text ends within what may become a value.
+    Begun,
+}
+
+enum Match {
+    No,
+    To(usize),
+    Begun,
+}
+
+impl Finder {
+    #[must_use]
+    pub fn new(values: &[Named]) -> Self {
+        let patterns: Vec<Pattern> = values.iter().flat_map(patterns_of).collect();
+        let mut starts = vec![Vec::new(); 256];
+        for (index, pattern) in patterns.iter().enumerate() {
+            let Ok(index) = u16::try_from(index) else { break };
+            for (byte, starting) in (0..=u8::MAX).zip(&mut starts) {
+                if pattern.may_start_with(byte) {
+                    starting.push(index);
+                }
+            }
+        }
+        Self { patterns, starts }
+    }
+
+    /// What stands at `at`: of values that begin together the longest.
+    pub(super) fn at(&self, text: &[u8], at: usize) -> Found<'_> {
+        let Some(byte) = text.get(at) else { return Found::Nothing };
+        let mut found = Found::Nothing;
+        for index in self.starts.get(usize::from(*byte)).into_iter().flatten() {
+            let Some(pattern) = self.patterns.get(usize::from(*index)) else { continue };
+            match (pattern.matches(text, at), found) {
+                (Match::No, _) => {}
+                (Match::Begun, _) => return Found::Begun,
+                (Match::To(end), Found::Value { end: longest, .. }) if end <= longest => {}
+                (Match::To(end), _) => found = Found::Value { name: &pattern.name, end },
+            }
+        }
+        found
+    }
+
+    /// The longest value at `at` that ends within `text`.
+    pub(super) fn whole_at(&self, text: &[u8], at: usize) -> Found<'_> {
+        let Some(byte) = text.get(at) else { return Found::Nothing };
+        let indexes = self.starts.get(usize::from(*byte)).into_iter().flatten();
+        let patterns = indexes.filter_map(|index| self.patterns.get(usize::from(*index)));
+        let ends = patterns.filter_map(|pattern| match pattern.matches(text, at) {
+            Match::To(end) => Some((end, pattern)),
+            Match::No | Match::Begun => None,
+        });
+        let longest = ends.max_by_key(|(end, _)| *end);
+        longest.map_or(Found::Nothing, |(end, pattern)| Found::Value { name: &pattern.name, end })
+    }
+
+    /// `text` with every value replaced by a marker.
+    #[must_use]
+    pub fn replaced<'a>(self: &Arc<Self>, text: &'a str) -> Cow<'a, str> {
+        self.replaced_with(text, Rest::IsAll)
+    }
+
+    /// The same for a text that was cut at its end: what may be the beginning of a value goes too.
+    #[must_use]
+    pub fn replaced_cut<'a>(self: &Arc<Self>, text: &'a str) -> Cow<'a, str> {
+        self.replaced_with(text, Rest::WasCut)
+    }
+
+    fn replaced_with<'a>(self: &Arc<Self>, text: &'a str, rest: Rest) -> Cow<'a, str> {
+        let bytes = text.as_bytes();
+        let first = (0..bytes.len()).find(|at| match rest {
+            Rest::IsAll => self.whole_at(bytes, *at) != Found::Nothing,
+            Rest::WasCut => self.at(bytes, *at) != Found::Nothing,
+        });
+        let Some(first) = first else { return Cow::Borrowed(text) };
+        // What comes before is known to hold nothing.
+        let (clean, dirty) = bytes.split_at(first);
+        let mut redacted = clean.to_vec();
+        let mut stream = Streamed::new(Arc::clone(self));
+        redacted.extend(stream.push(dirty));
+        redacted.extend(stream.finish(rest));
+        Cow::Owned(String::from_utf8(redacted).unwrap_or_else(|bytes| {
+            // Values that are no text can be found within characters.
+            String::from_utf8_lossy(bytes.as_bytes()).into_owned()
+        }))
+    }
+}
+
+fn patterns_of(value: &Named) -> impl Iterator<Item = Pattern> {
+    let Named { name, secret } = value;
+    let bytes = secret.bytes();
+    let pattern = |value: Secret, form: Form| Pattern { name: Arc::clone(name), value, form };
+    let mut patterns = Vec::new();
+    if !bytes.is_empty() {
+        patterns.push(pattern(secret.clone(), Form::Exact));
+    }
+    let plain: zeroize::Zeroizing<Vec<u8>> =
+        bytes.iter().copied().filter(|byte| *byte != b'\\').collect::<Vec<_>>().into();
+    if !plain.is_empty() {
+        patterns.push(pattern(Secret::new(&plain), Form::Escaped));
+    }
+    if bytes.len() >= BASE64_VALUE_MIN {
+        patterns.extend((0..3).map(|before| pattern(secret.clone(), Form::Base64 { before })));
+    }
+    patterns.into_iter()
+}
+
+impl Pattern {
+    fn may_start_with(&self, byte: u8) -> bool {
+        match self.form {
+            Form::Exact => self.value.bytes().first() == Some(&byte),
+            Form::Escaped | Form::Base64 { .. } => matches!(byte, b'%' | b'\\') || self.accepts(0, byte),
+        }
+    }
+
+    /// How many characters the pattern has.
+    fn length(&self) -> usize {
+        let bytes = self.value.bytes().len();
+        match self.form {
+            Form::Exact | Form::Escaped => bytes,
+            Form::Base64 { before } => (8 * (before + bytes)).div_ceil(6) - 8 * before / 6,
+        }
+    }
+
+    /// Whether `byte`, which was escaped or not, is the pattern's character at `index`.
+    fn accepts(&self, index: usize, byte: u8) -> bool {
+        match self.form {
+            Form::Exact | Form::Escaped => match self.value.bytes().get(index) {
+                Some(b' ') => matches!(byte, b' ' | b'+'),
+                // Hosts, media types and names of headers come in lower case.
+                expected => expected.is_some_and(|expected| expected.eq_ignore_ascii_case(&byte)),
+            },
+            Form::Base64 { before } => {
+                let (bits, mask) = sextet(self.value.bytes(), before, index + 8 * before / 6);
+                sextet_of(byte).is_some_and(|given| given & mask == bits)
+            }
+        }
+    }
+
+    fn matches(&self, text: &[u8], at: usize) -> Match {
+        let rest = text.get(at..).unwrap_or_default();
+        match self.form {
+            Form::Exact if rest.starts_with(self.value.bytes()) => Match::To(at + self.value.bytes().len()),
+            Form::Exact if self.value.bytes().starts_with(rest) => Match::Begun,
+            Form::Exact => Match::No,
+            Form::Escaped | Form::Base64 { .. } => self.matches_escaped(text, at),
+        }
+    }
+
+    fn matches_escaped(&self, text: &[u8], at: usize) -> Match {
+        let (mut next, mut index, mut breaks) = (at, 0, 0);
+        while index < self.length() {
+            let Some(step) = unescaped(text, next) else { return Match::Begun };
+            let is_break = match self.form {
+                Form::Exact => false,
+                // One that was escaped as a number.
+                Form::Escaped => step.meant() == b"\\",
+                Form::Base64 { .. } => matches!(step.meant(), [b'\n' | b'\r']),
+            };
+            if is_break && index > 0 && breaks < BREAKS_MAX {
+                breaks += 1;
+            } else if step.meant().iter().zip(index..).all(|(byte, index)| self.accepts(index, *byte)) {
+                index += step.meant().len();
+                breaks = 0;
+            } else if step.letter.is_some_and(|letter| self.accepts(index, letter.byte)) {
+                index += 1;
+                breaks = 0;
+                next = step.letter.map_or(step.end, |letter| letter.end);
+                continue;
+            } else {
+                return Match::No;
+            }
+            next = step.end;
+        }
+        Match::To(next)
+    }
+}
+
+/// Character `number` of the base64 of `value` with `before` bytes in front of it, as far as the value alone decides it:
+/// bits, and which of them are known.
+fn sextet(value: &[u8], before: usize, number: usize) -> (u8, u8) {
+    let mut known = (0, 0);
+    for bit in 6 * number..6 * number + 6 {
+        let of_value = bit.checked_sub(8 * before).and_then(|bit| Some(value.get(bit / 8)? >> (7 - bit % 8) & 1));
+        known = (known.0 << 1 | of_value.unwrap_or(0), known.1 << 1 | u8::from(of_value.is_some()));
+    }
+    known
+}
+
+/// What a character of base64 stands for, in either alphabet.
+fn sextet_of(byte: u8) -> Option<u8> {
+    match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' | b'-' => Some(62),
+        b'/' | b'_' => Some(63),
+        _ => None,
+    }
+}
+
+/// One step through an escaped text.
+struct Step {
+    meant: [u8; 4],
+    length: usize,
+    end: usize,
+    /// What it is if the backslashes before it escape nothing but themselves.
+    letter: Option<Letter>,
+}
+
+#[derive(Clone, Copy)]
+struct Letter {
+    byte: u8,
+    end: usize,
+}
+
+impl Step {
+    fn byte(byte: u8, end: usize) -> Self {
+        Self { meant: [byte, 0, 0, 0], length: 1, end, letter: None }
+    }
+
+    fn meant(&self) -> &[u8] {
+        self.meant.get(..self.length).unwrap_or_default()
+    }
+}
+
+/// The character at `at` as it was before it was escaped; none where the text ends within it.
+fn unescaped(text: &[u8], at: usize) -> Option<Step> {
+    match text.get(at)? {
+        b'%' => {
+            let [high, low] = [text.get(at + 1)?, text.get(at + 2).unwrap_or(&b'0')].map(|digit| hex_digit(*digit));
+            match high.zip(low) {
+                Some(_) if text.len() < at + 3 => None,
+                Some((high, low)) => Some(Step::byte(high << 4 | low, at + 3)),
+                None => Some(Step::byte(b'%', at + 1)),
+            }
+        }
+        b'\\' => {
+            let run = text.get(at..)?.iter().take(BACKSLASHES_MAX).take_while(|byte| **byte == b'\\').count();
+            backslashed(text, at + run)
+        }
+        byte => Some(Step::byte(*byte, at + 1)),
+    }
+}
+
+/// The character at `at`, before which backslashes stand.
+fn backslashed(text: &[u8], at: usize) -> Option<Step> {
+    let byte = *text.get(at)?;
+    let letter = Some(Letter { byte, end: at + 1 });
+    let control = |byte: u8| Some(Step { letter, ..Step::byte(byte, at + 1) });
+    match byte {
+        b'n' => control(b'\n'),
+        b'r' => control(b'\r'),
+        b't' => control(b'\t'),
+        b'b' => control(8),
+        b'f' => control(12),
+        b'u' => match code_unit(text, at + 1) {
+            Digits::Cut => None,
+            Digits::None => control(b'u'),
+            Digits::Unit(unit) => Some(Step { letter, ..character(text, unit, at + 5)? }),
+        },
+        other => Some(Step::byte(other, at + 1)),
+    }
+}
+
+enum Digits {
+    Unit(u16),
+    None,
+    Cut,
+}
+
+/// Four hexadecimal digits.
+fn code_unit(text: &[u8], at: usize) -> Digits {
+    let mut unit = 0;
+    for digit in at..at + 4 {
+        match text.get(digit).map(|byte| hex_digit(*byte)) {
+            Some(Some(value)) => unit = unit << 4 | u16::from(value),
+            Some(None) => return Digits::None,
+            None => return Digits::Cut,
+        }
+    }
+    Digits::Unit(unit)
+}
+
+/// The character that begins with `unit`, whose other half, if it has one, stands at `end`; none where the text ends
+/// within it.
+fn character(text: &[u8], unit: u16, end: usize) -> Option<Step> {
+    let mut units = vec![unit];
+    let mut end = end;
+    if (0xd800..0xdc00).contains(&unit) {
+        let run = text.get(end..)?.iter().take(BACKSLASHES_MAX).take_while(|byte| **byte == b'\\').count();
+        match (text.get(end + run)?, code_unit(text, end + run + 1)) {
+            (b'u', Digits::Cut) => return None,
+            (b'u', Digits::Unit(low)) => {
+                units.push(low);
+                end += run + 5;
+            }
+            _ => {}
+        }
+    }
+    let decoded = char::decode_utf16(units).next().and_then(Result::ok).unwrap_or(char::REPLACEMENT_CHARACTER);
+    let mut meant = [0; 4];
+    let length = decoded.encode_utf8(&mut meant).len();
+    Some(Step { meant, length, end, letter: None })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
+    use rstest::rstest;
+
+    use super::*;
+
+    /// Bytes of every sort that a key may have: letters, what base64 writes as `+` and `/`, quotes, spaces.
+    const VALUES: [&str; 5] = ["hunter2-sword", r#"h"un\ter/2"#, "a b&c=d%e+f", "?>?>~~??>>", "pässwört-ß-😀"];
+    const MARKER: &str = "[credential a redacted]";
+
+    fn finder(values: &[(&str, &str)]) -> Arc<Finder> {
+        let named =
+            values.iter().map(|(name, value)| Named { name: (*name).into(), secret: Secret::new(value.as_bytes()) });
+        Arc::new(Finder::new(&named.collect::<Vec<_>>()))
+    }
+
+    fn percent(value: &str, upper: bool, keeps: fn(u8) -> bool) -> String {
+        let one = |byte: u8| match byte {
+            byte if keeps(byte) => char::from(byte).to_string(),
+            byte if upper => format!("%{byte:02X}"),
+            byte => format!("%{byte:02x}"),
+        };
+        value.bytes().map(one).collect()
+    }
+
+    fn json(value: &str) -> String {
+        let quoted = serde_json::Value::from(value).to_string();
+        quoted[1..quoted.len() - 1].to_owned()
+    }
+
+    /// Every character as Python's json.dumps or worse writes it.
+    fn unicode(value: &str) -> String {
+        value.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect::<Vec<_>>().concat()
+    }
+
+    #[test]
+    fn a_value_is_found_in_every_form_in_which_a_server_may_write_it() {
+        for value in VALUES {
+            let finder = finder(&[("a", value)]);
+            let forms = [
+                value.to_owned(),
+                json(value),
+                json(&json(value)),
+                json(&json(&json(value))),
+                unicode(value),
+                json(&unicode(value)),
+                value.replace('/', r"\/"),
+                percent(value, true, |_| false),
+                percent(value, false, |_| false),
+                percent(value, true, |byte| byte.is_ascii_alphanumeric()),
+                percent(value, false, |byte| byte.is_ascii_alphanumeric()),
+                percent(value, true, |byte| byte.is_ascii_alphanumeric() || byte == b' ').replace(' ', "+"),
+                json(&percent(value, true, |byte| byte != b'%' && byte.is_ascii())),
+            ];
+            for form in forms {
+                assert_eq!(finder.replaced(&format!("<{form}>")), format!("<{MARKER}>"), "{form}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_is_found_within_base64_of_either_alphabet_wherever_it_begins() {
+        for value in VALUES {
+            let finder = finder(&[("a", value)]);
+            for (before, after) in (0..4).flat_map(|before| (0..4).map(move |after| (before, after))) {
+                let whole = format!("{}{value}{}", "u:x"[..before.min(3)].repeat(1 + before / 3), "z".repeat(after));
+                let encoded = [
+                    STANDARD.encode(&whole),
+                    STANDARD_NO_PAD.encode(&whole),
+                    URL_SAFE.encode(&whole),
+                    URL_SAFE_NO_PAD.encode(&whole),
+                ];
+                for base64 in encoded {
+                    let wrapped: Vec<&str> =
+                        base64.as_bytes().chunks(7).map(|line| str::from_utf8(line).unwrap()).collect();
+                    let texts = [
+                        base64.clone(),
+                        percent(&base64, true, |byte| byte.is_ascii_alphanumeric()),
+                        base64.replace('/', r"\/"),
+                        wrapped.join("\n"),
+                        wrapped.join("\r\n"),
+                        json(&wrapped.join("\n")),
+                    ];
+                    for text in texts {
+                        let shown = finder.replaced(&text).into_owned();
+                        assert!(shown.contains(MARKER), "{text} of {whole:?}: {shown}");
+                        // Nothing of the value can be read from what is left at either side.
+                        let left = shown.replace(MARKER, "").replace(['=', '\n', '\r', '\\'], "");
+                        let most = (8 * before).div_ceil(6) + (8 * after).div_ceil(6) + 4 * 3;
+                        assert!(left.len() <= most, "{text} of {whole:?}: {shown}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_short_value_is_not_looked_for_where_it_would_be_found_by_chance() {
+        let finder = finder(&[("a", "pin")]);
+        let text = STANDARD.encode("a pin in base64");
+        assert_eq!(finder.replaced(&text), text);
+        assert_eq!(finder.replaced("my pin"), format!("my {MARKER}"));
+    }
+
+    #[rstest]
+    #[case::nothing("nothing at all, 100% of it \\ \\u12 %", "nothing at all, 100% of it \\ \\u12 %")]
+    #[case::nearly("hunter", "hunter")]
+    #[case::together("hunter2hunter2", "[credential a redacted][credential a redacted]")]
+    fn a_text_is_otherwise_left_as_it_is(#[case] text: &str, #[case] expected: &str) {
+        assert_eq!(finder(&[("a", "hunter2")]).replaced(text), expected);
+    }
+
+    #[test]
+    fn a_value_within_another_leaves_nothing_of_it() {
+        let finder = finder(&[("a", "ter"), ("b", "hunter2"), ("c", "r2-sword")]);
+        assert_eq!(finder.replaced("my hunter2."), "my [credential b redacted].");
+        assert_eq!(finder.replaced("my hunter2-sword."), "my [credential b redacted].");
+        assert_eq!(finder.replaced("terter"), "[credential a redacted][credential a redacted]");
+    }
+
+    #[test]
+    fn a_value_that_overlaps_itself_goes_whole() {
+        assert_eq!(finder(&[("a", "abab")]).replaced("ababab!"), "[credential a redacted]!");
+    }
+
+    #[rstest]
+    #[case::within_a_value("says hunt", "says ")]
+    #[case::within_an_escape(r"says \u006", "says ")]
+    #[case::within_an_encoded_one("says %68%75", "says ")]
+    #[case::within_base64("says aHVudGV", "says ")]
+    #[case::after_a_value("hunter2 says so.", "[credential a redacted] says so.")]
+    #[case::elsewhere("says 'no.", "says 'no.")]
+    fn the_beginning_of_a_value_at_a_cut_is_not_shown(#[case] text: &str, #[case] expected: &str) {
+        assert_eq!(finder(&[("a", "hunter2")]).replaced_cut(text), expected);
+    }
+}
