@@ -7,6 +7,8 @@ pub const RECONCILING: &str = "Reconciling";
 pub const STALLED: &str = "Stalled";
 /// On Agent: whether streams of its runners must come from their pods' own addresses.
 pub const PEER_ADDRESS_VERIFIED: &str = "PeerAddressVerified";
+/// On Agent: whether the cluster enforces the NetworkPolicies around its pods.
+pub const NETWORK_ENFORCED: &str = "NetworkEnforced";
 /// On ApprovalPolicy: whether there are the Tools and operations that its rules name.
 pub const NAMES_KNOWN: &str = "NamesKnown";
 /// On ApprovalPolicy: whether its rules can be evaluated on the arguments that servers describe.

@@ -65,7 +65,7 @@ pub const NETWORK_LABEL: &str = "belay.dev/network";
 pub const RUN_LABEL: &str = "belay.dev/run";
 /// On runner pods: name of the Agent, cut to 63 characters.
 pub const AGENT_LABEL: &str = "belay.dev/agent";
-/// On probe pods: what is probed, `credential` or `tool`.
+/// On probe pods: what is probed, `credential`, `tool` or `network`.
 pub const PROBE_LABEL: &str = "belay.dev/probe";
 /// Runner and probe pods are named with this prefix, which admission protects.
 pub const POD_PREFIX: &str = "belay-run-";

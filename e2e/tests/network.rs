@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use belay_e2e::namespace::condition;
 use belay_e2e::{Kubectl, TempNamespace};
 use serde_json::{Value, json};
 
@@ -163,13 +164,24 @@ fn a_policy_that_somebody_deletes_or_changes_comes_back_and_follows_its_service(
 }
 
 #[test]
+fn an_agent_says_that_the_network_enforces_policies() {
+    let namespace = TempNamespace::enabled("net-enforced").unwrap();
+    namespace.kubectl.apply(&agent()).unwrap();
+    let enforced = |agent: &Value| {
+        let said = condition(agent, "NetworkEnforced")?;
+        (said["status"] == "True" && said["reason"] == "Enforced").then_some(())
+    };
+    namespace.wait_until("agent", "a", A_MINUTE, enforced).unwrap();
+}
+
+#[test]
 fn an_agent_that_would_go_where_no_run_may_says_which_object_and_field() {
     let namespace = TempNamespace::enabled("net-astray").unwrap();
     for url in ["http://llm.kube-system.svc/v1", "http://169.254.169.254/v1", "http://10.96.0.1/v1", "http://0x7f.1/v1"]
     {
         namespace.kubectl.apply(&agent().replace("http://llm/v1", url)).unwrap();
         let ready = |agent: &Value| {
-            let ready = belay_e2e::namespace::condition(agent, "Ready")?;
+            let ready = condition(agent, "Ready")?;
             let host = url.split('/').nth(2).unwrap();
             (ready["reason"] == "DestinationNotAllowed" && ready["message"].as_str()?.contains(host))
                 .then(|| ready.clone())

@@ -253,6 +253,10 @@ impl Config {
             dns: if dns.is_empty() { usual_dns() } else { dns },
             operator: Destination::parse(&self.operator_address(), &self.namespace).ok(),
             operator_port: self.grpc_address.port(),
+            forbidden: self
+                .runner_operator_address
+                .is_none()
+                .then(|| format!("belay-operator.{}.svc:{}", self.namespace, self.http_address.port())),
         }
     }
 
@@ -358,6 +362,9 @@ mod tests {
     fn what_an_installation_cannot_allow_is_refused_at_the_start() {
         let usual = parse(&[]).unwrap().network();
         assert_eq!((usual.allowed, usual.dns, usual.operator_port), (AllowedHosts::default(), usual_dns(), 8443));
+        assert_eq!(usual.forbidden.as_deref(), Some("belay-operator.belay-system.svc:8080"));
+        let elsewhere = parse(&["--runner-operator-address", "https://10.0.0.1:8443"]).unwrap().network();
+        assert_eq!(elsewhere.forbidden, None);
         assert_eq!(usual.operator.unwrap().host.to_string(), "belay-operator.belay-system.svc");
         let other = parse(&["--dns-egress", r#"[{"to": [{"ipBlock": {"cidr": "169.254.20.10/32"}}]}]"#]).unwrap();
         assert_ne!(other.network().dns, usual_dns());

@@ -306,6 +306,7 @@ impl Core {
             world: world.clone(),
             network: self.config.network(),
             fences: with.runs.fences.clone(),
+            probes: probes.clone(),
             namespaces: namespaces.clone(),
             writes: writes.clone(),
             clock: Clock,

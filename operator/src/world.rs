@@ -281,10 +281,14 @@ impl Relations {
         for object in self.world.policies.state() {
             self.queues.policies.push(&object.namespace().unwrap_or_default(), &object.name_any()).await;
         }
+        self.look_at_agents().await;
+        self.look_at_runs().await;
+    }
+
+    pub async fn look_at_agents(&self) {
         for object in self.world.agents.state() {
             self.queues.agents.push(&object.namespace().unwrap_or_default(), &object.name_any()).await;
         }
-        self.look_at_runs().await;
     }
 
     /// Every run that status does not call ended.

@@ -25,6 +25,8 @@ pub enum ProbeTask {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         http: Option<Box<HttpOperations>>,
     },
+    /// Find out whether the NetworkPolicy around this pod is enforced: connect to a `HOST:PORT` that it forbids.
+    Network { address: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +34,17 @@ pub enum ProbeTask {
 pub enum ProbeReport {
     Credential(Presence),
     Tool(Result<Vec<OperationDefinition>, Failure>),
+    Network(Passage),
+}
+
+/// What became of connections that a NetworkPolicy forbids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Passage {
+    /// They were made, long after rules have followed a pod.
+    Open,
+    Blocked,
+    /// The name did not resolve: nothing was tried.
+    NotFound,
 }
 
 /// What can be said of a credential without saying what it holds.

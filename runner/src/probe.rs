@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::credential::Credentials;
 use crate::egress::{Destinations, EgressError};
 use crate::log::keep_secret;
+use crate::passage;
 use crate::redact::Redactor;
 use crate::session::{Link, LinkError};
 use crate::tools::http::{Documents, HttpApi};
@@ -86,6 +87,7 @@ async fn hear(incoming: &mut Streaming<ProbeOrder>) -> Result<FromOperator, Prob
 
 async fn report(task: ProbeTask, credentials: &Credentials, documents: &Documents) -> Result<ProbeReport, ProbeError> {
     match task {
+        ProbeTask::Network { address } => Ok(ProbeReport::Network(passage::look(&address).await)),
         ProbeTask::Credential { name } => Ok(ProbeReport::Credential(credentials.presence(&name))),
         ProbeTask::Tool { name, namespace, url, credential, timeouts, private_hosts, http } => {
             let credential = credential.map(|credential| *credential);

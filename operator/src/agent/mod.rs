@@ -5,13 +5,15 @@ mod verdict;
 pub use verdict::EVERY_OPERATION;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use belay_crds::Agent;
-use belay_crds::conditions::set_condition;
+use belay_crds::conditions::{NETWORK_ENFORCED, find as find_condition, set_condition};
 use belay_protocol::network::AllowedHosts;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
 
 use crate::approval_policy::{named, overburdened};
 use crate::clock::Clock;
@@ -20,7 +22,8 @@ use crate::metrics::Kind;
 use crate::namespaces::{Namespaces, Service};
 use crate::network::fences::{Fences, routes};
 use crate::network::policy::Surroundings;
-use crate::network::{NetworkSettings, destinations};
+use crate::network::{NetworkSettings, destinations, enforcement};
+use crate::probe_pod::{ProbePods, Step};
 use crate::service::AddressCheck;
 use crate::world::World;
 use crate::writes::{Writes, owner_of};
@@ -31,6 +34,7 @@ pub struct Agents {
     pub namespaces: Namespaces,
     pub network: NetworkSettings,
     pub fences: Fences,
+    pub probes: ProbePods,
     pub writes: Writes,
     pub clock: Clock,
     /// Whether streams must come from their pod's own address.
@@ -60,6 +64,7 @@ impl Reconcile for Agents {
         let now = Time(self.clock.now());
         set_condition(&mut status.conditions, &addresses, agent.metadata.generation, now);
         status.observed_generation = agent.metadata.generation;
+        let again = self.say_of_the_network(&agent, service, &mut status.conditions).await;
         if service == Service::Enabled && agent.metadata.deletion_timestamp.is_none() {
             self.fence(&agent).await?;
         }
@@ -67,11 +72,37 @@ impl Reconcile for Agents {
             self.writes.apply_status(&*agent, &status).await?;
         }
         self.writes.announce(&*agent, flip, &verdict).await;
-        Ok(Action::await_change())
+        Ok(again.map_or_else(Action::await_change, Action::requeue))
     }
 }
 
 impl Agents {
+    /// Whether the cluster enforces NetworkPolicies, as far as a probe found out; when to look again.
+    async fn say_of_the_network(
+        &self,
+        agent: &Agent,
+        service: Service,
+        conditions: &mut Vec<Condition>,
+    ) -> Option<Duration> {
+        let namespace = agent.namespace().unwrap_or_default();
+        let known = self.world.namespaces.get(&ObjectRef::new(&namespace));
+        let (Service::Enabled, Some(namespace)) = (service, known) else { return None };
+        let question = self.network.forbidden.as_ref().map(|address| enforcement::question(&namespace, address));
+        if let Some(question) = &question {
+            self.probes.sweep(&question.namespace, &question.owner.uid).await;
+        }
+        let step = question.map(|question| self.probes.consult(&question, enforcement::KNOWN));
+        let unsaid = find_condition(conditions, NETWORK_ENFORCED).is_none();
+        let said = enforcement::statement(step.as_ref()).or(unsaid.then_some(enforcement::UNKNOWN));
+        if let Some(said) = said {
+            set_condition(conditions, &said, agent.metadata.generation, Time(self.clock.now()));
+        }
+        match step {
+            Some(Step::Use { again, .. }) => again,
+            Some(Step::Start | Step::Wait | Step::Rest) | None => None,
+        }
+    }
+
     /// Runs that start now find their policies there; those under way keep theirs.
     async fn fence(&self, agent: &Agent) -> Result<(), Failure> {
         let namespace = agent.namespace().unwrap_or_default();

@@ -27,7 +27,7 @@ pub fn judge(credential: &Credential, step: Result<Step, Service>) -> Verdict<Cr
     };
     let presence = match report {
         Ok(ProbeReport::Credential(presence)) => presence,
-        Ok(ProbeReport::Tool(_)) => {
+        Ok(ProbeReport::Tool(_) | ProbeReport::Network(_)) => {
             return Verdict::waiting(CredentialReason::ProbeFailed, "the probe pod answered another question");
         }
         Err(why) => return Verdict::waiting(CredentialReason::ProbeFailed, format!("{subject} is not known: {why}")),

@@ -111,6 +111,11 @@ impl Namespaces {
         services.and_then(|services| services.get(&ObjectRef::new(name).within(namespace)))
     }
 
+    /// Every Agent may say something else now.
+    pub async fn look_at_agents(&self) {
+        self.0.relations.look_at_agents().await;
+    }
+
     /// The NetworkPolicy of ours of that name.
     #[must_use]
     pub fn policy(&self, namespace: &str, name: &str) -> Option<Arc<NetworkPolicy>> {
@@ -206,7 +211,7 @@ impl Namespaces {
             trim_pod,
             stop.clone(),
             tell(relations, namespace, |to, namespace, pod| {
-                async move { tell_owner(&to, &namespace, &*pod).await }.boxed()
+                async move { tell_owner(&to, &namespace, &pod).await }.boxed()
             }),
         );
         let trim = |service: &mut ServiceObject| service.meta_mut().managed_fields = None;

@@ -1,6 +1,7 @@
 //! Where runner and probe pods may go: which URLs are refused beforehand, and the NetworkPolicies around the pods.
 
 pub mod destinations;
+pub mod enforcement;
 pub mod fences;
 pub mod policy;
 
@@ -18,4 +19,6 @@ pub struct NetworkSettings {
     pub operator: Option<Destination>,
     /// Where its own pod listens for them.
     pub operator_port: u16,
+    /// Where the operator listens for others than pods: what no policy of ours lets out to.
+    pub forbidden: Option<String>,
 }

@@ -136,10 +136,11 @@ fn report(outcome: &Outcome) -> Report {
 }
 
 fn is_good(outcome: &Outcome) -> bool {
-    use belay_protocol::probe::Presence;
+    use belay_protocol::probe::{Passage, Presence};
     match outcome {
         Outcome::Reported(ProbeReport::Credential(presence)) => *presence == Presence::Present,
         Outcome::Reported(ProbeReport::Tool(listing)) => listing.is_ok(),
+        Outcome::Reported(ProbeReport::Network(passage)) => *passage != Passage::NotFound,
         Outcome::Failed(_) => false,
     }
 }

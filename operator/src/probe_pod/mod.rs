@@ -75,6 +75,8 @@ struct Inner {
 pub enum Subject {
     Credential,
     Tool,
+    /// The cluster's network, in whichever namespace.
+    Network,
 }
 
 /// What is to be probed, and for whom.
@@ -129,10 +131,10 @@ impl ProbePods {
     pub fn consult(&self, question: &Question, known: Known) -> Step {
         let fingerprint = question.fingerprint();
         let mut memory = self.0.memory.lock();
-        let step = memory.step(&question.owner.uid, fingerprint, known, Instant::now());
+        let step = memory.step(question.key(), fingerprint, known, Instant::now());
         if step == Step::Start {
             let began = Timestamp::from_millisecond(Clock.milliseconds()).unwrap_or_default();
-            memory.start(&question.owner.uid, fingerprint, began);
+            memory.start(question.key(), fingerprint, began);
             let (probes, question) = (self.clone(), question.clone());
             self.0.tasks.spawn(async move { probes.run(question, fingerprint).await });
         }
@@ -171,11 +173,12 @@ impl ProbePods {
             outcome = self.probe(&question) => outcome,
             () = self.0.shutdown.cancelled() => return,
         };
-        self.0.memory.lock().finish(&question.owner.uid, fingerprint, outcome, Instant::now());
+        self.0.memory.lock().finish(question.key(), fingerprint, outcome, Instant::now());
         let (namespace, name) = (&question.namespace, &question.owner.name);
         match question.subject {
             Subject::Credential => self.0.queues.credentials.push(namespace, name).await,
             Subject::Tool => self.0.queues.tools.push(namespace, name).await,
+            Subject::Network => self.0.namespaces.look_at_agents().await,
         }
     }
 
@@ -271,10 +274,18 @@ impl ProbePods {
 }
 
 impl Question {
+    /// Under which its answer is remembered: there is one network, and as many owners as objects.
+    fn key(&self) -> &str {
+        match self.subject {
+            Subject::Credential | Subject::Tool => &self.owner.uid,
+            Subject::Network => "network",
+        }
+    }
+
     /// What its pod may reach: the one server that it asks, if it asks one.
     fn surroundings(&self) -> Surroundings {
         let routes = match &self.task {
-            ProbeTask::Credential { .. } => BTreeSet::new(),
+            ProbeTask::Credential { .. } | ProbeTask::Network { .. } => BTreeSet::new(),
             ProbeTask::Tool { url, credential, private_hosts, .. } => {
                 let token_url = credential.as_ref().and_then(|credential| credential.token_url());
                 let urls = std::iter::once(url.as_str()).chain(token_url);
@@ -297,6 +308,7 @@ fn build(question: &Question, name: &str, network: String, settings: &PodSetting
     let subject = match question.subject {
         Subject::Credential => "credential",
         Subject::Tool => "tool",
+        Subject::Network => "network",
     };
     labels.insert(PROBE_LABEL.to_owned(), subject.to_owned());
     labels.insert(NETWORK_LABEL.to_owned(), network);

@@ -135,6 +135,7 @@ fn parse(task: &ProbeTask, bytes: &[u8]) -> Result<ProbeReport, Status> {
         serde_json::from_slice(bytes).map_err(|e| Status::invalid_argument(format!("no report: {e}")))?;
     match (task, &report) {
         (ProbeTask::Credential { .. }, ProbeReport::Credential(_))
+        | (ProbeTask::Network { .. }, ProbeReport::Network(_))
         | (ProbeTask::Tool { .. }, ProbeReport::Tool(Err(_))) => {}
         (ProbeTask::Tool { .. }, ProbeReport::Tool(Ok(operations))) => {
             let bounded = |text: &str, most: usize| text.chars().count() <= most;
@@ -148,7 +149,9 @@ fn parse(task: &ProbeTask, bytes: &[u8]) -> Result<ProbeReport, Status> {
                 return Err(Status::invalid_argument("a report with more or longer operations than are taken"));
             }
         }
-        (ProbeTask::Credential { .. }, ProbeReport::Tool(_)) | (ProbeTask::Tool { .. }, ProbeReport::Credential(_)) => {
+        (ProbeTask::Credential { .. }, ProbeReport::Tool(_) | ProbeReport::Network(_))
+        | (ProbeTask::Tool { .. }, ProbeReport::Credential(_) | ProbeReport::Network(_))
+        | (ProbeTask::Network { .. }, ProbeReport::Credential(_) | ProbeReport::Tool(_)) => {
             return Err(Status::invalid_argument("a report of another kind than was asked for"));
         }
     }

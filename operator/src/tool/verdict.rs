@@ -64,7 +64,7 @@ pub fn judge(tool: &Tool, found: Found) -> Judged {
         Found::Probe(Step::Use { report: Err(why), .. }) => {
             Verdict::waiting(ToolReason::ProbeFailed, format!("{subject} is not known: {why}"))
         }
-        Found::Probe(Step::Use { report: Ok(ProbeReport::Credential(_)), .. }) => {
+        Found::Probe(Step::Use { report: Ok(ProbeReport::Credential(_) | ProbeReport::Network(_)), .. }) => {
             Verdict::waiting(ToolReason::ProbeFailed, "the probe pod answered another question")
         }
         Found::Probe(Step::Use { report: Ok(ProbeReport::Tool(Err(failure))), .. }) => {

@@ -122,7 +122,12 @@ impl Endpoint<'_> {
         let refused = |error: &EgressError| self.error(error.reason(), format!("may not be asked: {error}"));
         let client = self.credentials.destinations.client(&self.client.token_url, CONNECT_TIMEOUT);
         let client = client.map_err(|error| refused(&error))?;
-        let response = client.open().map_err(|error| refused(&error))?.execute(request).await.map_err(|error| self.unreachable(&error))?;
+        let response = client
+            .open()
+            .map_err(|error| refused(&error))?
+            .execute(request)
+            .await
+            .map_err(|error| self.unreachable(&error))?;
         let status = response.status();
         let body = self.body(response).await?;
         if !status.is_success() {

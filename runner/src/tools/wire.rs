@@ -29,6 +29,8 @@ use crate::permit::{BootTime, Permit, Refusal};
 /// How long a connection may take to open; a permit must outlive that.
 pub const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
+type Header = Option<(HeaderName, HeaderValue)>;
+
 type Posted = Result<StreamableHttpPostResponse, StreamableHttpError<reqwest::Error>>;
 
 /// A tool's server as calls are bound to it.
