@@ -39,6 +39,15 @@ pub struct AgentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub instructions: Option<String>,
+    /// The JSON Schema that the last answer of every run has to fit: the run's output is JSON then. An object (its type
+    /// is `object`), at most 16384 bytes as JSON and 32 levels deep; a `$ref` leads to the schema itself. It is asked of
+    /// the model in its provider's own way; an answer that does not fit is told so and asked again, twice, and then
+    /// the run fails. Providers hold their models to it where every object lists all its properties as `required` and
+    /// sets `additionalProperties: false`; api Messages takes no other. Default: any text. May change; runs under way
+    /// keep theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::any_object")]
+    pub output_schema: Option<serde_json::Value>,
     /// The Tools it may call, and which of their operations; everything else is denied. At most 32, each
     /// named once. Naming one needs the verb `use` on it (tools.decide.belay.dev). Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -5,6 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::http_api::HttpMethod;
 use crate::refs::NameRef;
 
 /// A key that Models and Tools may use by name. Creating one needs `get` on the Secret that it names; naming
@@ -82,19 +83,6 @@ pub struct SecretKeyRef {
     /// newline is reported and the Credential is not Ready.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     pub key: String,
-}
-
-/// A method of HTTP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum HttpMethod {
-    Get,
-    Head,
-    Post,
-    Put,
-    Patch,
-    Delete,
-    Options,
 }
 
 /// Exactly one of the fields.

@@ -34,13 +34,14 @@ pub use approval_policy::{
     PolicyRule, PolicyTest, RuleAction, TestCall,
 };
 pub use credential::{
-    Bearer, ClientAuthentication, ClientCredentials, Credential, CredentialSpec, CredentialStatus, HttpMethod, Inject,
-    InjectBasic, InjectHeader, InjectQuery, SecretKeyRef,
+    Bearer, ClientAuthentication, ClientCredentials, Credential, CredentialSpec, CredentialStatus, Inject, InjectBasic,
+    InjectHeader, InjectQuery, SecretKeyRef,
 };
 pub use definitions::definitions;
 pub use http_api::{ConfigMapKeyRef, Http, HttpHeader, HttpMethod, HttpOperation, HttpSource, OpenApi};
 pub use model::{
-    Model, ModelApi, ModelRateLimits, ModelSpec, ModelStatus, ModelTimeouts, PricesUsd, Script, ScriptCall, ScriptTurn,
+    Model, ModelApi, ModelHeader, ModelRateLimits, ModelReasoning, ModelSpec, ModelStatus, ModelTimeouts, PricesUsd,
+    ReasoningEffort, Script, ScriptCall, ScriptTurn,
 };
 pub use money::{Usd, UsdError};
 pub use read_grant::{ReadGrant, ReadGrantSpec, ReadPurpose};

@@ -31,6 +31,9 @@ use crate::refs::NameRef;
     validation = ("(self.api == 'Scripted') == has(self.scripted)", "spec.scripted is for api Scripted, and api Scripted needs it"),
     validation = ("self.api != 'Scripted' || (!has(self.baseURL) && !has(self.credentialRef))", "a Scripted model is played by the runner: it takes neither spec.baseURL nor spec.credentialRef"),
     validation = ("self.api != 'Messages' || has(self.maxOutputTokens)", "api Messages sends the longest answer with every request: set spec.maxOutputTokens"),
+    validation = ("self.api != 'Scripted' || (!has(self.reasoning) && !has(self.headers))", "a Scripted model is played by the runner: it takes neither spec.reasoning nor spec.headers"),
+    validation = ("!has(self.reasoning) || !has(self.reasoning.budgetTokens) || (self.api == 'Messages' && has(self.maxOutputTokens) && self.reasoning.budgetTokens < self.maxOutputTokens)", "spec.reasoning.budgetTokens is for api Messages, and less than spec.maxOutputTokens"),
+    validation = ("self.api != 'Messages' || !has(self.reasoning) || !has(self.reasoning.effort) || self.reasoning.effort != 'Minimal'", "api Messages knows no spec.reasoning.effort Minimal: use Low"),
     validation = ("self.api != 'Messages' || !has(self.temperature) || self.temperature <= 1.0", "spec.temperature is at most 1 for api Messages")
 )]
 #[serde(rename_all = "camelCase")]
@@ -70,6 +73,16 @@ pub struct ModelSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 2.0))]
     pub temperature: Option<f64>,
+    /// Whether and how much the model reasons before it answers. Not for api Scripted. Default: as its provider has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<ModelReasoning>,
+    /// Headers that every request carries beside those of the wire format, such as a gateway's routing or a provider's
+    /// beta. They are no place for secrets: whoever reads the Model or a journal sees them; a key belongs into a
+    /// Credential. At most 16, each named once; none that frames a request or says who sends it. Not for api Scripted.
+    /// Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub headers: Vec<ModelHeader>,
     /// What a million tokens cost in US dollars. Without it the cost of a run is unknown, and a `costUSD`
     /// limit cannot be kept.
     #[serde(default, rename = "pricesUSD", skip_serializing_if = "Option::is_none")]
@@ -141,6 +154,46 @@ pub struct ModelTimeouts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub total_seconds: Option<i32>,
+}
+
+/// How much a model reasons; what is absent is the provider's.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[x_kube(validation = ("!has(self.budgetTokens) || !has(self.effort) || self.effort != 'None'", "spec.reasoning.budgetTokens is for models that reason: leave it out, or effort None"))]
+#[serde(rename_all = "camelCase")]
+pub struct ModelReasoning {
+    /// `None` (not at all), `Minimal`, `Low`, `Medium` or `High`, as far as the model knows them; api Messages has no
+    /// `Minimal`. Default: the provider's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effort: Option<ReasoningEffort>,
+    /// Tokens of an answer that may go into reasoning, for models of api Messages that take a budget. 1024 to 10000000,
+    /// and less than `maxOutputTokens`. Default: no budget of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1024, max = 10_000_000))]
+    pub budget_tokens: Option<i64>,
+}
+
+/// How much a model reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum ReasoningEffort {
+    None,
+    Minimal,
+    Low,
+    Medium,
+    High,
+}
+
+/// A header of every request.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct ModelHeader {
+    /// Letters, digits and `-`, 1 to 64 of them. Not a header that frames the request (`Content-Length`, `Host` and
+    /// others), nor one that says who sends it (`Authorization`, `Cookie`, `X-Api-Key`, `Api-Key`, and all that begin
+    /// with `Proxy-`), nor one that the wire format sends.
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9][-A-Za-z0-9]*$"))]
+    #[x_kube(validation = ("!(self.lowerAscii() in ['accept', 'accept-encoding', 'anthropic-version', 'api-key', 'authorization', 'connection', 'content-encoding', 'content-length', 'content-type', 'cookie', 'expect', 'host', 'keep-alive', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'x-api-key']) && !self.lowerAscii().startsWith('proxy-')", "spec.headers may neither frame a request nor say who sends it: a key belongs into a Credential"))]
+    pub name: String,
+    /// Its value: 1 to 1024 printable characters of ASCII.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$"))]
+    pub value: String,
 }
 
 /// Limits that all runs of a Model share; what is absent is not limited.

@@ -106,6 +106,8 @@ reasons! {
         PricesMissing,
         /// A Model or Tool names an address, or a Service of another namespace, that the installation does not list.
         DestinationNotAllowed,
+        /// `outputSchema` is no JSON Schema that answers can be checked against.
+        OutputSchemaInvalid,
     }
 }
 
@@ -155,6 +157,8 @@ reasons! {
         WaitExceeded,
         ModelFailed,
         ModelIncomplete,
+        /// The model's last answers did not fit the Agent's `outputSchema`.
+        OutputInvalid,
         ToolUnavailable,
         CredentialUnavailable,
         PodLost,

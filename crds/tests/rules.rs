@@ -33,6 +33,13 @@ fn refusals(kind: &str, new: &str, old: Option<&str>) -> Vec<String> {
     "Model",
     "{api: Messages, model: m, maxOutputTokens: 1, pricesUSD: {input: '3', cacheWrite: '3.75', output: '15'}}"
 )]
+#[case("Model", "{api: ChatCompletions, model: m, reasoning: {effort: Minimal}, rateLimits: {requestsPerMinute: 1}}")]
+#[case("Model", "{api: Messages, model: m, maxOutputTokens: 4096, reasoning: {effort: High, budgetTokens: 2048}}")]
+#[case(
+    "Model",
+    "{api: Messages, model: m, maxOutputTokens: 9, headers: [{name: Anthropic-Beta, value: b}, {name: x, value: y}]}"
+)]
+#[case("Agent", "{modelRef: {name: m}, outputSchema: {type: object, properties: {a: {type: string}}}}")]
 #[case("Credential", "{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: [a.example]}")]
 #[case("Credential", "{secretKeyRef: {name: s, key: k}, inject: {header: {name: X-Api-Key}}, hosts: [a.example]}")]
 #[case("Credential", "{secretKeyRef: {name: s, key: k}, inject: {basic: {username: ada}}, hosts: [a.example]}")]
@@ -94,6 +101,46 @@ const IN_PLAIN_TEXT: &str = "spec.inject.oauth2ClientCredentials.tokenURL is htt
     "Model",
     "{api: Scripted, model: m, credentialRef: {name: c}, scripted: {turns: [{text: hi}]}}",
     "a Scripted model is played by the runner: it takes neither spec.baseURL nor spec.credentialRef"
+)]
+#[case(
+    "Model",
+    "{api: Scripted, model: m, reasoning: {effort: Low}, scripted: {turns: [{text: hi}]}}",
+    "a Scripted model is played by the runner: it takes neither spec.reasoning nor spec.headers"
+)]
+#[case(
+    "Model",
+    "{api: Scripted, model: m, headers: [{name: a, value: b}], scripted: {turns: [{text: hi}]}}",
+    "a Scripted model is played by the runner: it takes neither spec.reasoning nor spec.headers"
+)]
+#[case(
+    "Model",
+    "{api: Responses, model: m, maxOutputTokens: 9000, reasoning: {budgetTokens: 2048}}",
+    "spec.reasoning.budgetTokens is for api Messages, and less than spec.maxOutputTokens"
+)]
+#[case(
+    "Model",
+    "{api: Messages, model: m, maxOutputTokens: 2048, reasoning: {budgetTokens: 2048}}",
+    "spec.reasoning.budgetTokens is for api Messages, and less than spec.maxOutputTokens"
+)]
+#[case(
+    "Model",
+    "{api: Messages, model: m, maxOutputTokens: 2048, reasoning: {effort: Minimal}}",
+    "api Messages knows no spec.reasoning.effort Minimal: use Low"
+)]
+#[case(
+    "Model",
+    "{api: Messages, model: m, maxOutputTokens: 9000, reasoning: {effort: None, budgetTokens: 2048}}",
+    "spec.reasoning.budgetTokens is for models that reason: leave it out, or effort None"
+)]
+#[case(
+    "Model",
+    "{api: Responses, model: m, headers: [{name: X-API-Key, value: b}]}",
+    "spec.headers may neither frame a request nor say who sends it: a key belongs into a Credential"
+)]
+#[case(
+    "Model",
+    "{api: Responses, model: m, headers: [{name: Proxy-Authorization, value: b}]}",
+    "spec.headers may neither frame a request nor say who sends it: a key belongs into a Credential"
 )]
 #[case(
     "Model",

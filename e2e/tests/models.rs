@@ -233,3 +233,44 @@ fn a_server_that_hangs_makes_the_tool_unreachable_in_words() {
     let words = message(&tool);
     assert!(words.contains("http://hang:9000/mcp"), "{words}");
 }
+
+#[test]
+fn runs_of_a_limited_model_take_turns_and_say_so_and_the_output_fits() {
+    let namespace = TempNamespace::enabled("models-limited").unwrap();
+    let turns = json!([{"text": "no JSON"}, {"text": "{\"ok\": true}", "delayMilliseconds": 12000}]);
+    let model = json!({"apiVersion": "belay.dev/v1alpha1", "kind": "Model", "metadata": {"name": "m"},
+        "spec": {"api": "Scripted", "model": "s", "scripted": {"turns": turns}, "rateLimits": {"concurrentRequests": 1}}});
+    let schema = json!({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]});
+    let agent = json!({"apiVersion": "belay.dev/v1alpha1", "kind": "Agent", "metadata": {"name": "a"},
+        "spec": {"modelRef": {"name": "m"}, "outputSchema": schema}});
+    namespace.kubectl.apply(&format!("{model}\n---\n{agent}\n")).unwrap();
+    for name in ["first", "second"] {
+        let begun = belay(&["-n", &namespace.name, "run", "a", "--name", name, "--input", "go"]).unwrap();
+        assert!(begun.success, "{}", begun.stderr);
+    }
+    // Whichever came later waits while the other one's model thinks.
+    let waits = |name| {
+        let run = namespace.kubectl.get("agentrun", name).unwrap();
+        let ready = condition(&run, "Ready")?.clone();
+        (ready["reason"] == "RateLimited").then(|| ready["message"].as_str().unwrap().to_owned())
+    };
+    let deadline = std::time::Instant::now() + TWO_MINUTES;
+    let (waiting, message) = loop {
+        if let Some(found) = ["first", "second"].into_iter().find_map(|name| Some((name, waits(name)?))) {
+            break found;
+        }
+        assert!(std::time::Instant::now() < deadline, "no run says what it waits for");
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    assert!(message.starts_with("Model m: spec.rateLimits.concurrentRequests is reached"), "{message}");
+    let cancelled = belay(&["-n", &namespace.name, "cancel", waiting]).unwrap();
+    assert!(cancelled.success, "{}", cancelled.stderr);
+    let ended = namespace.run_to_the_end(waiting, TWO_MINUTES).unwrap();
+    assert_eq!(ended["status"]["phase"], "Cancelled", "{ended:#}");
+    let other = if waiting == "first" { "second" } else { "first" };
+    let ended = namespace.run_to_the_end(other, TWO_MINUTES).unwrap();
+    assert_eq!(
+        (&ended["status"]["phase"], &ended["status"]["output"]),
+        (&json!("Succeeded"), &json!("{\"ok\": true}"))
+    );
+}

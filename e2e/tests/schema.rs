@@ -99,7 +99,7 @@ fn the_url_column_shows_whichever_kind_a_tool_is() {
 #[test]
 fn what_the_docs_show_is_accepted() {
     let namespace = TempNamespace::plain("schema-docs").unwrap();
-    for (page, least) in [("tools-and-models.md", 6), ("http-apis.md", 3)] {
+    for (page, least) in [("tools-and-models.md", 6), ("models.md", 5), ("http-apis.md", 3)] {
         let text = std::fs::read_to_string(format!("{}/../docs/{page}", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let blocks: Vec<&str> = text
             .split("```yaml\n")
@@ -130,6 +130,22 @@ fn what_is_wrong_is_refused_in_words_that_name_the_field() {
         (model("{api: ChatCompletions, model: gpt, maxOutputTokens: -1}"), "spec.maxOutputTokens"),
         (model("{api: ChatCompletions, model: gpt, pricesUSD: {input: '1e3', output: '1'}}"), "spec.pricesUSD.input"),
         (model("{api: Messages, model: claude}"), "set spec.maxOutputTokens"),
+        (
+            model("{api: Responses, model: gpt, rateLimits: {requestsPerMinute: 0}}"),
+            "spec.rateLimits.requestsPerMinute",
+        ),
+        (model("{api: Responses, model: gpt, rateLimits: {tokensPerMinute: 0}}"), "spec.rateLimits.tokensPerMinute"),
+        (
+            model("{api: Responses, model: gpt, rateLimits: {concurrentRequests: 0}}"),
+            "spec.rateLimits.concurrentRequests",
+        ),
+        (model("{api: Responses, model: gpt, reasoning: {effort: Some}}"), "spec.reasoning.effort"),
+        (
+            model("{api: Responses, model: gpt, headers: [{name: Authorization, value: x}]}"),
+            "a key belongs into a Credential",
+        ),
+        (model("{api: Responses, model: gpt, headers: [{name: 'a b', value: x}]}"), "spec.headers[0].name"),
+        (model("{api: Responses, model: gpt, headers: [{name: a, value: \"x\\ny\"}]}"), "spec.headers[0].value"),
         (
             model("{api: Messages, model: claude, maxOutputTokens: 9, temperature: 1.2}"),
             "spec.temperature is at most 1",

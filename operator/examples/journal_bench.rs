@@ -300,6 +300,7 @@ fn response(step: u32, call_id: &str) -> Event {
         response_id: None,
         model: None,
         milliseconds: 1,
+        misfit: None,
     };
     Event::ModelResponded { step, attempt: 1, response }
 }

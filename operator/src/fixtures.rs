@@ -117,8 +117,15 @@ pub fn claimed() -> Event {
 
 /// Asks the model and gets `items`.
 pub fn answered(step: u32, items: Vec<Item>, usage: Usage) -> Vec<Event> {
-    let response =
-        ModelResponse { items, finish: Finish::Stop, usage, response_id: None, model: None, milliseconds: 1 };
+    let response = ModelResponse {
+        items,
+        finish: Finish::Stop,
+        usage,
+        response_id: None,
+        model: None,
+        milliseconds: 1,
+        misfit: None,
+    };
     vec![
         Event::ModelRequested { step, attempt: 1, request: Digest::of(b"r"), reserved_tokens: 0 },
         Event::ModelResponded { step, attempt: 1, response },

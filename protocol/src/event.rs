@@ -214,6 +214,22 @@ pub struct ModelResponse {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     pub milliseconds: u64,
+    /// What of a last answer does not fit the plan's `output_schema`, in words for the model: it is asked again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub misfit: Option<String>,
+}
+
+impl ModelResponse {
+    /// Everything that the model said, if it said anything.
+    #[must_use]
+    pub fn text(&self) -> Option<String> {
+        let text = |item: &Item| match item {
+            Item::Text { text } => Some(text.clone()),
+            Item::Reasoning { .. } | Item::Block { .. } | Item::ToolCall { .. } => None,
+        };
+        let texts: Vec<String> = self.items.iter().filter_map(text).collect();
+        (!texts.is_empty()).then(|| texts.join("\n"))
+    }
 }
 
 /// One piece of a model's answer, in its order.
@@ -576,6 +592,8 @@ pub enum EndReason {
     ModelFailed,
     /// The model's answer was cut or filtered and holds no call to go on with.
     ModelIncomplete,
+    /// The model's last answers did not fit the Agent's `outputSchema`.
+    OutputInvalid,
     ToolUnavailable,
     CredentialUnavailable,
     PodLost,

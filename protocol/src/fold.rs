@@ -70,6 +70,8 @@ pub struct RunState {
     pub inputs: BTreeMap<String, Inputs>,
     /// Model requests that were answered.
     pub steps: u32,
+    /// Last answers in a row that did not fit the plan's `output_schema`.
+    pub misfits: u32,
     pub usage: Usage,
     pub cost: Cost,
     /// What requests may have used whose runner was gone before the answer.

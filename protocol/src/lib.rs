@@ -13,6 +13,7 @@ pub mod grant;
 pub mod guard;
 pub mod judgement;
 pub mod network;
+pub mod output;
 pub mod plan;
 pub mod probe;
 pub mod reading;
@@ -52,6 +53,8 @@ pub const LISTINGS_PER_EPOCH_MAX: u32 = 8;
 pub const WELCOME_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How often one step asks the model, pods that were lost meanwhile included. A runner gives up long before.
 pub const MODEL_ATTEMPTS_MAX: u32 = 64;
+/// How often in a row a last answer may not fit the Agent's `outputSchema`.
+pub const MISFITS_MAX: u32 = 3;
 /// How many grants one run may hold, those that are used up included.
 pub const GRANTS_MAX: usize = 64;
 /// How often a call that may be sent again is sent without an answer.

@@ -26,6 +26,8 @@ pub struct Turn {
     pub items: Vec<Item>,
     /// By call id; complete before the next turn.
     pub results: BTreeMap<String, CallResult>,
+    /// What the model is told of an answer that does not fit the plan's `output_schema`.
+    pub misfit: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +48,8 @@ impl Transcript {
             Event::ModelResponded { response, .. } => {
                 let items = response.items.clone();
                 self.rounds.clear();
-                self.turns.push(Turn { fallback: self.fallback.clone(), items, results: BTreeMap::new() });
+                let (fallback, misfit) = (self.fallback.clone(), response.misfit.clone());
+                self.turns.push(Turn { fallback, items, results: BTreeMap::new(), misfit });
             }
             Event::ModelReplaced { by, .. } => self.fallback = Some(by.clone()),
             Event::CallObserved { call_id, result, .. } => {

@@ -50,6 +50,8 @@ fn plan() -> Plan {
         temperature: None,
         prices: None,
         timeouts: Timeouts::default(),
+        reasoning: None,
+        headers: Vec::new(),
         script: Vec::new(),
     };
     Plan {
@@ -86,6 +88,7 @@ fn plan() -> Plan {
         agent_policies: Vec::new(),
         private_hosts: Vec::new(),
         limits: Limits { steps: 50, tokens: None, cost_micro_usd: None, active_seconds: 60, wait_seconds: 60 },
+        output_schema: None,
     }
 }
 
@@ -270,6 +273,7 @@ fn response(turn: Turn, state: &RunState) -> ModelResponse {
         response_id: None,
         model: None,
         milliseconds: 1,
+        misfit: None,
     }
 }
 

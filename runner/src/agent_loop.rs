@@ -24,6 +24,7 @@ use self::next::{Next, next};
 pub use self::progress::{Progress, WelcomeError};
 use crate::log::StepLog;
 use crate::models::{Model, OfferedTool};
+use crate::output::Output;
 use crate::permit::Decided;
 use crate::redact::Redactor;
 use crate::session::{AppendError, Operator, Order};
@@ -38,6 +39,7 @@ pub struct Agent {
     models: Vec<Box<dyn Model>>,
     servers: BTreeMap<String, SharedServer>,
     redactor: Redactor,
+    output: Output,
     log: StepLog,
     /// What this process was shown; nothing before the servers were asked.
     offered: Option<Vec<OfferedTool>>,
@@ -106,6 +108,7 @@ impl Agent {
         let calls = progress.state().calls.iter();
         let parked = calls.filter(|(_, call)| asked(call)).map(|(call_id, _)| call_id.clone()).collect();
         Self {
+            output: Output::of(&plan),
             plan,
             progress,
             operator,

@@ -7,6 +7,7 @@ pub mod credential;
 pub mod egress;
 pub mod log;
 pub mod models;
+pub mod output;
 pub mod passage;
 pub mod permit;
 pub mod probe;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use belay_crds::conditions::{PEER_ADDRESS_VERIFIED, Statement, Truth};
 use belay_crds::reason::AgentReason;
 use belay_crds::{Agent, AgentTool, Model, OnDrift, Tool};
+use belay_protocol::output::OutputSchema;
 use kube::ResourceExt;
 
 use crate::approval_policy::{JUDGES_MAX, Named, Usable, usable};
@@ -34,7 +35,7 @@ pub struct Found {
     pub astray: Option<String>,
 }
 
-/// Judges in a fixed order: namespace, suspension, destinations, model, prices, tools, operations, policies.
+/// Judges in a fixed order: namespace, suspension, destinations, model, prices, output, tools, operations, policies.
 pub fn judge(agent: &Agent, service: Service, found: &Found) -> Verdict<AgentReason> {
     let namespace = agent.namespace().unwrap_or_default();
     let name = agent.name_any();
@@ -50,6 +51,10 @@ pub fn judge(agent: &Agent, service: Service, found: &Found) -> Verdict<AgentRea
     }
     if let Some(verdict) = judge_model(agent, &namespace, found) {
         return verdict;
+    }
+    if let Some(Err(error)) = agent.spec.output_schema.as_ref().map(OutputSchema::compile) {
+        let message = format!("Agent {name}: spec.outputSchema cannot be kept: {error}");
+        return Verdict::stalled(AgentReason::OutputSchemaInvalid, message);
     }
     for (index, (listed, tool)) in agent.spec.tools.iter().zip(&found.tools).enumerate() {
         let subject = format!("Agent {name}: spec.tools[{index}]");
@@ -311,6 +316,23 @@ mod tests {
             judge(&agent("triage", "writer", &[]), Service::Enabled, &Found { astray: Some(words.into()), ..all });
         assert_eq!((verdict.standing, verdict.reason), (Standing::Stalled, AgentReason::DestinationNotAllowed));
         assert_eq!(verdict.message, format!("Agent triage: {words}"));
+    }
+
+    #[test]
+    fn an_output_that_cannot_be_checked_is_said() {
+        let judged = |schema: serde_json::Value| {
+            let mut agent = agent("triage", "writer", &[]);
+            agent.spec.output_schema = Some(schema);
+            judge(&agent, Service::Enabled, &found(Some(ready(model("writer", None))), vec![]))
+        };
+        assert_eq!(judged(serde_json::json!({"type": "object"})).standing, Standing::Ready);
+        let verdict = judged(serde_json::json!({"type": "object", "required": 7}));
+        assert_eq!((verdict.standing, verdict.reason), (Standing::Stalled, AgentReason::OutputSchemaInvalid));
+        assert!(
+            verdict.message.starts_with("Agent triage: spec.outputSchema cannot be kept: it is no"),
+            "{}",
+            verdict.message
+        );
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use belay_crds::{
-    Agent, AgentRun, AgentTool, ClientAuthentication as CrdClientAuthentication, Credential, Http, HttpMethod,
-    Inject as CrdInject, Limits as CrdLimits, Model, ModelApi, NameRef, OnDrift as CrdOnDrift, Tool, Usd,
+    Agent, AgentRun, AgentTool, ClientAuthentication as CrdClientAuthentication, Credential, Http, Inject as CrdInject,
+    Limits as CrdLimits, Model, ModelApi, ModelReasoning, NameRef, OnDrift as CrdOnDrift, ReasoningEffort, Tool, Usd,
 };
 use belay_policy::freeze_effects;
 use belay_protocol::Digest;
@@ -13,9 +13,9 @@ use belay_protocol::call::model_name;
 use belay_protocol::cost::Prices;
 use belay_protocol::network::AllowedHosts;
 use belay_protocol::plan::{
-    ClientAuthentication, ClientCredentials, Effects, HttpOperations, Inject, Limits, ModelApi as PlanApi, ObjectId,
-    OnDrift, PLAN_VERSION, Plan, PlanCredential, PlanModel, PlanOperation, PlanPolicy, PlanTool, ScriptedCall,
-    ScriptedTurn, Timeouts,
+    ClientAuthentication, ClientCredentials, Effects, Effort, HttpOperations, Inject, Limits, ModelApi as PlanApi,
+    ObjectId, OnDrift, PLAN_VERSION, Plan, PlanCredential, PlanHeader, PlanModel, PlanOperation, PlanPolicy, PlanTool,
+    Reasoning, ScriptedCall, ScriptedTurn, Timeouts,
 };
 use kube::{Resource, ResourceExt};
 
@@ -125,6 +125,7 @@ pub fn freeze(run: &AgentRun, parts: &Parts) -> Result<Plan, String> {
         agent_policies: policy_names(&parts.agent.spec.policy_refs),
         private_hosts: parts.private_hosts.clone(),
         limits: limits(parts.agent.spec.limits.as_ref(), run.spec.limits.as_ref()),
+        output_schema: parts.agent.spec.output_schema.clone(),
     })
 }
 
@@ -224,8 +225,25 @@ fn freeze_model(model: &Model) -> PlanModel {
             idle_seconds: timeouts.idle_seconds.map_or(defaults.idle_seconds, positive),
             total_seconds: timeouts.total_seconds.map_or(defaults.total_seconds, positive),
         },
+        reasoning: spec.reasoning.as_ref().map(freeze_reasoning),
+        headers: spec
+            .headers
+            .iter()
+            .map(|header| PlanHeader { name: header.name.clone(), value: header.value.clone() })
+            .collect(),
         script: spec.scripted.iter().flat_map(|script| &script.turns).map(freeze_turn).collect(),
     }
+}
+
+fn freeze_reasoning(reasoning: &ModelReasoning) -> Reasoning {
+    let effort = |effort| match effort {
+        ReasoningEffort::None => Effort::None,
+        ReasoningEffort::Minimal => Effort::Minimal,
+        ReasoningEffort::Low => Effort::Low,
+        ReasoningEffort::Medium => Effort::Medium,
+        ReasoningEffort::High => Effort::High,
+    };
+    Reasoning { effort: reasoning.effort.map(effort), budget_tokens: reasoning.budget_tokens.map(i64::unsigned_abs) }
 }
 
 fn freeze_turn(turn: &belay_crds::ScriptTurn) -> ScriptedTurn {
@@ -253,7 +271,7 @@ pub fn freeze_credential(credential: &Credential) -> PlanCredential {
         secret_key: spec.secret_key_ref.key.clone(),
         inject: freeze_inject(&spec.inject),
         hosts: spec.hosts.clone(),
-        methods: spec.methods.iter().map(|method| written(*method).to_owned()).collect(),
+        methods: spec.methods.iter().map(|method| method.as_str().to_owned()).collect(),
         path_prefixes: spec.path_prefixes.clone(),
         policies: policy_names(&spec.policy_refs),
     }
@@ -284,18 +302,6 @@ fn freeze_inject(inject: &CrdInject) -> Inject {
             },
         }),
         None => Inject::Bearer {},
-    }
-}
-
-fn written(method: HttpMethod) -> &'static str {
-    match method {
-        HttpMethod::Get => "GET",
-        HttpMethod::Head => "HEAD",
-        HttpMethod::Post => "POST",
-        HttpMethod::Put => "PUT",
-        HttpMethod::Patch => "PATCH",
-        HttpMethod::Delete => "DELETE",
-        HttpMethod::Options => "OPTIONS",
     }
 }
 
@@ -369,6 +375,21 @@ mod tests {
         let held: Vec<_> = plan.policies.iter().map(|p| (p.name.as_str(), p.generation, p.otherwise)).collect();
         let deny = belay_protocol::plan::Otherwise::Deny;
         assert_eq!(held, [("a", 1, deny), ("b", 1, deny), ("c", 1, deny)]);
+    }
+
+    #[test]
+    fn a_plan_holds_what_model_and_agent_ask_of_each_answer() {
+        let mut agent = agent("triage", "writer", &[]);
+        let schema = serde_json::json!({"type": "object"});
+        agent.spec.output_schema = Some(schema.clone());
+        let mut writer = model("writer", None);
+        writer.spec.reasoning = Some(ModelReasoning { effort: Some(ReasoningEffort::Low), budget_tokens: Some(2048) });
+        writer.spec.headers = vec![belay_crds::ModelHeader { name: "X-Route".into(), value: "a".into() }];
+        let plan = freeze(&run("nightly", "triage"), &parts(agent, writer, vec![], vec![])).unwrap();
+        assert_eq!(plan.output_schema, Some(schema));
+        let reasoning = Reasoning { effort: Some(Effort::Low), budget_tokens: Some(2048) };
+        assert_eq!(plan.model.reasoning, Some(reasoning));
+        assert_eq!(plan.model.headers, [PlanHeader { name: "X-Route".into(), value: "a".into() }]);
     }
 
     #[test]

@@ -236,6 +236,7 @@ pub fn reason_of(reason: EndReason) -> RunReason {
         EndReason::WaitExceeded => RunReason::WaitExceeded,
         EndReason::ModelFailed => RunReason::ModelFailed,
         EndReason::ModelIncomplete => RunReason::ModelIncomplete,
+        EndReason::OutputInvalid => RunReason::OutputInvalid,
         EndReason::ToolUnavailable => RunReason::ToolUnavailable,
         EndReason::CredentialUnavailable => RunReason::CredentialUnavailable,
         EndReason::PodLost => RunReason::PodLost,

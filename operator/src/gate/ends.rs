@@ -1,10 +1,10 @@
 //! What ends a run: a last answer, a failure that nobody retries, a limit of the plan.
 
-use belay_protocol::LISTINGS_PER_EPOCH_MAX;
 use belay_protocol::event::{
     EndReason, Event, Failure, FailureReason, Finish, Item, Limit, Listing, ModelResponse, Outcome, RunEnd,
 };
 use belay_protocol::fold::RunState;
+use belay_protocol::{LISTINGS_PER_EPOCH_MAX, MISFITS_MAX};
 
 use super::Room;
 
@@ -81,6 +81,14 @@ fn last_words(run: &RunState, response: &ModelResponse) -> Option<Event> {
         return None;
     }
     let model = run.plan.as_ref().map(|plan| plan.model_after(run.models_given_up).name.clone()).unwrap_or_default();
+    if let Some(misfit) = &response.misfit {
+        let agent = run.plan.as_ref().map(|plan| plan.agent.name.clone()).unwrap_or_default();
+        let message = format!(
+            "{MISFITS_MAX} answers of Model {model} in a row did not fit spec.outputSchema of Agent {agent}; the last: \
+             {misfit} Ask for less in the schema, say in the instructions what is wanted, or use another model"
+        );
+        return (run.misfits + 1 >= MISFITS_MAX).then(|| failed(EndReason::OutputInvalid, message));
+    }
     Some(match response.finish {
         Finish::Stop | Finish::ToolCalls => Event::RunEnded {
             end: RunEnd { outcome: Outcome::Succeeded, reason: EndReason::Completed, message: String::new() },

@@ -13,7 +13,7 @@ use belay_protocol::judgement::{Judged, Judgement, Opinion, OpinionVerdict, Poli
 use belay_protocol::plan::{
     Effects, Limits, ModelApi, ObjectId, OnDrift, Plan, PlanModel, PlanOperation, PlanTool, Timeouts,
 };
-use belay_protocol::{Digest, LISTINGS_PER_EPOCH_MAX, Record};
+use belay_protocol::{Digest, LISTINGS_PER_EPOCH_MAX, MISFITS_MAX, Record};
 use proptest::prelude::*;
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -53,6 +53,8 @@ pub(crate) fn plan_of(run: &ObjectId) -> Plan {
             temperature: None,
             prices: Some(Prices { input: 1_000_000, cached_input: None, cache_write: None, output: 1_000_000 }),
             timeouts: Timeouts::default(),
+            reasoning: None,
+            headers: Vec::new(),
             script: vec![],
         },
         fallbacks: Vec::new(),
@@ -78,6 +80,7 @@ pub(crate) fn plan_of(run: &ObjectId) -> Plan {
         agent_policies: vec![],
         private_hosts: Vec::new(),
         limits: Limits { steps: 2, tokens: Some(100), cost_micro_usd: Some(50), active_seconds: 60, wait_seconds: 60 },
+        output_schema: None,
     }
 }
 
@@ -119,7 +122,8 @@ fn response(step: u32, calls: &[&str], finish: Finish, tokens: u64) -> Event {
         .collect();
     let usage =
         Usage { input_tokens: Some(tokens), cached_input_tokens: None, output_tokens: Some(0), ..Usage::default() };
-    let response = ModelResponse { items, finish, usage, response_id: None, model: None, milliseconds: 1 };
+    let response =
+        ModelResponse { items, finish, usage, response_id: None, model: None, milliseconds: 1, misfit: None };
     Event::ModelResponded { step, attempt: 1, response }
 }
 
@@ -628,6 +632,30 @@ fn the_last_answer_ends_the_run_well_and_a_cut_one_does_not() {
         events.push(request(1, 1));
         let decided = decide_allowed(&folded(events), vec![response(1, &[], finish, 1)]).unwrap();
         assert_eq!((end_of(&decided).outcome, end_of(&decided).reason), (outcome, reason));
+    }
+}
+
+#[test]
+fn an_answer_that_does_not_fit_is_asked_again_and_the_third_in_a_row_ends_the_run() {
+    let mut plan = plan();
+    plan.limits.steps = 9;
+    let mut events = claimed(plan);
+    for step in 1..=MISFITS_MAX {
+        events.push(request(step, 1));
+        let mut answer = response(step, &[], Finish::Stop, 1);
+        let Event::ModelResponded { response, .. } = &mut answer else { unreachable!() };
+        response.misfit = Some("it is not JSON alone.".into());
+        let decided = decide_allowed(&folded(events.clone()), vec![answer.clone()]).unwrap();
+        if step < MISFITS_MAX {
+            assert_eq!(decided, [answer.clone()], "asked again");
+            events.push(answer);
+            continue;
+        }
+        let end = end_of(&decided);
+        assert_eq!((end.outcome, end.reason), (Outcome::Failed, EndReason::OutputInvalid));
+        for words in ["spec.outputSchema of Agent", "it is not JSON alone."] {
+            assert!(end.message.contains(words), "{}", end.message);
+        }
     }
 }
 

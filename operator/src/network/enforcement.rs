@@ -23,6 +23,7 @@ pub fn question(namespace: &Namespace, address: &str) -> Question {
         owner: owner_of(namespace),
         task: ProbeTask::Network { address: address.to_owned() },
         mounts: Vec::new(),
+        documents: Vec::new(),
         version: String::new(),
     }
 }

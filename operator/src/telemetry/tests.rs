@@ -81,6 +81,7 @@ fn middle() -> Vec<Event> {
         response_id: None,
         model: None,
         milliseconds: 30,
+        misfit: None,
     };
     let request = belay_protocol::Digest::zero();
     vec![

@@ -344,6 +344,8 @@ pub fn plan(name: &str) -> Plan {
             temperature: None,
             prices: None,
             timeouts: Timeouts::default(),
+            reasoning: None,
+            headers: Vec::new(),
             script: vec![],
         },
         fallbacks: Vec::new(),
@@ -363,6 +365,7 @@ pub fn plan(name: &str) -> Plan {
         agent_policies: vec![],
         private_hosts: Vec::new(),
         limits: Limits { steps: 5, tokens: None, cost_micro_usd: None, active_seconds: 60, wait_seconds: 60 },
+        output_schema: None,
     }
 }
 
@@ -390,6 +393,7 @@ pub fn responded(step: u32, items: Vec<Item>, finish: Finish) -> Event {
         response_id: None,
         model: None,
         milliseconds: 1,
+        misfit: None,
     };
     Event::ModelResponded { step, attempt: 1, response }
 }

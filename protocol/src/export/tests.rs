@@ -63,6 +63,7 @@ fn events() -> Vec<Event> {
         response_id: None,
         model: None,
         milliseconds: 1,
+        misfit: None,
     };
     let listed = ListedOperation { name: "read".into(), definition: Digest::of(b"definition") };
     let result = ToolResult { is_error: false, content: "text\nand \"more\"".into(), truncated_from_bytes: None };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{CallState, IllegalEvent, ModelState, RunState, out_of_order, wrong_call};
 use crate::cost::{Prices, Usage};
 use crate::event::{Failure, FailureReason, Item, Listing, ModelResponse};
-use crate::{CALLS_PER_RESPONSE_MAX, MODEL_ATTEMPTS_MAX};
+use crate::{CALLS_PER_RESPONSE_MAX, MISFITS_MAX, MODEL_ATTEMPTS_MAX};
 
 impl RunState {
     pub(super) fn list(&mut self, tool: &str, listing: &Listing, at: i64) -> Result<(), IllegalEvent> {
@@ -57,7 +57,9 @@ impl RunState {
                 calls.insert(call_id.clone(), CallState::Due { attempt: 1 });
             }
         }
-        self.model = if calls.is_empty() { ModelState::Done } else { ModelState::Idle };
+        self.misfits = if calls.is_empty() && response.misfit.is_some() { self.misfits.saturating_add(1) } else { 0 };
+        let asked_again = (1..MISFITS_MAX).contains(&self.misfits);
+        self.model = if calls.is_empty() && !asked_again { ModelState::Done } else { ModelState::Idle };
         self.calls_total += u32::try_from(calls.len()).unwrap_or(u32::MAX);
         self.calls = calls;
         self.asked_since.clear();
@@ -70,7 +72,7 @@ impl RunState {
         if let Some(prices) = self.prices() {
             self.cost = self.cost.plus(prices.cost(&response.usage));
         }
-        self.output = text_of(response);
+        self.output = response.text();
         self.failure = None;
         self.come_forward();
         Ok(())
@@ -159,16 +161,4 @@ fn may_cost(reason: FailureReason) -> bool {
         | FailureReason::DefinitionsInvalid
         | FailureReason::ContextExceeded => false,
     }
-}
-
-fn text_of(response: &ModelResponse) -> Option<String> {
-    let texts: Vec<&str> = response
-        .items
-        .iter()
-        .filter_map(|item| match item {
-            Item::Text { text } => Some(text.as_str()),
-            Item::Reasoning { .. } | Item::Block { .. } | Item::ToolCall { .. } => None,
-        })
-        .collect();
-    (!texts.is_empty()).then(|| texts.join("\n"))
 }

@@ -63,6 +63,7 @@ fn responded(step: u32, calls: &[&str]) -> Event {
         response_id: Some("msg_1".into()),
         model: Some("large-5-2026".into()),
         milliseconds: 90,
+        misfit: None,
     };
     Event::ModelResponded { step, attempt: 1, response }
 }

@@ -110,14 +110,16 @@ impl Agent {
         attempt: u32,
         milliseconds: u64,
     ) -> Result<ModelResponse, ModelError> {
-        let response = ModelResponse {
+        let mut response = ModelResponse {
             items: self.items(answer.items),
             finish: answer.finish,
             usage: answer.usage,
             response_id: answer.response_id.map(|id| self.redactor.redact(&id).into_owned()),
             model: answer.model.map(|model| self.redactor.redact(&model).into_owned()),
             milliseconds,
+            misfit: None,
         };
+        response.misfit = self.output.misfit(&response);
         let event = Event::ModelResponded { step, attempt, response };
         let bytes = serde_json::to_vec(&event).map_or(usize::MAX, |bytes| bytes.len());
         match event {

@@ -167,6 +167,7 @@ mod tests {
             response_id: None,
             model: None,
             milliseconds: 1,
+            misfit: None,
         };
         let mut progress = Progress::default();
         for event in [

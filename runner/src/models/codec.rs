@@ -4,9 +4,10 @@
 use std::borrow::Cow;
 
 use belay_protocol::event::FailureReason;
-use belay_protocol::plan::PlanModel;
+use belay_protocol::output::is_strict;
+use belay_protocol::plan::{Effort, Plan, PlanModel};
 use belay_protocol::transcript::CallResult;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::sse::SseParser;
@@ -16,6 +17,35 @@ use super::{Context, ModelAnswer};
 pub const CALLS_MAX: usize = 512;
 /// The most that is kept of what a server said, for whoever redacts it before it is cut to what is shown.
 pub const KEPT_BYTES: usize = 16 * 1024;
+
+/// The output that a plan wants, as both of OpenAI's formats ask for it.
+#[derive(Serialize)]
+pub struct OutputFormat<'a> {
+    name: &'static str,
+    schema: &'a Value,
+    /// Said only where it is true: the provider refuses schemas that it cannot hold its model to.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    strict: bool,
+}
+
+impl<'a> OutputFormat<'a> {
+    #[must_use]
+    pub fn of(plan: &'a Plan) -> Option<Self> {
+        plan.output_schema.as_ref().map(|schema| Self { name: "output", schema, strict: is_strict(schema) })
+    }
+}
+
+/// An effort as the APIs spell it.
+#[must_use]
+pub fn effort_word(effort: Effort) -> &'static str {
+    match effort {
+        Effort::None => "none",
+        Effort::Minimal => "minimal",
+        Effort::Low => "low",
+        Effort::Medium => "medium",
+        Effort::High => "high",
+    }
+}
 
 /// One wire format over HTTP.
 pub trait Codec: Send + Sync + 'static {

@@ -76,8 +76,11 @@ impl<C: Codec> HttpModel<C> {
     }
 
     async fn request(&self, client: &reqwest::Client, body: Vec<u8>) -> Result<reqwest::Request, ModelError> {
-        let mut request = client
-            .post(&self.url)
+        let mut request = client.post(&self.url);
+        for header in &self.model.headers {
+            request = request.header(&header.name, &header.value);
+        }
+        let mut request = request
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "text/event-stream, application/json")
             // What is compressed can neither be read nor redacted here.

@@ -24,12 +24,11 @@ use super::required;
 use super::trouble::Trouble;
 use crate::credential::Credentials;
 use crate::credential::inject::inject;
+use crate::egress;
 use crate::permit::{BootTime, Permit, Refusal};
 
 /// How long a connection may take to open; a permit must outlive that.
 pub const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
-
-type Header = Option<(HeaderName, HeaderValue)>;
 
 type Posted = Result<StreamableHttpPostResponse, StreamableHttpError<reqwest::Error>>;
 

@@ -270,6 +270,7 @@ fn end_of(state: &RunState, events: &[Event]) -> Option<RunEnd> {
         (ModelState::Done, Some(Finish::Length | Finish::ContentFilter)) => {
             Some(end(Outcome::Failed, EndReason::ModelIncomplete, ""))
         }
+        (ModelState::Done, _) if state.misfits > 0 => Some(end(Outcome::Failed, EndReason::OutputInvalid, "")),
         (ModelState::Done, _) => Some(end(Outcome::Succeeded, EndReason::Completed, "")),
         _ => None,
     }

@@ -7,15 +7,16 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use belay_protocol::event::Outcome;
-use belay_protocol::plan::{ModelApi, PlanModel};
+use belay_protocol::plan::{Effort, ModelApi, PlanModel, Reasoning};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::asking::{run_model, sse};
+use crate::answers::Format;
+use crate::asking::{run_model, run_plan, sse};
 use crate::codecs::recorded;
 use crate::fake_mcp::{Era, FakeMcp};
 use crate::http::Server;
-use crate::plans::{chat, messages, responses};
+use crate::plans::{chat, messages, plan, responses, tool};
 
 fn graders() -> PathBuf {
     std::env::var_os("BELAY_GRADERS").expect("run these with `make graders`").into()
@@ -112,6 +113,41 @@ async fn official_clients_know_every_field_of_our_requests(#[case] api: &str, #[
     let temperature = (api != "messages").then_some(0.5);
     let model = PlanModel { max_output_tokens: Some(99), temperature, ..of(api, &server.url("/v1")) };
     run_model(model, &mcp, &["echo", "fail"]).await;
+    let sent = server.bodies();
+    assert_eq!(sent.len(), 2);
+    let questions: Vec<Value> = sent.iter().map(|body| json!({"api": api, "request": body})).collect();
+    for (body, judged) in sent.iter().zip(ask_clients(&questions)) {
+        assert_eq!(&judged["accepted"], body, "{}", judged["refused"]);
+    }
+}
+
+/// What of a request only some Models and Agents ask for.
+#[rstest]
+#[case(Format::Chat, Effort::Minimal, None)]
+#[case(Format::Responses, Effort::None, None)]
+#[case(Format::Messages, Effort::High, None)]
+#[case(Format::Messages, Effort::None, None)]
+#[case(Format::Messages, Effort::Low, Some(2048))]
+#[ignore = "wants Python packages: make graders"]
+#[tokio::test]
+async fn official_clients_know_what_settings_add_to_our_requests(
+    #[case] format: Format,
+    #[case] effort: Effort,
+    #[case] budget_tokens: Option<u64>,
+) {
+    let server = Server::start(vec![format.says("no"), format.says(r#"{"area": "ui"}"#)]).await;
+    let mcp = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let reasoning = Some(Reasoning { effort: Some(effort), budget_tokens });
+    let model = PlanModel { reasoning, max_output_tokens: Some(4096), ..format.model(&server.url("/v1")) };
+    let mut plan = plan(model, vec![tool(&mcp.url(), &["echo"])]);
+    plan.output_schema = Some(json!({"type": "object", "properties": {"area": {"type": "string"}},
+        "required": ["area"], "additionalProperties": false}));
+    run_plan(plan, &[]).await;
+    let api = match format {
+        Format::Chat => "chat",
+        Format::Responses => "responses",
+        Format::Messages => "messages",
+    };
     let sent = server.bodies();
     assert_eq!(sent.len(), 2);
     let questions: Vec<Value> = sent.iter().map(|body| json!({"api": api, "request": body})).collect();

@@ -1,7 +1,9 @@
 //! The runner against scripted fakes of everything around it: operator, model servers, MCP servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::missing_panics_doc)]
 
+mod answers;
 mod asking;
+mod bench;
 mod chat_completions;
 mod codecs;
 mod credentials;
@@ -18,7 +20,11 @@ mod http_graders;
 mod inquiries;
 mod mcp;
 mod messages;
+mod output;
 mod plans;
+mod requests;
 mod responses;
 mod runs;
+mod steps;
 mod token_server;
+mod wild;

@@ -33,6 +33,7 @@ pub fn plan(model: PlanModel, tools: Vec<PlanTool>) -> Plan {
         // Where servers of tests listen: an installation may list it, a tenant cannot.
         private_hosts: vec!["127.0.0.1".into()],
         limits: Limits { steps: 50, tokens: None, cost_micro_usd: None, active_seconds: 1800, wait_seconds: 60 },
+        output_schema: None,
     }
 }
 
@@ -53,6 +54,8 @@ pub fn chat(base_url: &str) -> PlanModel {
         temperature: None,
         prices: None,
         timeouts: Timeouts { connect_seconds: 2, first_byte_seconds: 2, idle_seconds: 2, total_seconds: 10 },
+        reasoning: None,
+        headers: Vec::new(),
         script: Vec::new(),
     }
 }

@@ -104,6 +104,7 @@ fn proposals_are_read_from_an_export_with_what_the_run_had_used() {
         response_id: None,
         model: None,
         milliseconds: 1,
+        misfit: None,
     };
     let listing = ["list", "push"].map(|name| ListedOperation { name: name.into(), definition: Digest::of(b"d") });
     let events = [

@@ -1,11 +1,12 @@
 //! Measures what design section 13 sets bars for, on the embedded cluster: API writes a run, runner CPU a step
 //! and resident memory, beside a Python loop on the same model server; what surviving costs; and how soon a decision is
-//! acted on. An argument, `runs`, `decisions`, `pending` or `survival` (`losses`, `waiting`, `finished`), measures that part
-//! alone.
+//! acted on. An argument, `runs`, `decisions`, `pending`, `together` or `survival` (`losses`, `waiting`, `finished`),
+//! measures that part alone.
 
 mod decisions;
 mod pending;
 mod survival;
+mod together;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,18 +27,23 @@ const TICKS_A_SECOND: f64 = 100.0;
 fn main() -> Result<()> {
     match std::env::args().nth(1).as_deref() {
         None => {
-            runs().and_then(|()| decisions::print()).and_then(|()| survival::print()).and_then(|()| pending::print())
+            runs()?;
+            decisions::print()?;
+            together::print()?;
+            survival::print()?;
+            pending::print()
         }
         Some("runs") => runs(),
         Some("decisions") => decisions::print(),
         Some("pending") => pending::print(),
+        Some("together") => together::print(),
         Some("survival") => survival::print(),
         Some("losses") => survival::losses(),
         Some("waiting") => survival::waiting(),
         Some("finished") => survival::finished(),
         Some(other) => {
             anyhow::bail!(
-                "{other} is no part: say runs, decisions, pending, survival, losses, waiting, finished, or nothing"
+                "{other} is no part: say runs, decisions, pending, together, survival, losses, waiting, finished, or nothing"
             )
         }
     }

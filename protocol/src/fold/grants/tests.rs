@@ -100,6 +100,7 @@ fn response(step: u32, first: u32, calls: u32) -> [Event; 2] {
         response_id: None,
         model: None,
         milliseconds: 1,
+        misfit: None,
     };
     [
         Event::ModelRequested { step, attempt: 1, request: Digest::zero(), reserved_tokens: 1 },

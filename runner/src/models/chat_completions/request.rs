@@ -7,7 +7,7 @@ use reqwest::Url;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::models::codec::{error_text, sendable};
+use crate::models::codec::{OutputFormat, effort_word, error_text, sendable};
 use crate::models::{Context, OfferedTool, call_name};
 
 #[derive(Serialize)]
@@ -20,11 +20,21 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_effort: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_format: Option<ResponseFormat<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     max_tokens: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_completion_tokens: Option<u64>,
     stream: bool,
     stream_options: StreamOptions,
+}
+
+#[derive(Serialize)]
+struct ResponseFormat<'a> {
+    r#type: &'static str,
+    json_schema: OutputFormat<'a>,
 }
 
 #[derive(Serialize)]
@@ -88,6 +98,9 @@ pub fn body(context: &Context<'_>, model: &PlanModel, url: &str) -> Result<Vec<u
         messages: messages(context, model),
         tools: context.tools.iter().map(tool).collect(),
         temperature: model.temperature,
+        reasoning_effort: model.reasoning.and_then(|reasoning| reasoning.effort).map(effort_word),
+        response_format: OutputFormat::of(context.plan)
+            .map(|json_schema| ResponseFormat { r#type: "json_schema", json_schema }),
         max_tokens,
         max_completion_tokens,
         stream: true,
@@ -115,8 +128,11 @@ fn messages<'a>(context: &Context<'a>, model: &PlanModel) -> Vec<Message<'a>> {
 /// `own`: the model that is asked gave this answer.
 fn turn(turn: &Turn, own: bool) -> Vec<Message<'_>> {
     let texts: Vec<&str> = turn.items.iter().filter_map(text).collect();
-    let tool_calls = turn.items.iter().filter_map(|item| call(item, own)).collect();
-    let assistant = Message::Assistant { content: (!texts.is_empty()).then(|| texts.join("\n")), tool_calls };
+    let tool_calls: Vec<Call<'_>> = turn.items.iter().filter_map(|item| call(item, own)).collect();
+    // One that says and asks nothing is refused.
+    let said = !texts.is_empty() || !tool_calls.is_empty();
+    let content = (!texts.is_empty()).then(|| texts.join("\n"));
+    let assistant = said.then_some(Message::Assistant { content, tool_calls });
     let results = turn.items.iter().filter_map(|item| match item {
         Item::ToolCall { call_id, provider_id, .. } => {
             let content = turn.results.get(call_id).map_or_else(String::new, error_text);
@@ -124,7 +140,8 @@ fn turn(turn: &Turn, own: bool) -> Vec<Message<'_>> {
         }
         Item::Text { .. } | Item::Reasoning { .. } | Item::Block { .. } => None,
     });
-    [assistant].into_iter().chain(results).collect()
+    let misfit = turn.misfit.as_deref().map(|content| Message::User { content });
+    assistant.into_iter().chain(results).chain(misfit).collect()
 }
 
 fn text(item: &Item) -> Option<&str> {

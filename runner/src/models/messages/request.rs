@@ -1,13 +1,13 @@
 //! The body of a Messages request, built from plan, transcript and offered tools. Pure.
 
 use belay_protocol::event::Item;
-use belay_protocol::plan::PlanModel;
+use belay_protocol::plan::{Effort, Plan, PlanModel, Reasoning};
 use belay_protocol::transcript::Turn;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::models::codec::sendable;
+use crate::models::codec::{effort_word, sendable};
 use crate::models::{Context, OfferedTool, call_name};
 
 /// User messages that end in a cache breakpoint: what the step before wrote is found even where a turn holds more
@@ -28,7 +28,36 @@ struct Body<'a> {
     tools: Vec<Tool<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thinking: Option<Thinking>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_config: Option<OutputConfig<'a>>,
     stream: bool,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum Thinking {
+    Disabled,
+    /// As much as the effort says.
+    Adaptive,
+    Enabled {
+        budget_tokens: u64,
+    },
+}
+
+#[derive(Serialize)]
+struct OutputConfig<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effort: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Option<Format<'a>>,
+}
+
+#[derive(Serialize)]
+struct Format<'a> {
+    r#type: &'static str,
+    schema: &'a Value,
 }
 
 #[derive(Serialize)]
@@ -105,8 +134,29 @@ pub fn body(context: &Context<'_>, model: &PlanModel) -> Result<Vec<u8>, serde_j
         messages: messages(context, model)?,
         tools,
         temperature: model.temperature,
+        thinking: model.reasoning.and_then(thinking),
+        output_config: output_config(context.plan, model),
         stream: true,
     })
+}
+
+fn thinking(reasoning: Reasoning) -> Option<Thinking> {
+    match (reasoning.effort, reasoning.budget_tokens) {
+        (Some(Effort::None), _) => Some(Thinking::Disabled),
+        (_, Some(budget_tokens)) => Some(Thinking::Enabled { budget_tokens }),
+        (Some(Effort::Minimal | Effort::Low | Effort::Medium | Effort::High), None) => Some(Thinking::Adaptive),
+        (None, None) => None,
+    }
+}
+
+fn output_config<'a>(plan: &'a Plan, model: &PlanModel) -> Option<OutputConfig<'a>> {
+    let effort = model.reasoning.and_then(|reasoning| reasoning.effort).and_then(|effort| match effort {
+        Effort::None => None,
+        Effort::Minimal => Some(effort_word(Effort::Low)),
+        Effort::Low | Effort::Medium | Effort::High => Some(effort_word(effort)),
+    });
+    let format = plan.output_schema.as_ref().map(|schema| Format { r#type: "json_schema", schema });
+    (effort.is_some() || format.is_some()).then_some(OutputConfig { effort, format })
 }
 
 fn messages<'a>(context: &Context<'a>, model: &PlanModel) -> Result<Vec<Message<'a>>, serde_json::Error> {
@@ -115,7 +165,8 @@ fn messages<'a>(context: &Context<'a>, model: &PlanModel) -> Result<Vec<Message<
         let own = context.is_own(turn, model);
         let assistant = turn.items.iter().map(|item| answered(item, own)).filter_map(Result::transpose);
         let assistant = assistant.collect::<Result<Vec<_>, _>>()?;
-        let results: Vec<Content<'_>> = turn.items.iter().filter_map(|item| result(turn, item, own)).collect();
+        let misfit = turn.misfit.as_deref().map(|misfit| said(misfit, None));
+        let results = turn.items.iter().filter_map(|item| result(turn, item, own)).chain(misfit).collect();
         messages.push(Message { role: Role::Assistant, content: assistant });
         messages.push(Message { role: Role::User, content: results });
     }

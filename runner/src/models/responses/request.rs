@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::models::codec::{error_text, sendable};
+use crate::models::codec::{OutputFormat, effort_word, error_text, sendable};
 use crate::models::{Context, OfferedTool, call_name};
 
 /// What ids of OpenAI's models without reasoning begin with: asked for reasoning they refuse the request.
@@ -27,10 +27,31 @@ struct Body<'a> {
     temperature: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_output_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning: Option<Reasoning>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<Text<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     include: Vec<&'static str>,
     store: bool,
     stream: bool,
+}
+
+#[derive(Serialize)]
+struct Reasoning {
+    effort: &'static str,
+}
+
+#[derive(Serialize)]
+struct Text<'a> {
+    format: Format<'a>,
+}
+
+#[derive(Serialize)]
+struct Format<'a> {
+    r#type: &'static str,
+    #[serde(flatten)]
+    output: OutputFormat<'a>,
 }
 
 #[derive(Serialize)]
@@ -69,6 +90,11 @@ pub fn body(context: &Context<'_>, model: &PlanModel) -> Result<Vec<u8>, serde_j
         tools: context.tools.iter().map(tool).collect(),
         temperature: model.temperature,
         max_output_tokens: model.max_output_tokens,
+        reasoning: model
+            .reasoning
+            .and_then(|reasoning| reasoning.effort)
+            .map(|it| Reasoning { effort: effort_word(it) }),
+        text: OutputFormat::of(context.plan).map(|output| Text { format: Format { r#type: "json_schema", output } }),
         include: if reasons(&model.model) { vec![ENCRYPTED_REASONING] } else { Vec::new() },
         store: false,
         stream: true,
@@ -89,6 +115,7 @@ fn input<'a>(context: &Context<'a>, model: &PlanModel) -> Result<Vec<Input<'a>>,
             input.extend(answered(item, own)?);
         }
         input.extend(turn.items.iter().filter_map(|item| result(turn, item, own)));
+        input.extend(turn.misfit.as_deref().map(|misfit| said("user", misfit)));
     }
     Ok(input)
 }

@@ -1,0 +1,69 @@
+//! What a Model's settings make of a request: reasoning and headers.
+
+use belay_protocol::plan::{Effort, PlanHeader, PlanModel, Reasoning};
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::answers::Format;
+use crate::asking::{ask, ask_with};
+use crate::http::Server;
+
+fn effort(effort: Effort) -> Reasoning {
+    Reasoning { effort: Some(effort), budget_tokens: None }
+}
+
+fn budget(effort: Option<Effort>, tokens: u64) -> Reasoning {
+    Reasoning { effort, budget_tokens: Some(tokens) }
+}
+
+#[rstest]
+#[case(Format::Chat, effort(Effort::None), json!({"reasoning_effort": "none"}))]
+#[case(Format::Chat, effort(Effort::Minimal), json!({"reasoning_effort": "minimal"}))]
+#[case(Format::Chat, effort(Effort::Low), json!({"reasoning_effort": "low"}))]
+#[case(Format::Chat, effort(Effort::Medium), json!({"reasoning_effort": "medium"}))]
+#[case(Format::Chat, effort(Effort::High), json!({"reasoning_effort": "high"}))]
+#[case(Format::Responses, effort(Effort::None), json!({"reasoning": {"effort": "none"}}))]
+#[case(Format::Responses, effort(Effort::High), json!({"reasoning": {"effort": "high"}}))]
+#[case(Format::Messages, effort(Effort::None), json!({"thinking": {"type": "disabled"}}))]
+#[case(Format::Messages, effort(Effort::Low), json!({"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}))]
+#[case(Format::Messages, effort(Effort::High), json!({"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}))]
+#[case(Format::Messages, budget(None, 2048), json!({"thinking": {"type": "enabled", "budget_tokens": 2048}}))]
+#[case(Format::Messages, budget(Some(Effort::Medium), 2048),
+    json!({"thinking": {"type": "enabled", "budget_tokens": 2048}, "output_config": {"effort": "medium"}}))]
+#[tokio::test]
+async fn reasoning_is_asked_for_in_each_providers_words(
+    #[case] format: Format,
+    #[case] reasoning: Reasoning,
+    #[case] expected: Value,
+) {
+    let server = Server::start(vec![format.says("done")]).await;
+    let model = PlanModel { reasoning: Some(reasoning), ..format.model(&server.url("/v1")) };
+    ask(model).await.unwrap();
+    ask(format.model(&server.url("/v1"))).await.unwrap();
+    let bodies = server.bodies();
+    let fields = ["reasoning_effort", "reasoning", "thinking", "output_config"];
+    let said = |body: &Value| -> Value {
+        fields.iter().filter_map(|field| Some(((*field).to_owned(), body.get(*field)?.clone()))).collect()
+    };
+    assert_eq!((said(&bodies[0]), said(&bodies[1])), (expected, json!({})), "and nothing of it where nothing is set");
+}
+
+#[rstest]
+#[case::chat(Format::Chat)]
+#[case::responses(Format::Responses)]
+#[case::messages(Format::Messages)]
+#[tokio::test]
+async fn a_models_headers_go_with_every_request_beside_its_key(#[case] format: Format) {
+    let server = Server::start(vec![format.says("done")]).await;
+    let header = |name: &str, value: &str| PlanHeader { name: name.into(), value: value.into() };
+    let headers = vec![header("X-Route", "team-a"), header("anthropic-beta", "some-beta-2026-01-01")];
+    let model = PlanModel { headers, credential: Some("key".into()), ..format.model(&server.url("/v1")) };
+    ask_with(model, &[("key", "hunter2")]).await.unwrap();
+    let request = &server.received()[0];
+    assert_eq!(
+        (&request.headers["x-route"], &request.headers["anthropic-beta"]),
+        (&"team-a".parse().unwrap(), &"some-beta-2026-01-01".parse().unwrap())
+    );
+    assert_eq!(request.authorization.as_deref(), Some("Bearer hunter2"));
+    assert_eq!(request.headers["content-type"], "application/json");
+}
