@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use belay_protocol::chain::SealedRecord;
 use belay_protocol::event::{EndReason, EpochEnd, Event, ListedOperation, Listing, Outcome as RunOutcome, RunEnd};
 use belay_protocol::fold::{IllegalEvent, RunState};
 use belay_protocol::plan::ObjectId;
@@ -16,7 +17,7 @@ use rusqlite::Connection;
 use super::error::OpenError;
 use super::sqlite::{SCHEMA_VERSION, SqliteStore};
 use super::store::{BatchSpan, Change, Fence, Outcome, RunHead, Store, StoreError, StoredEvent};
-use super::{Batch, BatchKey, Damage, Journal, JournalError, Settings, Taken};
+use super::{Audience, Batch, BatchKey, Damage, Journal, JournalError, Settings, Taken};
 use crate::gate::tests::plan_of;
 
 fn accepted(run: &ObjectId) -> Vec<Event> {
@@ -391,6 +392,33 @@ async fn after_a_failed_sync_the_file_is_opened_anew_and_says_what_became_of_the
         let next = if seq.is_some() { vec![claimed()] } else { accepted(&run) };
         journal.append(&run, seq.unwrap_or(0), next).await.unwrap();
     }
+}
+
+/// Names of runs with the numbers of the records that it heard of.
+#[derive(Default)]
+struct Heard(std::sync::Mutex<Vec<(String, u64)>>);
+
+impl Audience for Heard {
+    fn appended(&self, run: &ObjectId, records: &[SealedRecord]) {
+        self.0.lock().unwrap().extend(records.iter().map(|sealed| (run.name.clone(), sealed.record.seq)));
+    }
+}
+
+#[tokio::test]
+async fn who_listens_hears_of_what_is_durable_in_order_and_of_nothing_that_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, store) = faulty(folder.path(), vec![]).await;
+    let heard = Arc::new(Heard::default());
+    let (a, b) = (run("a"), run("b"));
+    journal.append(&a, 0, accepted(&a)).await.unwrap();
+    journal.tell(heard.clone());
+    store.script.lock().unwrap().push(Fault::Lost(StoreError::Full));
+    assert!(journal.append(&b, 0, accepted(&b)).await.is_err());
+    journal.append(&a, 2, vec![claimed()]).await.unwrap();
+    assert!(journal.append(&a, 2, vec![claimed()]).await.is_err(), "behind the head");
+    journal.append(&b, 0, accepted(&b)).await.unwrap();
+    let expected = [("a", 3), ("b", 1), ("b", 2)].map(|(name, seq)| (name.to_owned(), seq));
+    assert_eq!(*heard.0.lock().unwrap(), expected);
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@
 //!
 //! # Caveats
 //! What was queued when the process was killed is derived anew and sent again: spans that ended in the last ten minutes
-//! before a run's newest record, of runs that go on and of those that ended just then. A collector may see a span twice.
+//! before a run's newest record, of runs that go on and of those that ended just then. A collector may see a span twice. Where
+//! the journal's disk failed and nobody knows whether a commit is in, its spans are missing until the next start.
 
 mod collector;
 mod exporter;
