@@ -132,12 +132,11 @@ fn words(answer: &Answer) -> String {
         Answer::Happened { result, by } => format!("{by} says that it happened, with {result:?}"),
         Answer::Retry { by } => format!("{by} wants it sent again"),
         Answer::End { by, .. } => format!("{by} wants the run to end"),
-        Answer::Withdrawn { why } => why.clone(),
+        Answer::Withdrawn { why } | Answer::Misfit { why } => why.clone(),
         Answer::Allowed { .. } => "people allow it".to_owned(),
         Answer::Denied { by, .. } => format!("{by} does not allow it"),
         Answer::Answered { .. } => "people answered the server".to_owned(),
         Answer::Expired {} => "nobody decided in time".to_owned(),
-        Answer::Misfit { why } => why.clone(),
     }
 }
 

@@ -164,11 +164,11 @@ impl Guard {
     #[must_use]
     pub fn doubts_status(&self) -> Option<Why> {
         match self.state() {
-            State::Up { .. } => None,
             State::Down(Why::Rules(differences)) if differences.iter().all(|one| one.name != STATUS) => None,
             State::Down(why @ (Why::Rules(_) | Why::NotLooked | Why::Forbidden(_) | Why::Unanswered(_))) => Some(why),
-            // Every rule was there; it is decisions that are doubted.
-            State::Down(
+            // Every rule was there: at most decisions are doubted.
+            State::Up { .. }
+            | State::Down(
                 Why::NotRefused { .. } | Why::Unproven { .. } | Why::Ending { .. } | Why::Changed(_) | Why::Doubtful,
             ) => None,
         }

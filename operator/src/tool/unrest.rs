@@ -58,12 +58,12 @@ mod tests {
         let (mut now, mut asked) = (Timestamp::UNIX_EPOCH, 0);
         let end = now.saturating_add(Duration::from_hours(24 * days)).unwrap_or_default();
         while now < end {
-            match status.unrest.as_ref().and_then(|unrest| quiet(unrest, now)) {
-                Some(Asked { again: Some(left), .. }) => now = now.saturating_add(left).unwrap_or(end),
-                Some(_) | None => {
-                    asked += 1;
-                    note(&mut status, now);
-                }
+            let quiet = status.unrest.as_ref().and_then(|unrest| quiet(unrest, now));
+            if let Some(left) = quiet.and_then(|quiet| quiet.again) {
+                now = now.saturating_add(left).unwrap_or(end);
+            } else {
+                asked += 1;
+                note(&mut status, now);
             }
         }
         asked

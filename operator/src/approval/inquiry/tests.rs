@@ -107,7 +107,7 @@ fn what_people_answered_before_is_shown_whole_to_who_decides_next() {
 
     let again = About::Call { requirements: &requirements, inputs: Some(&inputs) };
     let (again, digest) = request(&asks(again)).unwrap();
-    assert_eq!(again.answered, [first.clone()]);
+    assert_eq!(again.answered, std::slice::from_ref(&first));
     assert!(again.message.ends_with("It goes with 1 earlier answers of people to its server: spec.request.answered"));
     let mut other = again.clone();
     other.answered[0].content = Some("{}".to_owned());
