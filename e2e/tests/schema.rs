@@ -44,6 +44,9 @@ fn what_is_right_is_accepted_and_the_samples_are() {
         agent("{modelRef: {name: m}, pod: {resources: {limits: {memory: 256Mi}}}}"),
         credential("{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: ['*.example.com']}"),
         credential("{secretKeyRef: {name: s, key: k}, inject: {header: {name: x-api-key}}, hosts: [a.example]}"),
+        credential(
+            "{secretKeyRef: {name: s, key: k}, hosts: [a.example], methods: [GET], pathPrefixes: [/, /v1/.well-known/a.b/], inject: {basic: {username: ada}}}",
+        ),
         tool("{mcp: {url: 'http://server:3001/mcp'}}"),
         tool(
             "{http: {baseURL: 'http://api:8080/v1', openAPI: {configMapKeyRef: {name: api, key: openapi.yaml}, operations: [a, b]}}}",
@@ -95,11 +98,11 @@ fn the_url_column_shows_whichever_kind_a_tool_is() {
     }
 }
 
-/// Every whole object in the pages about tools, models and HTTP APIs, as a reader would copy it.
+/// Every whole object in the pages about tools, models, HTTP APIs and credentials, as a reader would copy it.
 #[test]
 fn what_the_docs_show_is_accepted() {
     let namespace = TempNamespace::plain("schema-docs").unwrap();
-    for (page, least) in [("tools-and-models.md", 6), ("models.md", 5), ("http-apis.md", 3)] {
+    for (page, least) in [("tools-and-models.md", 5), ("models.md", 5), ("http-apis.md", 3), ("credentials.md", 6)] {
         let text = std::fs::read_to_string(format!("{}/../docs/{page}", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let blocks: Vec<&str> = text
             .split("```yaml\n")
@@ -158,7 +161,36 @@ fn what_is_wrong_is_refused_in_words_that_name_the_field() {
         (agent("{modelRef: {name: m}, tools: [{name: t, operations: ['*', x]}]}"), "'*' stands alone"),
         (agent("{modelRef: {name: m}, pod: {resources: {limits: {gpu: '1'}}}}"), "only cpu and memory"),
         (agent(&format!("{{modelRef: {{name: m}}, instructions: {long}}}")), "spec.instructions"),
-        (credential("{secretKeyRef: {name: s, key: k}, inject: {}, hosts: [a]}"), "exactly one of bearer and header"),
+        (
+            credential("{secretKeyRef: {name: s, key: k}, inject: {}, hosts: [a]}"),
+            "exactly one of bearer, header, basic",
+        ),
+        (
+            credential("{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: [a], methods: [BREW]}"),
+            "spec.methods",
+        ),
+        (
+            credential("{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: [a], pathPrefixes: [/a/../b]}"),
+            "spec.pathPrefixes",
+        ),
+        (
+            credential("{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: [a], pathPrefixes: ['/a%2fb']}"),
+            "spec.pathPrefixes",
+        ),
+        (
+            credential("{secretKeyRef: {name: s, key: k}, inject: {basic: {username: 'a:b'}}, hosts: [a]}"),
+            "spec.inject.basic.username",
+        ),
+        (
+            credential("{secretKeyRef: {name: s, key: k}, inject: {query: {name: 'a=b'}}, hosts: [a]}"),
+            "spec.inject.query.name",
+        ),
+        (
+            credential(
+                "{secretKeyRef: {name: s, key: k}, hosts: [a], inject: {oauth2ClientCredentials: {tokenURL: 'http://a.example/t', clientID: c}}}",
+            ),
+            "tokenURL is https, or http to a Service",
+        ),
         (credential("{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: []}"), "spec.hosts"),
         (credential("{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: ['*']}"), "spec.hosts"),
         (

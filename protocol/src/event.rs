@@ -302,7 +302,7 @@ pub enum FailureReason {
     CredentialMissing,
     CredentialEmpty,
     CredentialTooLarge,
-    /// The credential's `hosts` do not hold the host of the URL.
+    /// The credential's `hosts`, `methods` or `pathPrefixes` do not hold those of the request, or it is in plain text.
     HostNotAllowed,
     /// The URL leads, or its name resolves, to an address that the run may not connect to.
     DestinationNotAllowed,

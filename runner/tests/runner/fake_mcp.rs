@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
 
 use crate::inquiries;
+use crate::leaks;
 use crate::plans::definition;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,13 +42,18 @@ pub struct FakeMcp {
     pub authorizations: Arc<Mutex<Vec<Option<String>>>>,
     /// What clients answered to requests of this server.
     responses: Arc<broadcast::Sender<Value>>,
+    /// The secrets that requests carried, whatever header or parameter they stood in.
+    pub carried: Arc<Mutex<Vec<String>>>,
+    /// Where leaks redirect to.
+    pub elsewhere: String,
 }
 
 impl FakeMcp {
     pub async fn start(era: Era, operations: &[&'static str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
         let server = Self {
-            address: listener.local_addr().unwrap(),
+            address,
             era,
             operations: Arc::new(operations.to_vec()),
             called: Arc::default(),
@@ -57,6 +63,8 @@ impl FakeMcp {
             release: Arc::default(),
             authorizations: Arc::default(),
             responses: Arc::new(broadcast::channel(64).0),
+            carried: Arc::default(),
+            elsewhere: format!("http://{address}/elsewhere"),
         };
         let router = Router::new().fallback(serve).with_state(server.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -98,9 +106,12 @@ impl FakeMcp {
 async fn serve(
     State(server): State<FakeMcp>,
     method: axum::http::Method,
+    uri: axum::http::Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
+    let carried = leaks::carried(&uri, &headers);
+    server.carried.lock().unwrap().extend(carried.iter().cloned());
     if method != axum::http::Method::POST {
         return status(405, "");
     }
@@ -132,7 +143,7 @@ async fn serve(
         ("notifications/initialized" | "notifications/cancelled", _) => status(202, ""),
         ("tools/list", _) if server.refuses_listing() => status(502, "not now"),
         ("tools/list", _) => answer(&id, &page(&server, &request["params"]["cursor"])),
-        ("tools/call", _) => call(&server, &id, &request["params"], authorization).await,
+        ("tools/call", _) => call(&server, &id, &request["params"], (authorization, carried.concat())).await,
         (other, _) => rpc_error(&id, -32601, &format!("no method {other}")),
     }
 }
@@ -149,7 +160,12 @@ fn page(server: &FakeMcp, cursor: &Value) -> Value {
     result
 }
 
-async fn call(server: &FakeMcp, id: &Value, params: &Value, authorization: Option<String>) -> Response<Body> {
+async fn call(
+    server: &FakeMcp,
+    id: &Value,
+    params: &Value,
+    (authorization, carried): (Option<String>, String),
+) -> Response<Body> {
     let operation = params["name"].as_str().unwrap();
     server.called.lock().unwrap().push((operation.to_owned(), params["arguments"].clone()));
     let key = params["_meta"]["belay.dev/idempotency-key"].as_str().map(str::to_owned);
@@ -168,6 +184,7 @@ async fn call(server: &FakeMcp, id: &Value, params: &Value, authorization: Optio
         "fail" => answer(id, &text("it did not work", true)),
         "rpc-error" => rpc_error(id, -32602, "no such thing"),
         "leak" => answer(id, &text(&format!("you sent {}", authorization.unwrap_or_default()), false)),
+        leaking if leaking.starts_with("leak-") => leaks::leak(id, leaking, &carried, &server.elsewhere),
         "huge" => answer(id, &text(&"x".repeat(300 * 1024), false)),
         "held" => {
             server.release.notified().await;

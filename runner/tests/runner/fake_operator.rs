@@ -75,6 +75,44 @@ struct Fake {
     batches: Vec<Vec<Event>>,
 }
 
+/// Decides for a runner in another process.
+pub struct Remote {
+    appends: mpsc::Sender<Append>,
+    seen: watch::Receiver<Order>,
+    served: tokio::task::JoinHandle<Fake>,
+}
+
+impl Remote {
+    pub fn start(plan: &Plan, script: Script) -> Self {
+        let (_, progress) = Progress::read(&welcome(plan)).unwrap();
+        let (appends, queue) = mpsc::channel(1);
+        let (orders, seen) = watch::channel(Order::Go);
+        let wakes = Wakes::default();
+        let fake = Fake { state: progress.state().clone(), script, orders, wakes, batches: Vec::new() };
+        Self { appends, seen, served: tokio::spawn(fake.serve(queue)) }
+    }
+
+    pub async fn append(&self, events: Vec<Vec<u8>>) -> wire::Ack {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        assert!(self.appends.send(Append { events, answer }).await.is_ok());
+        answered.await.unwrap()
+    }
+
+    /// Why the run is over, if it is.
+    pub fn over(&self) -> Option<String> {
+        match &*self.seen.borrow() {
+            Order::Leave { reason } => Some(reason.clone()),
+            Order::Go | Order::Stop { .. } => None,
+        }
+    }
+
+    pub async fn journal(self) -> Journal {
+        drop(self.appends);
+        let fake = self.served.await.unwrap();
+        Journal { state: fake.state, batches: fake.batches, parting: Parting::Stopped }
+    }
+}
+
 /// Runs `plan` to its end with the real loop.
 pub async fn run(
     plan: Plan,

@@ -29,10 +29,10 @@ use crate::fake_operator::welcome;
 use crate::plans::{plan, says, scripted};
 
 /// One stream of a runner, in the test's hands.
-struct Session {
+pub struct Session {
     token: String,
     ticket: Option<Vec<u8>>,
-    incoming: Streaming<RunnerMessage>,
+    pub incoming: Streaming<RunnerMessage>,
     outgoing: mpsc::Sender<Result<OperatorMessage, Status>>,
 }
 
@@ -72,15 +72,15 @@ impl RunService for Service {
     }
 }
 
-struct Operator {
-    config: Config,
-    folder: tempfile::TempDir,
+pub struct Operator {
+    pub config: Config,
+    pub folder: tempfile::TempDir,
     sessions: mpsc::Receiver<Session>,
     probes: mpsc::Receiver<Probed>,
 }
 
 impl Operator {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let (ca_pem, identity) = certificates();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
@@ -107,7 +107,7 @@ impl Operator {
     }
 
     /// The next stream and its Hello.
-    async fn greeted(&mut self) -> (Session, Hello) {
+    pub async fn greeted(&mut self) -> (Session, Hello) {
         let mut session = self.sessions.recv().await.unwrap();
         let Some(FromRunner::Hello(hello)) = session.incoming.message().await.unwrap().unwrap().body else {
             panic!("a stream begins with Hello");
@@ -128,7 +128,7 @@ fn certificates() -> (String, Identity) {
 }
 
 impl Session {
-    async fn say(&self, body: FromOperator) {
+    pub async fn say(&self, body: FromOperator) {
         self.outgoing.send(Ok(OperatorMessage { body: Some(body) })).await.unwrap();
     }
 

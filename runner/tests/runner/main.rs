@@ -4,6 +4,7 @@
 mod answers;
 mod asking;
 mod bench;
+mod canary;
 mod chat_completions;
 mod codecs;
 mod credentials;
@@ -18,6 +19,7 @@ mod http;
 mod http_api;
 mod http_graders;
 mod inquiries;
+mod leaks;
 mod mcp;
 mod messages;
 mod output;
