@@ -162,12 +162,12 @@ fn referred<'a>(root: &'a Value, to: &str) -> Result<&'a Value, OutputSchemaErro
 /// A beginning that is short enough to be told.
 fn shown(words: &str) -> String {
     let end = words.floor_char_boundary(MISFIT_BYTES_SHOWN.min(words.len()));
-    if end == words.len() { words.to_owned() } else { format!("{}…", &words[..end]) }
+    if end == words.len() { words.to_owned() } else { format!("{}…", words.get(..end).unwrap_or_default()) }
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use rstest::rstest;
     use serde_json::json;
 

@@ -12,7 +12,7 @@ const SCHEMA_BYTES_SHOWN: usize = 4096;
 pub enum Output {
     Any,
     Json {
-        schema: OutputSchema,
+        schema: Box<OutputSchema>,
         reminder: String,
     },
     /// The operator took a schema that this build does not.
@@ -26,7 +26,7 @@ impl Output {
         let text = schema.to_string();
         let reminder = if text.len() <= SCHEMA_BYTES_SHOWN { format!(" The schema: {text}") } else { String::new() };
         match OutputSchema::compile(schema) {
-            Ok(schema) => Self::Json { schema, reminder },
+            Ok(schema) => Self::Json { schema: Box::new(schema), reminder },
             Err(error) => Self::Unusable(error.to_string()),
         }
     }

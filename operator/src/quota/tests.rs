@@ -1,5 +1,5 @@
 //! The line in simulated time: who goes when, and what a refusal does to the others.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::VecDeque;
 use std::sync::Mutex as StdMutex;

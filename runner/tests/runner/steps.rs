@@ -13,8 +13,10 @@ use crate::http::Server;
 use crate::plans::{plan, tool};
 
 const STEPS: usize = 50;
-/// What a bare loop over the official client sends in so many steps (docs/bench.md).
-const BARE_LOOP_BYTES: usize = 265_000;
+/// What a bare loop over the official client sends in so many steps to this very server (e2e/bench/bare.py) is 266 kB in
+/// Chat Completions. In Messages 8 kB of ours are the marks of what is cached, which a bare loop leaves out.
+const BYTES_MAX: usize = 265_000;
+const MARKS_BYTES: usize = 8_000;
 const MARK: &str = r#","cache_control":{"type":"ephemeral"}"#;
 
 #[derive(Deserialize)]
@@ -61,7 +63,8 @@ async fn each_request_begins_with_the_one_before_and_all_are_no_more_than_a_bare
     }
     let sent: usize = bodies.iter().map(String::len).sum();
     println!("{format:?}: {sent} bytes in {STEPS} steps");
-    assert!(sent <= BARE_LOOP_BYTES, "{sent} bytes");
+    let most = if format == Format::Messages { BYTES_MAX + MARKS_BYTES } else { BYTES_MAX };
+    assert!(sent <= most, "{sent} bytes");
 }
 
 /// Anthropic looks back from a mark for what an earlier request wrote: it is found where that one's last mark was.

@@ -52,6 +52,8 @@ enum Message<'a> {
         content: &'a str,
     },
     Assistant {
+        // Said of every step again, silence is what keeps requests no larger than a bare loop's.
+        #[serde(skip_serializing_if = "Option::is_none")]
         content: Option<String>,
         #[serde(skip_serializing_if = "Vec::is_empty")]
         tool_calls: Vec<Call<'a>>,
