@@ -462,14 +462,14 @@ mod tests {
             let mut credential = credential("k");
             let whole = serde_json::json!({
                 "secretKeyRef": {"name": "s", "key": "k"}, "hosts": ["a.example"], "inject": spec["inject"],
-                "methods": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"], "pathPrefixes": ["/v1"],
+                "methods": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"], "pathPrefixes": ["/v1"],
             });
             credential.spec = serde_json::from_value(whole).unwrap();
             freeze_credential(&credential)
         };
         let basic = frozen(serde_json::json!({"inject": {"basic": {"username": "ada"}}}));
         assert_eq!(basic.inject, Inject::Basic { username: "ada".to_owned() });
-        assert_eq!(basic.methods, ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]);
+        assert_eq!(basic.methods, ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]);
         assert_eq!(basic.path_prefixes, ["/v1"]);
         let query = frozen(serde_json::json!({"inject": {"query": {"name": "key"}}}));
         assert_eq!(query.inject, Inject::Query { name: "key".to_owned() });
