@@ -44,7 +44,8 @@ impl Prism {
     }
 }
 
-/// Arguments that fit, and ones that do not.
+/// Arguments that fit, and ones that do not. Not spaceDelimited: Prism splits where `%20` is left after decoding, and OpenAPI
+/// writes it before.
 fn table() -> Vec<(&'static str, Value, bool)> {
     let part = |more: Value| {
         let mut args = json!({"id": "ab", "part": 3, "tags": ["a b", "c&d"], "X-Trace": "ff"});
@@ -55,11 +56,7 @@ fn table() -> Vec<(&'static str, Value, bool)> {
     vec![
         ("get_part", part(json!({})), true),
         ("get_part", part(json!({"id": "a/b c", "flag": true, "joined": [1, 2], "piped": ["x", "y z"]})), true),
-        (
-            "get_part",
-            part(json!({"id": "\u{e4}\u{f6}?#", "part": -1, "spaced": ["p", "q"], "tags": ["g", "a b", "g"]})),
-            true,
-        ),
+        ("get_part", part(json!({"id": "\u{e4}\u{f6}?#", "part": -1, "tags": ["g", "a b", "g"]})), true),
         ("get_part", part(json!({"id": "a"})), false),
         ("get_part", part(json!({"tags": ["a b", "nope"]})), false),
         ("get_part", part(json!({"joined": [1]})), false),
