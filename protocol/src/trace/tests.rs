@@ -329,7 +329,7 @@ fn content_is_told_only_where_it_was_asked_for() {
         let mut tracer = Tracer::new(UID, content);
         let spans: Vec<Span> = run().iter().flat_map(|record| tracer.take(record)).collect();
         let attributes: Vec<Attribute> = spans.iter().flat_map(Span::attributes).collect();
-        format!("{:?}", attributes)
+        format!("{attributes:?}")
     };
     assert!(!told(Content::Left).contains("secret"), "{}", told(Content::Left));
     let kept = told(Content::Kept);
