@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,6 +19,8 @@ use super::world::SUBJECT;
 pub struct Operator {
     folder: PathBuf,
     arguments: Vec<String>,
+    /// Whether it is asked to end first, so that what it tells others arrives.
+    drains: bool,
     /// The process that runs now, and how many ran before it.
     running: watch::Sender<(Option<i32>, u32)>,
     stopping: watch::Sender<bool>,
@@ -64,7 +67,14 @@ impl Operator {
         if let Some(otlp) = &outlets.otlp {
             arguments.extend(flag("otlp-endpoint", otlp));
         }
-        Arc::new(Self { folder, arguments, running: watch::channel((None, 0)).0, stopping: watch::channel(false).0 })
+        let drains = outlets.otlp.is_some();
+        Arc::new(Self {
+            folder,
+            arguments,
+            drains,
+            running: watch::channel((None, 0)).0,
+            stopping: watch::channel(false).0,
+        })
     }
 
     /// Starts it, and again whenever it ends.
@@ -82,6 +92,10 @@ impl Operator {
                 _ = stopping.wait_for(|stopping| *stopping) => true,
             };
             if stopped {
+                if self.drains {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+                    let _ = tokio::time::timeout(Duration::from_secs(20), child.wait()).await;
+                }
                 child.kill().await.unwrap();
             }
             before += 1;
