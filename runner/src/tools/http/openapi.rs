@@ -110,7 +110,8 @@ fn parse(text: &str) -> Result<Value, String> {
         return serde_json::from_str(text).map_err(place);
     }
     let budget = serde_saphyr::budget! { max_nodes: NODES_MAX, max_aliases: ALIASES_MAX };
-    let options = serde_saphyr::options! { budget: budget };
+    // OpenAPI is YAML 1.2, in which `no` and `n` are words.
+    let options = serde_saphyr::options! { budget: budget, strict_booleans: true };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| match error.location() {
         Some(place) => format!("is no YAML that can be read from line {} column {} on", place.line(), place.column()),
         None => "is no YAML that can be read".to_owned(),

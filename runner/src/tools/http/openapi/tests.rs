@@ -120,6 +120,13 @@ fn parameters_and_body_become_one_schema_and_keep_their_places() {
 }
 
 #[test]
+fn words_that_older_yaml_took_for_booleans_stay_words() {
+    let text = PETS.replace("required: [id, name]", "required: [n, no]");
+    let offered = read(&text, &terms(&[])).unwrap();
+    assert_eq!(offered.operations[0].definition.input_schema["$defs"]["Pet"]["required"], json!(["n", "no"]));
+}
+
+#[test]
 fn the_servers_of_a_document_are_not_looked_at() {
     let digest = |text: &str| read(text, &terms(&[])).unwrap().operations[0].definition.digest;
     assert_eq!(digest(PETS), digest(&PETS.replace("https://evil.example", "https://other.example")));
