@@ -3,6 +3,7 @@
 
 mod find;
 mod stream;
+mod unescape;
 
 use std::borrow::Cow;
 use std::sync::Arc;

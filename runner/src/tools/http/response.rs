@@ -31,14 +31,14 @@ pub fn outcome(answer: &Answer, url: &Url, redactor: &Redactor) -> Outcome {
     if may_have_happened(status) {
         return Outcome::Unknown { message: format!("the server or a gateway before it answered {}", status.as_u16()) };
     }
-    let text = text_of(answer);
+    let text = text_of(answer, redactor);
     if status.is_success() {
         let text = if text.is_empty() { format!("HTTP {}, without content", status.as_u16()) } else { text };
         return Outcome::Observed(bounded(false, &text, redactor));
     }
     let head = format!("the server answered HTTP {}", status.as_u16());
     if status.is_redirection() {
-        let to = redirected_to(answer, url).map_or_else(String::new, |host| format!(" to {host}"));
+        let to = redirected_to(answer, url, redactor).map_or_else(String::new, |host| format!(" to {host}"));
         let words = format!("{head}, a redirect{to}: redirects are not followed");
         return Outcome::Observed(bounded(true, &words, redactor));
     }
@@ -52,14 +52,15 @@ pub fn outcome(answer: &Answer, url: &Url, redactor: &Redactor) -> Outcome {
     Outcome::Observed(ToolResult { is_error, content, truncated_from_bytes })
 }
 
-fn redirected_to(answer: &Answer, url: &Url) -> Option<String> {
+fn redirected_to(answer: &Answer, url: &Url, redactor: &Redactor) -> Option<String> {
     let location = answer.headers.get(http::header::LOCATION)?.to_str().ok()?;
     let target = url.join(location).ok()?;
-    Some(piece(target.host_str()?, NAME_BYTES_SHOWN))
+    Some(piece(&redactor.redact(target.host_str()?), NAME_BYTES_SHOWN))
 }
 
 /// Text is shown; anything else is named: the model cannot read it from here.
-fn text_of(answer: &Answer) -> String {
+fn text_of(answer: &Answer, redactor: &Redactor) -> String {
+    let named = |words: &str| named(words, redactor);
     let header = |name| answer.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = header(http::header::CONTENT_TYPE);
     let encoding = header(http::header::CONTENT_ENCODING);
@@ -79,8 +80,12 @@ fn text_of(answer: &Answer) -> String {
     }
 }
 
-fn named(words: &str) -> String {
-    if words.is_empty() { "content of unknown type".to_owned() } else { piece(words, NAME_BYTES_SHOWN) }
+/// A server's word for what it sent: redacted before it is cut.
+fn named(words: &str, redactor: &Redactor) -> String {
+    if words.is_empty() {
+        return "content of unknown type".to_owned();
+    }
+    piece(&redactor.redact(words), NAME_BYTES_SHOWN)
 }
 
 /// An answer without a type is shown if it is text.
@@ -140,6 +145,13 @@ mod tests {
     fn what_is_compressed_is_named() {
         let headers = [("content-type", "text/plain"), ("content-encoding", "gzip")];
         assert_eq!(observed(told(200, &headers, b"abc")).1, "[text/plain, 3 bytes encoded as gzip, not shown]");
+    }
+
+    #[test]
+    fn a_value_in_a_media_type_is_redacted_before_it_is_cut() {
+        let media_type = format!("image/{}hunter2", "x".repeat(NAME_BYTES_SHOWN - 9));
+        let shown = observed(told(200, &[("content-type", &media_type)], b"abc")).1;
+        assert!(!shown.contains("hun"), "{shown}");
     }
 
     #[rstest]

@@ -6,7 +6,7 @@ use rmcp::model::CallToolResponse;
 use rmcp::service::ServiceError;
 
 use super::questions::with_questions;
-use super::{McpServer, RESPONSE_BYTES_MAX};
+use super::{ERROR_BYTES_READ, McpServer, RESPONSE_BYTES_MAX};
 use crate::redact::legible;
 use crate::tools::Outcome;
 use crate::tools::result::{complete, observed_error};
@@ -63,7 +63,9 @@ impl McpServer {
                 Outcome::Unknown { message: format!("the server or a gateway before it answered {code}") }
             }
             Trouble::Status { code, body } => {
-                observed_error(&format!("the server answered HTTP {code} {}", legible(body)), &self.redactor)
+                // No more of it was read: what a cut leaves of a value goes too.
+                let body = self.redactor.redact_kept(&legible(body), ERROR_BYTES_READ).into_owned();
+                observed_error(&format!("the server answered HTTP {code} {body}"), &self.redactor)
             }
             Trouble::Challenged { code, challenge } => {
                 let wanted = self.wanted(challenge);
