@@ -400,10 +400,10 @@ async fn a_key_that_is_changed_in_mid_run_is_used_from_the_next_request_on_and_n
     plan.tools[0].credential = Some("key".into());
     plan.credentials.push(credential(&["127.0.0.1"]));
     let (folder, credentials) = mounted(&[("key", &old)]);
-    let (watched, value) = (server.clone(), new.clone());
+    let (watched, file, value) = (server.clone(), folder.path().join("key/value"), new.clone());
     tokio::spawn(async move {
         watched.until_called(1).await;
-        std::fs::write(folder.path().join("key/value"), value).unwrap();
+        std::fs::write(file, value).unwrap();
         watched.release();
     });
     let redactor = Redactor::new(credentials.clone(), &plan.credentials);
