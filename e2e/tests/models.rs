@@ -237,7 +237,7 @@ fn a_server_that_hangs_makes_the_tool_unreachable_in_words() {
 #[test]
 fn runs_of_a_limited_model_take_turns_and_say_so_and_the_output_fits() {
     let namespace = TempNamespace::enabled("models-limited").unwrap();
-    let turns = json!([{"text": "no JSON"}, {"text": "{\"ok\": true}", "delayMilliseconds": 12000}]);
+    let turns = json!([{"text": "no JSON"}, {"text": "{\"ok\": true}", "delayMilliseconds": 20000}]);
     let model = json!({"apiVersion": "belay.dev/v1alpha1", "kind": "Model", "metadata": {"name": "m"},
         "spec": {"api": "Scripted", "model": "s", "scripted": {"turns": turns}, "rateLimits": {"concurrentRequests": 1}}});
     let schema = json!({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]});

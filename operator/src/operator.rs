@@ -216,15 +216,13 @@ impl Core {
             self.shutdown.clone(),
         );
         let (sessions, probes, suspensions) = (Sessions::new(), Probes::default(), Suspensions::default());
-        let current = Current::default();
+        let (current, writes) = (Current::default(), Writes::new(self.client.clone()));
         let judge = Judge::new(current.clone());
-        let writes = Writes::new(self.client.clone());
         let fences = Fences::new(writes.clone(), namespaces.clone(), self.config.network());
         let probe_pods = self.probe_pods(&writes, &namespaces, &probes, &queues, &fences);
         let lobby = Lobby::new(self.queue_limits());
         resume_slots(&self.journal, &lobby).await?;
-        let guard = self.guard(&world)?;
-        let quotas = Self::quotas(&world);
+        let (guard, quotas) = (self.guard(&world)?, Self::quotas(&world));
         let runs = Arc::new(AgentRuns {
             world: world.clone(),
             guard: guard.clone(),
