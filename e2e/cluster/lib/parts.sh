@@ -136,7 +136,7 @@ start_cluster() {
   wait_for kube-apiserver 30 apply_addons
   wait_for kubelet 60 node_is_ready
   wait_for_dns
-  start_enforcer
+  [[ -z ${BELAY_ENFORCE:-} ]] || start_enforcer
   trap - ERR
 }
 
