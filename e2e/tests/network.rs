@@ -1,6 +1,6 @@
 //! The operator's NetworkPolicies with real packets: what a pod behind them reaches, and what it does not, though another
 //! pod of the same namespace does.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::time::{Duration, Instant};
 

@@ -8,17 +8,15 @@ use belay_protocol::plan::{HttpOperations, InlineHeader, InlineOperation};
 /// Where a runner finds the operations. Of those that the Tool itself describes, the `wanted` ones.
 #[must_use]
 pub fn freeze(http: &Http, wanted: impl Fn(&str) -> bool) -> HttpOperations {
-    match &http.open_api {
-        Some(open_api) => HttpOperations::Document {
+    if let Some(open_api) = &http.open_api {
+        return HttpOperations::Document {
             config_map: open_api.config_map_key_ref.name.clone(),
             key: open_api.config_map_key_ref.key.clone(),
             only: open_api.operations.clone(),
-        },
-        None => {
-            let described = http.operations.iter().filter(|operation| wanted(&operation.name));
-            HttpOperations::Inline(described.map(freeze_operation).collect())
-        }
+        };
     }
+    let described = http.operations.iter().filter(|operation| wanted(&operation.name));
+    HttpOperations::Inline(described.map(freeze_operation).collect())
 }
 
 fn freeze_operation(operation: &HttpOperation) -> InlineOperation {

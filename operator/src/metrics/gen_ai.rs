@@ -35,6 +35,7 @@ const TOKENS: [f64; 14] = [
 const SECONDS: [f64; 14] = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[expect(clippy::struct_field_names, reason = "labels are OpenTelemetry's attributes")]
 struct Tokens {
     gen_ai_operation_name: &'static str,
     gen_ai_provider_name: String,

@@ -52,7 +52,7 @@ impl Collector {
                 .connect_timeout(CONNECT_TIMEOUT)
                 .timeout(REQUEST_TIMEOUT)
         };
-        let built = match &self.ca_file {
+        let client = match &self.ca_file {
             Some(path) => {
                 let pem =
                     std::fs::read(path).map_err(|source| CollectorError::CaFile { path: path.clone(), source })?;
@@ -66,7 +66,7 @@ impl Collector {
             None if self.endpoint.scheme() == "http" => build().tls_certs_only([]).build(),
             None => build().build(),
         };
-        built.map_err(CollectorError::Client)
+        client.map_err(CollectorError::Client)
     }
 
     /// What is in the file now.

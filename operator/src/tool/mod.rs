@@ -138,9 +138,10 @@ impl Tools {
         }
         self.probes.sweep(namespace, &tool.uid().unwrap_or_default()).await;
         // A server that is not as it was accepted may be so again, and a document is mended without an edit of the Tool.
-        let good_for = match drift::is_drifted(tool) {
-            true => Some(DRIFTED_AGAIN),
-            false => has_reason(tool, ToolReason::DefinitionsInvalid).then_some(MENDED_AGAIN),
+        let good_for = if drift::is_drifted(tool) {
+            Some(DRIFTED_AGAIN)
+        } else {
+            has_reason(tool, ToolReason::DefinitionsInvalid).then_some(MENDED_AGAIN)
         };
         let known = Known { is_ready: is_ready(tool), good_for };
         Found::Probe(self.probes.consult(&self.question(tool, namespace, credential.as_deref()), known))

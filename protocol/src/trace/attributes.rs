@@ -135,7 +135,6 @@ impl ModelSpan {
         to.number("belay.step", self.step);
         to.number("belay.model.attempt", self.attempt);
         match &self.outcome {
-            None => {}
             Some(ModelOutcome::Responded { finish, usage, cost, response_id, model, output, .. }) => {
                 to.add("gen_ai.response.finish_reasons", Value::Texts(vec![finish_word(*finish).to_owned()]));
                 to.maybe("gen_ai.response.id", response_id.clone());
@@ -144,7 +143,7 @@ impl ModelSpan {
                 to.maybe("gen_ai.output.messages", output.clone());
             }
             // The reason is `error.type`; what the provider wrote may hold what it was asked.
-            Some(ModelOutcome::Failed { .. }) => {}
+            None | Some(ModelOutcome::Failed { .. }) => {}
         }
     }
 }

@@ -42,7 +42,7 @@ pub struct Stage {
     pub server: Box<dyn ToolServer>,
     /// How long a call may take.
     pub patience: Duration,
-    _folders: (TempDir, TempDir),
+    folders: (TempDir, TempDir),
 }
 
 pub fn documented() -> HttpOperations {
@@ -81,7 +81,7 @@ pub fn stage_of(tool: PlanTool, text: &str, hosts: &[&str]) -> Stage {
     let (folder, documents) = document(text);
     let redactor = Redactor::new(credentials.clone(), &plan.credentials);
     let server = tools::of_plan(&plan, &plan.tools[0], &credentials, &documents, &redactor).unwrap();
-    Stage { plan, server, patience: Duration::from_secs(10), _folders: (secrets, folder) }
+    Stage { plan, server, patience: Duration::from_secs(10), folders: (secrets, folder) }
 }
 
 fn stage(server: &Server, described: HttpOperations) -> Stage {
@@ -228,7 +228,7 @@ async fn a_definition_that_is_another_now_is_not_sent() {
     let mut stage = stage(&server, documented());
     let old = stage.server.list().await.unwrap()[0].digest;
     let moved = DOCUMENT.replace("/things/", "/admin/");
-    std::fs::write(stage._folders.1.path().join(TOOL).join("document"), moved).unwrap();
+    std::fs::write(stage.folders.1.path().join(TOOL).join("document"), moved).unwrap();
     let new = stage.server.list().await.unwrap()[0].digest;
     assert_ne!(old, new);
     let args = json!({"id": "1"});
@@ -282,7 +282,7 @@ async fn a_document_that_cannot_be_used_names_object_and_field(
 ) {
     let mut stage = stage_of(http_tool("http://127.0.0.1:1", documented(), None), text.unwrap_or_default(), &[]);
     if text.is_none() {
-        std::fs::remove_file(stage._folders.1.path().join(TOOL).join("document")).unwrap();
+        std::fs::remove_file(stage.folders.1.path().join(TOOL).join("document")).unwrap();
     }
     let error = stage.server.list().await.unwrap_err();
     assert!(error.reason == reason && error.message.contains(words), "{error}");

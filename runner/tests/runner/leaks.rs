@@ -57,7 +57,7 @@ pub fn leak(id: &Value, operation: &str, sent: &str, elsewhere: &str) -> Respons
             let error = json!({"code": -32000, "message": format!("no {sent}"), "data": {sent: [sent, {"x": sent}]}});
             status(200, "content-type", json, json!({"jsonrpc": "2.0", "id": id, "error": error}).to_string())
         }
-        "leak-stream" => in_pieces(text(&format!("streamed {sent}")), sent),
+        "leak-stream" => in_pieces(&text(&format!("streamed {sent}")), sent),
         "leak-forms" => status(200, "content-type", json, text(&forms(sent).join(" "))),
         "leak-link" => {
             let link = json!({"type": "resource_link", "uri": format!("file:///{sent}"), "name": sent});
@@ -102,7 +102,7 @@ pub fn forms(value: &str) -> Vec<String> {
 }
 
 /// An event stream that is cut in the middle of every value.
-fn in_pieces(message: String, value: &str) -> Response<Body> {
+fn in_pieces(message: &str, value: &str) -> Response<Body> {
     let body = format!("data: {message}\n\n");
     let half = serde_json::to_string(value).unwrap().len() / 2;
     let escaped = serde_json::to_string(value).unwrap();

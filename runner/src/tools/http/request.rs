@@ -70,7 +70,7 @@ fn path(template: &Template, arguments: &Map<String, Value>) -> Result<String, S
         let parameter =
             template.parameters.iter().find(of_name).ok_or(format!("nothing fills {{{name}}} of the path"))?;
         let value = arguments.get(&parameter.argument).unwrap_or(&Value::Null);
-        let values = written(parameter, value, |text| text.to_owned())?;
+        let values = written(parameter, value, str::to_owned)?;
         if values.iter().any(|value| leaves_its_segment(value)) {
             return Err(format!(
                 "the argument {} is a part of the path: it is neither empty nor . or .., and holds no control characters",
@@ -105,7 +105,7 @@ fn url(base_url: &str, path: &str, query: &str) -> Result<Url, String> {
 }
 
 fn header(parameter: &Parameter, value: &Value) -> Result<Option<(HeaderName, HeaderValue)>, String> {
-    let text = written(parameter, value, |text| text.to_owned())?.join(",");
+    let text = written(parameter, value, str::to_owned)?.join(",");
     let wrong = || format!("the argument {} cannot be the value of a header", parameter.argument);
     if text.len() > HEADER_BYTES_MAX || text.contains('\t') {
         return Err(wrong());

@@ -102,6 +102,7 @@ fn of_named<'a>(fields: &'a Map<String, Value>, words: &'static [&str]) -> impl 
 }
 
 /// What `#/a/b` points to.
+#[must_use]
 pub fn pointed<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
     let pointer = percent_decoded(reference.strip_prefix('#')?)?;
     root.pointer(&pointer)

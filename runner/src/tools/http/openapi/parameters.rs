@@ -44,10 +44,9 @@ pub fn parameters_of(
         let required = place == "path" || value.get("required") == Some(&Value::Bool(true));
         match place_of(name, place, path, terms) {
             Ok(Some(place)) => read.add(schemas, name, place, value, required)?,
-            Ok(None) => {}
             Err(why) if required => return Err(why),
-            // It can be left out of every request.
-            Err(_) => {}
+            // No parameter at all, or one that can be left out of every request.
+            Ok(None) | Err(_) => {}
         }
     }
     let unfilled = path.parameters().find(|name| {
