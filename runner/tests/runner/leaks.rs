@@ -79,9 +79,7 @@ pub fn leak(id: &Value, operation: &str, sent: &str, elsewhere: &str) -> Respons
                 format!("Bearer scope=\"{quoted}\", resource_metadata=\"{elsewhere}/{quoted}\", error=\"{quoted}\"");
             status(401, "www-authenticate", &challenge, String::new())
         }
-        "leak-type" => {
-            status(200, "content-type", &format!("text/{}", sent.to_lowercase().replace(' ', "")), sent.into())
-        }
+        "leak-type" => status(200, "content-type", &format!("text/{}", sent.to_lowercase()), sent.into()),
         other => panic!("no leak {other}"),
     }
 }
