@@ -86,6 +86,6 @@ fn start(config: Config) -> anyhow::Result<()> {
         let tuning = Tuning::default();
         let access = kube::Config::infer().await.context("no way to the API server")?;
         let client = api_client(access, tuning.times.api_answer).context("no way to the API server")?;
-        Ok(operator::run(config, client, tuning, shutdown).await?)
+        Ok(Box::pin(operator::run(config, client, tuning, shutdown)).await?)
     })
 }

@@ -440,8 +440,7 @@ fn due(records: &[Record]) -> Counts {
                     permitted.insert(call_id);
                 }
             }
-            Event::CallNotSent { call_id, .. } if !permitted.remove(call_id) => counts.calls += 1,
-            Event::CallNotSent { .. } => {}
+            Event::CallNotSent { call_id, .. } => counts.calls += usize::from(!permitted.remove(call_id)),
             Event::PermitReturned { call_id, .. }
             | Event::CallObserved { call_id, .. }
             | Event::CallInputRequired { call_id, .. }

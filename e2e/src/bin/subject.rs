@@ -65,7 +65,7 @@ async fn operate(arguments: Vec<String>) -> Result<()> {
         terminated.recv().await;
         asked.cancel();
     });
-    Ok(belay_operator::operator::run(config, client, tuning, shutdown).await?)
+    Ok(Box::pin(belay_operator::operator::run(config, client, tuning, shutdown)).await?)
 }
 
 /// The environment is a pod's; where the kubelet mounts things is `SUBJECT_MOUNTS`.

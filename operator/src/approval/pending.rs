@@ -191,7 +191,9 @@ mod tests {
         metrics.approvals.follow(writer.as_reader());
         // Without labels they are not there yet.
         metrics.run_ended(Outcome::Failed, RunReason::RunnerCrashed, None);
-        samples().iter().for_each(|span| metrics.gen_ai.observe(span));
+        for span in &samples() {
+            metrics.gen_ai.observe(span);
+        }
         let mut text = String::new();
         encode(&mut text, &metrics.registry()).unwrap();
         let known: Vec<&str> =

@@ -212,7 +212,9 @@ pub(crate) mod tests {
     #[test]
     fn requests_and_calls_are_measured_under_opentelemetrys_names() {
         let metrics = GenAi::default();
-        samples().iter().for_each(|span| metrics.observe(span));
+        for span in &samples() {
+            metrics.observe(span);
+        }
         let text = text(&metrics);
         let model = "gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"anthropic\",gen_ai_request_model=\"m-5\"";
         let tool = "gen_ai_execute_tool_duration_seconds";

@@ -228,7 +228,9 @@ async fn a_collector_that_is_busy_is_asked_again_and_one_that_refuses_is_not() {
         &run().uid,
         journal.records(&run().uid, 1).await.unwrap().iter().map(|sealed| &sealed.record),
     );
-    spans.iter().for_each(|span| exporter.offer(TraceId::of(&run().uid), span));
+    for span in &spans {
+        exporter.offer(TraceId::of(&run().uid), span);
+    }
     comes_to(&metrics, "belay_spans_lost_total{reason=\"Refused\"} 4").await;
     comes_to(&metrics, "belay_spans_exported_total 6").await;
     export.end().await;
@@ -252,7 +254,9 @@ async fn a_collector_that_is_away_holds_nobody_up_and_what_finds_no_room_is_coun
     while scraped(&metrics).contains("belay_spans_lost_total{reason=\"QueueFull\"} 0") {
         assert!(offered < 200_000, "the queue has no end");
         for _ in 0..1000 {
-            spans.iter().for_each(|span| exporter.offer(TraceId::of(&run().uid), span));
+            for span in &spans {
+                exporter.offer(TraceId::of(&run().uid), span);
+            }
             offered += spans.len();
         }
     }

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 use belay_protocol::network::{AddressClass, AllowedHosts};
 use serde_json::{Value, json};
 
