@@ -117,10 +117,17 @@ fn what_the_docs_show_is_accepted() {
     }
 }
 
+/// Each of these objects is refused in these words.
+fn all_refused(name: &str, table: &[(String, &str)]) {
+    let namespace = TempNamespace::plain(name).unwrap();
+    for (yaml, words) in table {
+        let refusal = namespace.kubectl.refusal(yaml).unwrap();
+        assert!(refusal.contains(words), "expected '{words}' in: {refusal}\nfor: {}", &yaml[..yaml.len().min(300)]);
+    }
+}
+
 #[test]
-fn what_is_wrong_is_refused_in_words_that_name_the_field() {
-    let namespace = TempNamespace::plain("schema-wrong").unwrap();
-    let long = "x".repeat(70_000);
+fn what_is_wrong_of_a_model_or_a_credential_is_refused_in_words_that_name_the_field() {
     let table = [
         (model("{api: Scripted, model: s}"), "spec.scripted is for api Scripted"),
         (
@@ -154,13 +161,6 @@ fn what_is_wrong_is_refused_in_words_that_name_the_field() {
             "spec.temperature is at most 1",
         ),
         (model("{api: ChatCompletions, model: gpt, apiKey: sk-123}"), "apiKey: field not declared in schema"),
-        (agent("{}"), "spec.modelRef: Required value"),
-        (agent("{modelRef: {name: m}, limits: {steps: -1}}"), "spec.limits.steps"),
-        (agent("{modelRef: {name: m}, limits: {costUSD: free}}"), "spec.limits.costUSD"),
-        (agent("{modelRef: {name: m}, tools: [{name: t, operations: []}]}"), "spec.tools[0].operations"),
-        (agent("{modelRef: {name: m}, tools: [{name: t, operations: ['*', x]}]}"), "'*' stands alone"),
-        (agent("{modelRef: {name: m}, pod: {resources: {limits: {gpu: '1'}}}}"), "only cpu and memory"),
-        (agent(&format!("{{modelRef: {{name: m}}, instructions: {long}}}")), "spec.instructions"),
         (
             credential("{secretKeyRef: {name: s, key: k}, inject: {}, hosts: [a]}"),
             "exactly one of bearer, header, basic",
@@ -197,6 +197,14 @@ fn what_is_wrong_is_refused_in_words_that_name_the_field() {
             credential("{secretKeyRef: {name: s, key: k}, inject: {header: {name: x, format: none}}, hosts: [a]}"),
             "spec.inject.header.format",
         ),
+    ];
+    all_refused("schema-wrong-keys", &table);
+}
+
+#[test]
+fn what_is_wrong_of_a_policy_is_refused_in_words_that_name_the_field() {
+    let long = "x".repeat(1025);
+    let table = [
         (policy("{mode: Dream}"), "spec.mode: Unsupported value"),
         (policy("{otherwise: Allow}"), "spec.otherwise: Unsupported value"),
         (policy("{rules: [{name: r}]}"), "spec.rules[0].action: Required value"),
@@ -213,11 +221,8 @@ fn what_is_wrong_is_refused_in_words_that_name_the_field() {
         (policy("{rules: [{name: r, action: Ask, ask: {quorum: 9}}]}"), "spec.rules[0].ask.quorum"),
         (policy("{rules: [{name: r, action: Ask, ask: {expiresAfterSeconds: 29}}]}"), "expiresAfterSeconds"),
         (policy("{rules: [{name: r, action: Ask, ask: {expiresAfterSeconds: 2592001}}]}"), "expiresAfterSeconds"),
-        (policy(&format!("{{rules: [{{name: r, action: Deny, when: '{}'}}]}}", &long[..1025])), "spec.rules[0].when"),
-        (
-            policy(&format!("{{rules: [{{name: r, action: Deny, reason: '{}'}}]}}", &long[..1025])),
-            "spec.rules[0].reason",
-        ),
+        (policy(&format!("{{rules: [{{name: r, action: Deny, when: '{long}'}}]}}")), "spec.rules[0].when"),
+        (policy(&format!("{{rules: [{{name: r, action: Deny, reason: '{long}'}}]}}")), "spec.rules[0].reason"),
         (policy("{tests: [{call: {tool: t, operation: o}}]}"), "spec.tests[0].expect: Required value"),
         (
             policy("{tests: [{call: {tool: t, operation: o}, expect: Maybe}]}"),
@@ -225,6 +230,21 @@ fn what_is_wrong_is_refused_in_words_that_name_the_field() {
         ),
         (policy("{tests: [{call: {tool: t, operation: o, args: text}, expect: Ask}]}"), "spec.tests[0].call.args"),
         (policy("{}").replace("name: p", "name: default"), "the name default belongs to the built-in policy"),
+    ];
+    all_refused("schema-wrong-rules", &table);
+}
+
+#[test]
+fn what_is_wrong_of_an_agent_a_tool_or_a_run_is_refused_in_words_that_name_the_field() {
+    let long = "x".repeat(70_000);
+    let table = [
+        (agent("{}"), "spec.modelRef: Required value"),
+        (agent("{modelRef: {name: m}, limits: {steps: -1}}"), "spec.limits.steps"),
+        (agent("{modelRef: {name: m}, limits: {costUSD: free}}"), "spec.limits.costUSD"),
+        (agent("{modelRef: {name: m}, tools: [{name: t, operations: []}]}"), "spec.tools[0].operations"),
+        (agent("{modelRef: {name: m}, tools: [{name: t, operations: ['*', x]}]}"), "'*' stands alone"),
+        (agent("{modelRef: {name: m}, pod: {resources: {limits: {gpu: '1'}}}}"), "only cpu and memory"),
+        (agent(&format!("{{modelRef: {{name: m}}, instructions: {long}}}")), "spec.instructions"),
         (
             agent(
                 "{modelRef: {name: m}, policyRefs: [{name: a}, {name: b}, {name: c}, {name: d}, {name: e}, {name: f}, {name: g}, {name: h}, {name: i}]}",
@@ -254,10 +274,7 @@ fn what_is_wrong_is_refused_in_words_that_name_the_field() {
         (run("r", &format!("{{agentRef: {{name: a}}, input: {long}}}")), "spec.input"),
         (run("r", "{agentRef: {name: '../x'}, input: go}"), "spec.agentRef.name"),
     ];
-    for (yaml, words) in table {
-        let refusal = namespace.kubectl.refusal(&yaml).unwrap();
-        assert!(refusal.contains(words), "expected '{words}' in: {refusal}\nfor: {}", &yaml[..yaml.len().min(300)]);
-    }
+    all_refused("schema-wrong", &table);
 }
 
 #[test]

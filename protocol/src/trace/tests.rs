@@ -198,6 +198,7 @@ fn attribute(span: &Span, key: &str) -> Option<Value> {
     span.attributes().into_iter().find(|attribute| attribute.key == key).map(|attribute| attribute.value)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "compared with what may be absent")]
 fn text(text: &str) -> Option<Value> {
     Some(Value::Text(text.into()))
 }

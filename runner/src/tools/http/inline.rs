@@ -113,7 +113,7 @@ fn fits(names: &[&str], properties: &Map<String, Value>) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::indexing_slicing, clippy::needless_pass_by_value, clippy::unwrap_used)]
     use rstest::rstest;
 
     use super::*;

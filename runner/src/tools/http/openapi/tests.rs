@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::needless_pass_by_value, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 use rstest::rstest;
 use serde_json::json;
 
