@@ -288,10 +288,11 @@ async fn a_closed_journal_takes_nothing() {
     assert!(matches!(result, Err(JournalError::Closed)), "{result:?}");
 }
 
+/// What comes while a transaction is written goes into the next one.
 #[tokio::test]
 async fn appends_of_many_runs_share_transactions() {
     let folder = tempfile::tempdir().unwrap();
-    let journal = Journal::open(&file(folder.path())).await.unwrap();
+    let (journal, _) = faulty(folder.path(), vec![Fault::Late]).await;
     let runs: Vec<ObjectId> = (0..100).map(|i| run(&format!("r{i}"))).collect();
     let appends = runs.iter().map(|run| journal.append(run, 0, accepted(run)));
     for appended in futures::future::join_all(appends).await {
@@ -316,6 +317,8 @@ enum Fault {
     Written(StoreError),
     /// Full for a group, not for one change alone.
     FullForGroups,
+    /// Written, after a while.
+    Late,
 }
 
 #[async_trait]
@@ -331,6 +334,11 @@ impl Store for Faulty {
             Some(Fault::FullForGroups) if changes.len() > 1 => {
                 self.groups_refused.fetch_add(1, Ordering::SeqCst);
                 Err(StoreError::Full)
+            }
+            Some(Fault::Late) => {
+                // The writer's own thread: nobody else waits.
+                std::thread::sleep(std::time::Duration::from_millis(300));
+                self.inner.commit(changes).await
             }
             None | Some(Fault::FullForGroups) => self.inner.commit(changes).await,
         }

@@ -3,7 +3,7 @@
 //!
 //! # Guarantees
 //! It hears of an append once that is durable, in order. Ids follow from the journal, so that spans which are sent again
-//! after a restart are the same spans. Why like this: docs/decisions/0019.
+//! after a restart are the same spans. Why like this: docs/decisions/0016.
 //!
 //! # Caveats
 //! What was queued when the process was killed is derived anew and sent again: spans that ended in the last ten minutes
