@@ -120,7 +120,9 @@ async fn main() -> ExitCode {
     match dispatch(arguments).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("belay: {error}");
+            // It may quote what a server or a file says.
+            let words: Vec<String> = error.to_string().lines().map(belay_crds::visible).collect();
+            eprintln!("belay: {}", words.join("\n"));
             error.exit_code()
         }
     }

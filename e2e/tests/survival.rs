@@ -129,7 +129,7 @@ fn a_person_may_have_it_sent_again_or_end_the_run_with_plain_kubectl() {
 #[test]
 fn a_call_that_may_be_repeated_is_sent_again_with_the_same_key() {
     let namespace = with_counter("srv-put");
-    agent(&namespace, "r", &json!([{"toolCalls": [call("put", "a", Duration::from_secs(4))]}, {"text": "done"}]))
+    agent(&namespace, "r", &json!([{"toolCalls": [call("put", "a", Duration::from_secs(8))]}, {"text": "done"}]))
         .unwrap();
     begin(&namespace, "r");
     until_arrived(&namespace, 1);

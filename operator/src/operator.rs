@@ -152,7 +152,7 @@ impl Outset {
             Journal::open_observed(&config.journal_path(), config.journal_settings(), tuning.commits.clone()).await?;
         let export = Export::begin(config.collector(), &metrics)?;
         let telemetry = Telemetry::new(metrics.clone(), export.exporter.clone(), config.span_content());
-        Arc::new(telemetry).attend(&journal).await?;
+        Arc::new(telemetry).attend(&journal).await;
         journal.raise_fence(&leadership.token.lease_uid, leadership.token.transitions).await?;
         let finding = rollback::compare(leadership.previous.as_ref(), journal.id(), journal.commits().await?);
         rollback::heed(&journal, &finding).await?;

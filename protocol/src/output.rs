@@ -14,8 +14,9 @@ const PARTS_MAX: usize = 5_000;
 /// How deep they may be nested then: whatever refers to itself is deeper.
 const DEPTH_MAX: usize = 128;
 const PATTERN_BYTES_MAX: usize = 64 * 1024;
+/// How many parts a pattern counts as: each becomes an automaton.
+const PATTERN_PARTS: usize = 50;
 /// How much of what does not fit the model is told.
-const MISFITS_SHOWN: usize = 5;
 const MISFIT_BYTES_SHOWN: usize = 300;
 /// Keywords that providers take where they hold the model to the schema themselves.
 const STRICT_KEYWORDS: [&str; 21] = [
@@ -52,7 +53,7 @@ pub enum OutputSchemaError {
     #[error("its type is not \"object\", which providers want: put the output into a property")]
     NoObject,
     #[error(
-        "it has more than {PARTS_MAX} parts where every $ref is written out, or refers to itself: describe less of the output"
+        "it has more than {PARTS_MAX} parts where every $ref is written out (a pattern counts as {PATTERN_PARTS}), or refers to itself: describe less of the output"
     )]
     TooLarge,
     #[error("$ref {0:?} leads nowhere in it: refer to \"#/$defs/NAME\"")]
@@ -94,15 +95,12 @@ impl OutputSchema {
     pub fn check(&self, answer: &str) -> Result<(), String> {
         let output: Value =
             serde_json::from_str(answer.trim()).map_err(|error| format!("it is not JSON alone: {error}"))?;
-        if self.0.is_valid(&output) {
-            return Ok(());
-        }
-        let misfits = self.0.iter_errors(&output).take(MISFITS_SHOWN).map(|error| {
+        // The first alone: all of them are gathered before one is told, and there can be millions.
+        self.0.validate(&output).map_err(|error| {
             let path = error.instance_path().to_string();
             let place = if path.is_empty() { "/" } else { path.as_str() };
             format!("at {}: {}", shown(place), shown(&error.to_string()))
-        });
-        Err(misfits.collect::<Vec<_>>().join("; "))
+        })
     }
 }
 
@@ -141,16 +139,38 @@ fn count(root: &Value, part: &Value, depth: usize, parts: &mut usize) -> Result<
         Value::Object(fields) => {
             for (name, value) in fields {
                 match (name.as_str(), value) {
-                    ("$ref" | "$dynamicRef", Value::String(to)) => count(root, referred(root, to)?, depth + 1, parts)?,
+                    ("$ref" | "$dynamicRef" | "$recursiveRef", Value::String(to)) => {
+                        count(root, referred(root, to)?, depth + 1, parts)?;
+                    }
+                    // What is referred to would be looked for in that part.
+                    ("$id", _) if depth > 0 => {
+                        return Err(OutputSchemaError::Wrong("$id stands in a part of it".into()));
+                    }
                     // Counted where they are referred to.
                     ("$defs" | "definitions", _) => {}
+                    ("properties" | "patternProperties" | "dependentSchemas", Value::Object(named)) => {
+                        *parts += if name == "patternProperties" { named.len() * PATTERN_PARTS } else { 0 };
+                        named.values().try_for_each(|value| count(root, value, depth + 1, parts))?;
+                    }
+                    // Values, in which nothing is a schema.
+                    ("const" | "enum" | "default" | "examples", value) => *parts += values(value),
+                    ("pattern", Value::String(_)) => *parts += PATTERN_PARTS,
                     (_, value) => count(root, value, depth + 1, parts)?,
                 }
             }
-            Ok(())
+            if *parts > PARTS_MAX { Err(OutputSchemaError::TooLarge) } else { Ok(()) }
         }
         Value::Array(items) => items.iter().try_for_each(|item| count(root, item, depth + 1, parts)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
+    }
+}
+
+/// How many values there are in one.
+fn values(value: &Value) -> usize {
+    match value {
+        Value::Object(fields) => 1 + fields.values().map(values).sum::<usize>(),
+        Value::Array(items) => 1 + items.iter().map(values).sum::<usize>(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 1,
     }
 }
 
@@ -209,6 +229,19 @@ mod tests {
         json!({"type": "object", "$ref": "#/$defs/l0", "$defs": levels})
     }
 
+    fn patterns(many: usize) -> Value {
+        let all: Map<String, Value> =
+            (0..many).map(|at| (format!("p{at}"), json!({"pattern": format!("^{at}")}))).collect();
+        json!({"type": "object", "properties": all})
+    }
+
+    #[test]
+    fn some_patterns_and_values_that_look_like_references_are_taken() {
+        let example = json!({"$ref": "https://example.com/a.json"});
+        let with_values = json!({"type": "object", "default": example, "properties": {"a": {"enum": [example]}}});
+        assert!(OutputSchema::compile(&patterns(50)).is_ok() && OutputSchema::compile(&with_values).is_ok());
+    }
+
     fn deep() -> Value {
         (0..40).fold(json!({"type": "object"}), |inner, _| json!({"type": "object", "not": inner}))
     }
@@ -222,6 +255,10 @@ mod tests {
     #[case::too_long(json!({"type": "object", "description": "x".repeat(20_000)}), "longer than")]
     #[case::doubling(doubling(), "more than 5000 parts")]
     #[case::circular(json!({"type": "object", "properties": {"next": {"$ref": "#"}}}), "refers to itself")]
+    #[case::circular_by_a_name(json!({"type": "object", "properties": {"$defs": {"$ref": "#"}}}), "refers to itself")]
+    #[case::circular_of_old(json!({"type": "object", "properties": {"next": {"$recursiveRef": "#"}}}), "refers to itself")]
+    #[case::another_root(json!({"type": "object", "properties": {"a": {"$id": "x", "$ref": "#"}}}), "$id stands in a part")]
+    #[case::patterns(patterns(101), "a pattern counts as 50")]
     #[case::elsewhere(json!({"type": "object", "$ref": "https://127.0.0.1:1/a.json"}), "leads nowhere in it")]
     #[case::a_file(json!({"type": "object", "$ref": "file:///etc/passwd"}), "leads nowhere in it")]
     fn a_schema_that_cannot_be_kept_is_refused(#[case] schema: Value, #[case] words: &str) {

@@ -212,8 +212,11 @@ pub fn is_news(before: &AgentRunStatus, after: &AgentRunStatus) -> bool {
             .iter()
             .filter_map(|type_| find(&status.conditions, type_))
             .map(|c| {
-                let message = if c.reason == RunReason::Running.as_str() { "" } else { c.message.as_str() };
-                (c.type_.clone(), c.status.clone(), c.reason.clone(), message.to_owned())
+                // Each step may wait its turn: told as it comes, that would be writes for each step.
+                let at_work = [RunReason::Running, RunReason::RateLimited].iter().any(|one| c.reason == one.as_str());
+                let (reason, message) =
+                    if at_work { (RunReason::Running.as_str(), "") } else { (c.reason.as_str(), c.message.as_str()) };
+                (c.type_.clone(), c.status.clone(), reason.to_owned(), message.to_owned())
             })
             .collect();
         conditions.sort();

@@ -144,4 +144,7 @@ fn figures_alone_are_no_news() {
     assert_eq!(flip, Flip::None);
     let (cancelling, _) = folded(&run, Some(&second), &Stand::following(Follow::Cancelling, &second));
     assert!(is_news(&before, &cancelling));
+    let held = Follow::Held { reason: RunReason::RateLimited, message: "of its turn".to_owned() };
+    let (limited, _) = folded(&run, Some(&second), &Stand::following(held, &second));
+    assert!(before.conditions != limited.conditions && !is_news(&before, &limited), "each step may wait its turn");
 }

@@ -149,7 +149,9 @@ impl Stream {
         let mut parked = if returns { Parked::returning(&state) } else { Parked::welcomed(&state) };
         loop {
             self.wake(&run, &mut parked).await?;
-            let looks = withheld.as_ref().is_some_and(|withheld| withheld.place.is_none()) || !parked.is_empty();
+            // One whose turn had come while its runner was to be let go is called by nobody again.
+            let is_uncalled = |withheld: &Withheld| withheld.place.as_ref().is_none_or(Place::is_called);
+            let looks = withheld.as_ref().is_some_and(is_uncalled) || !parked.is_empty();
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Err(Over::Drain),
@@ -368,7 +370,8 @@ impl Stream {
                 return;
             }
             Over::Bye(reason) => {
-                tracing::info!(%namespace, %pod, run, reason, "runner let go");
+                // The reason may quote the model, which the log is no place for: the journal and the status have it.
+                tracing::info!(%namespace, %pod, run, "runner let go");
                 Ok(Out::Bye(Bye { reason: reason.clone() }))
             }
             Over::Drain => Ok(Out::Drain(Drain {})),

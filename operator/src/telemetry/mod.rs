@@ -52,21 +52,17 @@ impl Telemetry {
         Self { metrics, exporter, content, tracers: Mutex::default() }
     }
 
-    /// Takes up runs where the journal stands, and listens from now on. Nothing may be appended meanwhile.
-    ///
-    /// # Errors
-    /// The journal cannot be read. A run whose records are damaged is left out: whoever asks for it is told.
-    pub async fn attend(self: Arc<Self>, journal: &Journal) -> Result<(), JournalError> {
-        for run in journal.open_runs().await? {
+    /// Takes up runs where the journal stands, and listens from now on. Nothing may be appended meanwhile. What cannot be
+    /// read is not traced, and keeps nobody from starting.
+    pub async fn attend(self: Arc<Self>, journal: &Journal) {
+        let mut runs = journal.open_runs().await.unwrap_or_else(untraced);
+        if self.exporter.is_some() {
+            runs.extend(lately(journal).await.unwrap_or_else(untraced));
+        }
+        for run in runs {
             self.take_up(journal, &run).await;
         }
-        if self.exporter.is_some() {
-            for run in lately(journal).await? {
-                self.take_up(journal, &run).await;
-            }
-        }
         journal.tell(self);
-        Ok(())
     }
 
     async fn take_up(&self, journal: &Journal, run: &ObjectId) {
@@ -144,12 +140,23 @@ impl Export {
     }
 }
 
+fn untraced(error: JournalError) -> Vec<ObjectId> {
+    tracing::warn!(%error, "runs of before are not traced");
+    Vec::new()
+}
+
 /// Runs that ended so short a time ago that their last spans may not have been sent.
 async fn lately(journal: &Journal) -> Result<Vec<ObjectId>, JournalError> {
     let since = journal.now().saturating_sub(AGAIN);
     let mut ended = Vec::new();
     for run in journal.kept_runs().await?.into_iter().rev().take(ENDED_LATELY_MAX) {
-        let head = journal.run_head(&run.uid).await?;
+        let head = match journal.run_head(&run.uid).await {
+            Ok(head) => head,
+            Err(error) => {
+                tracing::warn!(namespace = run.namespace, name = run.name, %error, "a run is not traced");
+                continue;
+            }
+        };
         if head.is_some_and(|head| head.ended && head.pod_name.is_none() && head.chain.at >= since) {
             ended.push(run);
         }

@@ -68,7 +68,11 @@ fn run() -> ObjectId {
 }
 
 fn accepted() -> Event {
-    let plan = plan_of(&run());
+    accepted_of(&run())
+}
+
+fn accepted_of(run: &ObjectId) -> Event {
+    let plan = plan_of(run);
     Event::RunAccepted { plan_digest: plan.digest().unwrap(), plan: Box::new(plan) }
 }
 
@@ -111,7 +115,7 @@ async fn attend(journal: &Journal, collector: Collector, content: Content) -> (E
     let metrics = Metrics::default();
     let export = Export::begin(Some(collector), &metrics).unwrap();
     let telemetry = Arc::new(Telemetry::new(metrics.clone(), export.exporter.clone(), content));
-    telemetry.attend(journal).await.unwrap();
+    telemetry.attend(journal).await;
     (export, metrics)
 }
 
@@ -209,6 +213,27 @@ async fn another_process_sends_the_same_spans_again_and_goes_on_with_the_trace()
 }
 
 #[tokio::test]
+async fn a_run_whose_head_is_damaged_keeps_nobody_from_starting() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = open(folder.path()).await;
+    append(&journal, vec![accepted()]).await;
+    append(&journal, middle()).await;
+    append(&journal, ended()).await;
+    journal.close().await;
+    let file = rusqlite::Connection::open(folder.path().join("journal.sqlite")).unwrap();
+    assert_eq!(file.execute("UPDATE heads SET hash = x'00'", []).unwrap(), 1);
+    drop(file);
+    let journal = open(folder.path()).await;
+    let other = ObjectId { name: "s".into(), uid: "4f2a9c1e-0b6d-4c7e-9a51-7d2f60c4e8ab".into(), ..run() };
+    let mut played = collector(&[]).await;
+    let (export, _) = attend(&journal, to(&played.url), Content::Left).await;
+    journal.append(&other, 0, vec![accepted_of(&other)]).await.unwrap();
+    journal.append(&other, 1, middle()).await.unwrap();
+    assert_eq!(played.spans(3).await.len(), 3, "and others are traced");
+    export.end().await;
+}
+
+#[tokio::test]
 async fn a_collector_that_is_busy_is_asked_again_and_one_that_refuses_is_not() {
     let partial = PartialSuccess { rejected_spans: 2, error_message: "too old".into() };
     let partial = ExportTraceServiceResponse { partial_success: Some(partial) }.encode_to_vec();
@@ -244,7 +269,7 @@ async fn a_collector_that_is_away_holds_nobody_up_and_what_finds_no_room_is_coun
     let folder = tempfile::tempdir().unwrap();
     let journal = open(folder.path()).await;
     let telemetry = Arc::new(Telemetry::new(metrics.clone(), Some(exporter.clone()), Content::Left));
-    telemetry.attend(&journal).await.unwrap();
+    telemetry.attend(&journal).await;
     append(&journal, vec![accepted()]).await;
     append(&journal, middle()).await;
     append(&journal, ended()).await;

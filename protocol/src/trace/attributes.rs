@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::content::finish_word;
+use super::content::{finish_word, word};
 use super::span::{
     AskSpan, CallName, CallSpan, Decided, DecisionSpan, EpochSpan, ModelAsked, ModelOutcome, ModelSpan, PodStartSpan,
     RestSpan, RunSpan, Span, What,
@@ -137,8 +137,8 @@ impl ModelSpan {
         match &self.outcome {
             Some(ModelOutcome::Responded { finish, usage, cost, response_id, model, output, .. }) => {
                 to.add("gen_ai.response.finish_reasons", Value::Texts(vec![finish_word(*finish).to_owned()]));
-                to.maybe("gen_ai.response.id", response_id.clone());
-                to.maybe("gen_ai.response.model", model.clone());
+                to.maybe("gen_ai.response.id", response_id.as_deref().map(word));
+                to.maybe("gen_ai.response.model", model.as_deref().map(word));
                 to.usage(usage, *cost);
                 to.maybe("gen_ai.output.messages", output.clone());
             }

@@ -15,6 +15,8 @@ pub enum Content {
 /// The most of each prompt, answer, argument or result, in bytes.
 const CONTENT_BYTES_MAX: usize = 16 * 1024;
 const CUT: &str = " [cut]";
+/// The most of a name or an id that somebody else chose.
+const WORD_BYTES_MAX: usize = 128;
 
 impl Content {
     pub(super) fn keep(self, make: impl FnOnce() -> String) -> Option<String> {
@@ -27,6 +29,12 @@ impl Content {
 
 pub(super) fn cut(text: &str) -> String {
     let mut room = CONTENT_BYTES_MAX;
+    take(text, &mut room)
+}
+
+/// A name or an id that somebody else chose, bounded.
+pub(super) fn word(text: &str) -> String {
+    let mut room = WORD_BYTES_MAX;
     take(text, &mut room)
 }
 

@@ -309,7 +309,7 @@ fn what_goes_on_is_open_and_ends_with_the_epoch_that_was_about_it() {
 }
 
 #[test]
-fn a_call_that_was_never_permitted_is_told_by_the_name_that_the_model_used() {
+fn a_call_of_a_tool_that_there_is_not_is_named_by_the_model_only_where_content_is_told() {
     let mut all = run()[..5].to_vec();
     let reason = crate::event::NotSentReason::UnknownTool;
     let event = Event::CallNotSent { call_id: "c1".into(), attempt: 1, reason, message: String::new() };
@@ -317,7 +317,10 @@ fn a_call_that_was_never_permitted_is_told_by_the_name_that_the_model_used() {
     let denied = Verdict::Denied { reason: DenyReason::NotListed, message: "no".into() };
     all.push(Record { seq: 7, at: 506, event: decided("c2", denied, None) });
     let spans = spans(UID, &all);
-    let call = spans.iter().find(|span| span.name() == "execute_tool files__delete").unwrap();
+    let call = spans.iter().find(|span| span.name() == "execute_tool unknown").unwrap();
+    let mut tracer = Tracer::new(UID, Content::Kept);
+    let mut kept = all.iter().flat_map(|record| tracer.take(record));
+    assert!(kept.any(|span| span.name() == "execute_tool files__delete"));
     assert_eq!((call.took(), call.error()), (Some(0), Some("UnknownTool".into())));
     let What::Call(of) = &call.what else { panic!("{call:?}") };
     assert_eq!(of.outcome, EffectOutcome::NotSent(reason));

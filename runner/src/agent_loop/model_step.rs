@@ -110,7 +110,7 @@ impl Agent {
         attempt: u32,
         milliseconds: u64,
     ) -> Result<ModelResponse, ModelError> {
-        let mut response = ModelResponse {
+        let response = ModelResponse {
             items: self.items(answer.items),
             finish: answer.finish,
             usage: answer.usage,
@@ -119,7 +119,14 @@ impl Agent {
             milliseconds,
             misfit: None,
         };
+        // Before it is taken apart: an answer may be much larger in memory than it is written.
+        let mut response = self.bounded(response, step, attempt)?;
         response.misfit = self.output.misfit(&response);
+        self.bounded(response, step, attempt)
+    }
+
+    /// An answer that a batch can hold.
+    fn bounded(&self, response: ModelResponse, step: u32, attempt: u32) -> Result<ModelResponse, ModelError> {
         let event = Event::ModelResponded { step, attempt, response };
         let bytes = serde_json::to_vec(&event).map_or(usize::MAX, |bytes| bytes.len());
         match event {

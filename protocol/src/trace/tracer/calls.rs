@@ -4,7 +4,7 @@ use super::{Named, Tracer};
 use crate::event::{Answer, Ask, Item, ProposedCall, Record, Verdict};
 use crate::export::{EffectOutcome, PermittedBy};
 use crate::judgement::Judged;
-use crate::trace::content::cut;
+use crate::trace::content::{cut, word};
 use crate::trace::span::{AskSpan, CallName, CallSpan, Decided, DecisionSpan, Span, What};
 
 impl Tracer {
@@ -107,7 +107,9 @@ impl Tracer {
         match item {
             Item::ToolCall { call_id, name, arguments, .. } => {
                 let arguments = self.content.keep(|| cut(arguments));
-                Some((call_id.clone(), Named { tool: name.clone(), operation: String::new(), arguments }))
+                // The model's own word for a tool that there is not may say anything.
+                let tool = self.content.keep(|| word(name)).unwrap_or_else(|| "unknown".to_owned());
+                Some((call_id.clone(), Named { tool, operation: String::new(), arguments }))
             }
             Item::Text { .. } | Item::Reasoning { .. } | Item::Block { .. } => None,
         }
