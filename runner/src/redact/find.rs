@@ -1,5 +1,5 @@
-//! Finds values in a text in every form that servers and encoders give them: as they are, escaped for JSON or a URL in any
-//! mixture, and within base64 of either alphabet, wherever in it they begin. Pure.
+//! Finds values in a text in every form that servers and encoders give them: as they are, escaped for JSON, a URL or HTML
+//! in any mixture, and within base64 of either alphabet, wherever in it they begin. Pure.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -86,7 +86,7 @@ impl Finder {
         let mut found = Found::Nothing;
         for index in self.starts.get(usize::from(*byte)).into_iter().flatten() {
             let Some(pattern) = self.patterns.get(usize::from(*index)) else { continue };
-            match (pattern.matches(text, at), found) {
+            match (pattern.matches(text, at, Rest::WasCut), found) {
                 (Match::No, _) => {}
                 (Match::Begun, _) => return Found::Begun,
                 (Match::To(end), Found::Value { end: longest, .. }) if end <= longest => {}
@@ -101,7 +101,7 @@ impl Finder {
         let Some(byte) = text.get(at) else { return Found::Nothing };
         let indexes = self.starts.get(usize::from(*byte)).into_iter().flatten();
         let patterns = indexes.filter_map(|index| self.patterns.get(usize::from(*index)));
-        let ends = patterns.filter_map(|pattern| match pattern.matches(text, at) {
+        let ends = patterns.filter_map(|pattern| match pattern.matches(text, at, Rest::IsAll) {
             Match::To(end) => Some((end, pattern)),
             Match::No | Match::Begun => None,
         });
@@ -164,7 +164,7 @@ impl Pattern {
     fn may_start_with(&self, byte: u8) -> bool {
         match self.form {
             Form::Exact => self.value.bytes().first() == Some(&byte),
-            Form::Escaped | Form::Base64 { .. } => matches!(byte, b'%' | b'\\') || self.accepts(0, byte),
+            Form::Escaped | Form::Base64 { .. } => matches!(byte, b'%' | b'\\' | b'&') || self.accepts(0, byte),
         }
     }
 
@@ -192,20 +192,20 @@ impl Pattern {
         }
     }
 
-    fn matches(&self, text: &[u8], at: usize) -> Match {
-        let rest = text.get(at..).unwrap_or_default();
+    fn matches(&self, text: &[u8], at: usize, rest: Rest) -> Match {
+        let left = text.get(at..).unwrap_or_default();
         match self.form {
-            Form::Exact if rest.starts_with(self.value.bytes()) => Match::To(at + self.value.bytes().len()),
-            Form::Exact if self.value.bytes().starts_with(rest) => Match::Begun,
+            Form::Exact if left.starts_with(self.value.bytes()) => Match::To(at + self.value.bytes().len()),
+            Form::Exact if self.value.bytes().starts_with(left) => Match::Begun,
             Form::Exact => Match::No,
-            Form::Escaped | Form::Base64 { .. } => self.matches_escaped(text, at),
+            Form::Escaped | Form::Base64 { .. } => self.matches_escaped(text, at, rest),
         }
     }
 
-    fn matches_escaped(&self, text: &[u8], at: usize) -> Match {
+    fn matches_escaped(&self, text: &[u8], at: usize, rest: Rest) -> Match {
         let (mut next, mut index, mut breaks) = (at, 0, 0);
         while index < self.length() {
-            let Some(step) = unescaped(text, next) else { return Match::Begun };
+            let Some(step) = unescaped(text, next, rest) else { return Match::Begun };
             let is_break = match self.form {
                 Form::Exact => false,
                 // One that was escaped as a number.
@@ -292,6 +292,41 @@ mod tests {
         value.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect::<Vec<_>>().concat()
     }
 
+    /// As HTML's own functions write it, and with every character as a number.
+    fn html(value: &str) -> [String; 3] {
+        let five = [("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\"", "&quot;"), ("'", "&apos;")];
+        let number = |c: char| if c.is_alphanumeric() { c.to_string() } else { format!("&#{};", u32::from(c)) };
+        [
+            five.into_iter().fold(value.to_owned(), |text, (one, entity)| text.replace(one, entity)),
+            value.chars().map(number).collect(),
+            value.chars().map(|c| format!("&#x{:02X};", u32::from(c))).collect(),
+        ]
+    }
+
+    #[test]
+    fn a_value_is_found_however_often_it_was_encoded_and_as_html_and_source_text_write_it() {
+        for value in VALUES.into_iter().chain(["<a>&'b'\"%e4&lt;x41", "secret%", "secret&"]) {
+            let finder = finder(&[("a", value)]);
+            let twice = |value: &str| percent(value, true, |byte| byte.is_ascii_alphanumeric());
+            let [five, decimal, hexadecimal] = html(value);
+            let forms = [
+                twice(&twice(value)),
+                twice(&twice(&twice(&twice(value)))),
+                percent(&percent(value, false, |_| false), true, |byte| byte != b'%'),
+                html(&five)[0].clone(),
+                json(&five),
+                five,
+                decimal,
+                hexadecimal,
+                value.bytes().map(|byte| format!("\\x{byte:02x}")).collect(),
+            ];
+            for form in forms {
+                assert_eq!(finder.replaced(&format!("<{form}>")), format!("<{MARKER}>"), "{form}");
+                assert_eq!(finder.replaced(&form), MARKER, "{form}");
+            }
+        }
+    }
+
     #[test]
     fn a_value_is_found_in_every_form_in_which_a_server_may_write_it() {
         for value in VALUES {
@@ -362,7 +397,7 @@ mod tests {
     }
 
     #[rstest]
-    #[case::nothing("nothing at all, 100% of it \\ \\u12 %", "nothing at all, 100% of it \\ \\u12 %")]
+    #[case::nothing("nothing at all, 100% of it \\ \\u12 & &x; &#x; &# &amp; %25 %", "nothing at all, 100% of it \\ \\u12 & &x; &#x; &# &amp; %25 %")]
     #[case::nearly("hunter", "hunter")]
     #[case::together("hunter2hunter2", "[credential a redacted][credential a redacted]")]
     fn a_text_is_otherwise_left_as_it_is(#[case] text: &str, #[case] expected: &str) {
@@ -386,6 +421,8 @@ mod tests {
     #[case::within_a_value("says hunt", "says ")]
     #[case::within_an_escape(r"says \u006", "says ")]
     #[case::within_an_encoded_one("says %68%75", "says ")]
+    #[case::within_one_encoded_twice("says %25", "says ")]
+    #[case::within_an_entity("says h&#x75", "says ")]
     #[case::within_base64("says aHVudGV", "says ")]
     #[case::after_a_value("hunter2 says so.", "[credential a redacted] says so.")]
     #[case::elsewhere("says 'no.", "says 'no.")]
