@@ -20,7 +20,6 @@ pub use self::guard::{Refused, refused};
 /// Shorter than the 5 s after which Node's HTTP servers close an idle connection: a request written into
 /// a connection that is just being closed has an unknown end.
 const IDLE_SECONDS: u64 = 4;
-const CAUSES_BYTES_SHOWN: usize = 500;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EgressError {
@@ -166,7 +165,8 @@ fn build(url: &str, builder: impl Fn() -> reqwest::ClientBuilder) -> Result<reqw
     })
 }
 
-/// An error with everything underneath it, URL left out: the message names it already.
+/// An error with everything underneath it, URL left out: the message names it already. Whoever shows it redacts it first
+/// and cuts it then.
 #[must_use]
 pub fn causes(error: &reqwest::Error) -> String {
     let mut words = Vec::new();
@@ -175,7 +175,7 @@ pub fn causes(error: &reqwest::Error) -> String {
         words.push(error.to_string());
         cause = error.source();
     }
-    if words.is_empty() { "no further cause is known".to_owned() } else { piece(&words.join(": "), CAUSES_BYTES_SHOWN) }
+    if words.is_empty() { "no further cause is known".to_owned() } else { words.join(": ") }
 }
 
 /// The start of an untrusted text, at most `most` bytes, on one line.
@@ -188,7 +188,26 @@ pub fn piece(text: &str, most: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use reqwest::dns::{Name, Resolve, Resolving};
+
     use super::*;
+
+    struct Wordy;
+
+    impl Resolve for Wordy {
+        fn resolve(&self, _name: Name) -> Resolving {
+            Box::pin(async { Err(format!("{}hunter2", "x".repeat(1000)).into()) })
+        }
+    }
+
+    /// Half a value would not be recognised any more.
+    #[tokio::test]
+    async fn what_broke_an_exchange_is_not_cut_before_it_is_redacted() {
+        let client = reqwest::Client::builder().tls_certs_only([]).no_proxy().dns_resolver(Arc::new(Wordy));
+        let error = client.build().unwrap().get("http://a.example/").send().await.unwrap_err();
+        assert!(causes(&error).ends_with("hunter2"), "{}", causes(&error));
+    }
 
     #[test]
     fn a_piece_of_a_foreign_text_is_short_and_one_line() {

@@ -9,6 +9,7 @@ use belay_protocol::wire::probe_message::Body as ToOperator;
 use belay_protocol::wire::probe_order::Body as FromOperator;
 use belay_protocol::wire::{ProbeHello, ProbeMessage, ProbeOrder};
 use belay_protocol::{Digest, PROTOCOL_VERSION};
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -22,7 +23,7 @@ use crate::redact::Redactor;
 use crate::session::{Link, LinkError};
 use crate::tools::http::{Documents, HttpApi};
 use crate::tools::mcp::McpServer;
-use crate::tools::schema::ArgumentSchema;
+use crate::tools::schema::{ArgumentSchema, SchemaError};
 use crate::tools::{Definition, Endpoint, LeftOut, OPERATIONS_MAX, ToolServer};
 
 const ATTEMPTS_MAX: u32 = 10;
@@ -118,9 +119,9 @@ async fn report(task: ProbeTask, credentials: &Credentials, documents: &Document
 
 /// With the reason, where no argument could be checked against its schema: nobody may call it then.
 fn shown(definition: Definition, redactor: &Redactor) -> OperationDefinition {
-    let unfit = ArgumentSchema::compile(&definition.input_schema).err();
-    let unusable = unfit.map(|unfit| redactor.redact(&unfit.to_string()).into_owned());
-    let schema = canonical(&redactor.redact_json(definition.input_schema)).ok();
+    let redacted = redactor.redact_json(definition.input_schema.clone());
+    let unusable = ArgumentSchema::compile(&definition.input_schema).err().map(|unfit| why_unfit(unfit, &redacted));
+    let schema = canonical(&redacted).ok();
     OperationDefinition {
         name: definition.name,
         digest: definition.digest,
@@ -130,12 +131,59 @@ fn shown(definition: Definition, redactor: &Redactor) -> OperationDefinition {
     }
 }
 
+/// In the words of what is shown: those of the schema itself quote it, and are cut.
+fn why_unfit(unfit: SchemaError, redacted: &Value) -> String {
+    match (unfit, ArgumentSchema::compile(redacted)) {
+        (SchemaError::Wrong(_), Ok(_)) => SchemaError::Wrong("it holds a Credential's value".to_owned()).to_string(),
+        (SchemaError::Wrong(_), Err(as_shown)) => as_shown.to_string(),
+        (other, _) => other.to_string(),
+    }
+}
+
 fn unusable(left_out: &LeftOut, redactor: &Redactor) -> OperationDefinition {
+    let LeftOut { name, why } = left_out.told(redactor);
     OperationDefinition {
-        name: redactor.redact(&left_out.name).into_owned(),
+        name,
         digest: Digest::zero(),
         description: String::new(),
         input_schema: None,
-        unusable: Some(redactor.redact(&left_out.why).into_owned()),
+        unusable: Some(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+    use crate::credential::tests::{credential, mounted};
+
+    /// The value lies across every place at which words are cut.
+    #[test]
+    fn what_is_told_of_an_operation_is_redacted_before_it_is_cut() {
+        let (_folder, credentials) = mounted(&[("key", b"hunter2-hunter2-hunter2")]);
+        let redactor = Redactor::new(credentials, &[credential("key", &[])]);
+        for before in (100..130).chain(370..400) {
+            let words = format!("{}hunter2-hunter2-hunter2", "x".repeat(before));
+            let told = unusable(&LeftOut::new(&words, &words), &redactor);
+            assert!(!format!("{told:?}").contains("hunter"), "{told:?}");
+            assert!(told.name.len() <= 128 && told.unusable.unwrap().len() <= 400);
+        }
+    }
+
+    #[rstest]
+    #[case::across_the_cut(format!("{}hunter2-hunter2-hunter2", "x".repeat(280)), "no JSON Schema")]
+    #[case::in_a_pattern("hunter2-hunter2-hunter2(".to_owned(), "no JSON Schema")]
+    fn why_a_schema_is_unfit_says_nothing_of_a_value(#[case] kind: String, #[case] words: &str) {
+        let (_folder, credentials) = mounted(&[("key", b"hunter2-hunter2-hunter2")]);
+        let redactor = Redactor::new(credentials, &[credential("key", &[])]);
+        for keyword in ["type", "pattern", "$ref"] {
+            let schema = json!({"properties": {"a": {keyword: format!("{kind}(")}}});
+            let told = shown(Definition::new("o".into(), String::new(), schema).unwrap(), &redactor);
+            assert!(!format!("{told:?}").contains("hunter"), "{told:?}");
+            assert!(told.unusable.as_deref().unwrap().contains(words), "{told:?}");
+        }
     }
 }

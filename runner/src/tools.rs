@@ -64,10 +64,16 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
-    /// Untrusted words, cut to what status holds of them.
     #[must_use]
     pub fn new(name: &str, why: &str) -> Self {
-        Self { name: piece(name, LEFT_OUT_NAME_BYTES_MAX), why: piece(why, LEFT_OUT_BYTES_MAX) }
+        Self { name: name.to_owned(), why: why.to_owned() }
+    }
+
+    /// Untrusted words as status holds them: redacted, and only then cut.
+    #[must_use]
+    pub fn told(&self, redactor: &Redactor) -> Self {
+        let shown = |text: &str, most: usize| piece(&redactor.redact(text), most);
+        Self { name: shown(&self.name, LEFT_OUT_NAME_BYTES_MAX), why: shown(&self.why, LEFT_OUT_BYTES_MAX) }
     }
 }
 
