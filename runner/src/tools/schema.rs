@@ -10,8 +10,8 @@ use belay_protocol::digest::is_within;
 use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 
-use self::effort::effort;
 pub use self::effort::pointed;
+use self::effort::{effort, places};
 use crate::egress::piece;
 
 /// The longest schema that is checked against, as JSON; and how deep it may be nested.
@@ -24,7 +24,8 @@ const BACKTRACKS_MAX: usize = 10_000;
 /// How many misfits the model is told at once, in how many bytes each.
 const MISFITS_SHOWN: usize = 4;
 const MISFIT_BYTES_SHOWN: usize = 300;
-/// How many times a schema may meet a value, and up to where all misfits are gathered: each takes memory.
+/// How much checking may take, and how many times a schema may meet a value up to where all misfits are gathered: each
+/// takes memory.
 const CHECKED_MAX: u64 = 2_000_000;
 const TOLD_MAX: u64 = 20_000;
 
@@ -83,15 +84,15 @@ impl ArgumentSchema {
     /// What of the arguments does not fit, each with its path and the rule that it breaks.
     pub fn check(&self, arguments: &Value) -> Result<(), String> {
         let extent = Extent::of(arguments);
-        let effort = effort(&self.schema, extent.levels).unwrap_or(u64::MAX).saturating_mul(extent.values);
-        if effort > CHECKED_MAX {
+        let of_all = |of_one: Result<u64, SchemaError>| of_one.unwrap_or(u64::MAX).saturating_mul(extent.values);
+        if of_all(effort(&self.schema, extent.levels)) > CHECKED_MAX {
             return Err("checking them would take too long: call it with less, or less nested, at a time".to_owned());
         }
         if self.validator.is_valid(arguments) {
             return Ok(());
         }
         // All misfits are gathered before the first is told.
-        if effort > TOLD_MAX {
+        if of_all(places(&self.schema, extent.levels)) > TOLD_MAX {
             return Err("they are too many to tell which of them".to_owned());
         }
         let misfits = self.validator.iter_errors(arguments).take(MISFITS_SHOWN).map(|error| shown(&error));
@@ -218,6 +219,16 @@ mod tests {
     #[case::doubling_with_every_level(
         json!({"properties": {"next": {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}}, "required": ["next"]}),
         (0..60).fold(json!({}), |inner, _| json!({"next": inner})),
+        "would take too long"
+    )]
+    #[case::the_same_pattern_many_times(
+        json!({"additionalProperties": {"allOf": vec![json!({"pattern": "^(?=a)(a+)+$"}); 1000]}}),
+        (0..100).map(|number| (number.to_string(), json!(format!("{}!", "a".repeat(60))))).collect(),
+        "would take too long"
+    )]
+    #[case::many_choices(
+        json!({"additionalProperties": {"enum": (0..20_000).collect::<Vec<_>>()}}),
+        (0..200).map(|number| (number.to_string(), json!(-1))).collect(),
         "would take too long"
     )]
     #[case::much_of_much(

@@ -30,13 +30,30 @@ const WITHIN_ONE: [&str; 8] = [
 const WITHIN_LIST: [&str; 2] = ["prefixItems", "items"];
 const WITHIN_NAMED: [&str; 2] = ["properties", "patternProperties"];
 
+/// What a pattern is counted for, which goes back and forth in a text. Of the order of what makes it give up.
+const PATTERN_EFFORT: u64 = 1000;
+
 /// The most schemas that apply to any one value `levels` deep and, of what is within it, to any one way down.
+pub fn places(schema: &Value, levels: usize) -> Result<u64, SchemaError> {
+    Effort { root: schema, known: HashMap::new(), cost: |_| 1 }.of(schema, levels, 0)
+}
+
+/// The same, each counted for what it takes to check a value against it.
 pub fn effort(schema: &Value, levels: usize) -> Result<u64, SchemaError> {
-    Effort { root: schema, known: HashMap::new() }.of(schema, levels, 0)
+    Effort { root: schema, known: HashMap::new(), cost }.of(schema, levels, 0)
+}
+
+fn cost(fields: &Map<String, Value>) -> u64 {
+    let choices = fields.get("enum").and_then(Value::as_array).map_or(0, Vec::len);
+    let named = fields.get("patternProperties").and_then(Value::as_object).map_or(0, Map::len);
+    let patterns = named + usize::from(fields.get("pattern").is_some_and(Value::is_string));
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    count(choices).saturating_add(count(patterns).saturating_mul(PATTERN_EFFORT)).saturating_add(1)
 }
 
 struct Effort<'a> {
     root: &'a Value,
+    cost: fn(&Map<String, Value>) -> u64,
     /// By place and levels. None: it is being looked at, so that whoever comes here again came in a circle.
     known: HashMap<(*const Value, usize), Option<u64>>,
 }
@@ -55,7 +72,7 @@ impl<'a> Effort<'a> {
             None => {}
         }
         self.known.insert(place, None);
-        let mut sum: u64 = 1;
+        let mut sum = (self.cost)(fields);
         for part in self.here(fields, std::ptr::eq(schema, self.root))? {
             sum = sum.saturating_add(self.of(part, levels, nested + 1)?);
         }
@@ -139,6 +156,15 @@ mod tests {
     #[case::escaped(json!({"$ref": "#/$defs/a~1b%20c", "$defs": {"a/b c": {}}}), 2)]
     #[case::a_list_of_itself(json!({"properties": {"next": {"$ref": "#"}}}), 7)]
     fn every_schema_that_applies_is_counted(#[case] schema: Value, #[case] expected: u64) {
+        assert_eq!(places(&schema, 3).unwrap(), expected);
+    }
+
+    #[rstest]
+    #[case::choices(json!({"enum": [1, 2, 3]}), 4)]
+    #[case::the_same_pattern_again(json!({"allOf": [{"pattern": "a"}, {"pattern": "a"}]}), 2003)]
+    #[case::patterns_of_names(json!({"patternProperties": {"a": {}, "b": {}}}), 2003)]
+    #[case::a_property_of_that_name(json!({"properties": {"pattern": {}}}), 2)]
+    fn what_takes_long_counts_for_more(#[case] schema: Value, #[case] expected: u64) {
         assert_eq!(effort(&schema, 3).unwrap(), expected);
     }
 
