@@ -125,10 +125,19 @@ impl Injection {
     }
 }
 
+/// The other pairs stay as they were written: it is these bytes that were decided on.
 fn with_pair(url: &mut Url, name: &str, value: &str) {
-    let others: Vec<(String, String)> =
-        url.query_pairs().filter(|(other, _)| other != name).map(|(n, v)| (n.into_owned(), v.into_owned())).collect();
-    url.query_pairs_mut().clear().extend_pairs(others).append_pair(name, value);
+    let mut one = url.clone();
+    let mut is_other = |pair: &&str| {
+        one.set_query(Some(pair));
+        one.query_pairs().all(|(other, _)| other != name)
+    };
+    let others: Vec<&str> = url.query().unwrap_or_default().split('&').filter(&mut is_other).collect();
+    let others = others.join("&");
+    one.query_pairs_mut().clear().append_pair(name, value);
+    let ours = Zeroizing::new(one.query().unwrap_or_default().to_owned());
+    let whole = if others.is_empty() { ours } else { Zeroizing::new(format!("{others}&{}", *ours)) };
+    url.set_query(Some(&whole));
 }
 
 #[cfg(test)]
@@ -171,10 +180,19 @@ mod tests {
     #[tokio::test]
     async fn a_value_in_the_query_is_encoded_and_replaces_one_of_the_same_name() {
         let request = injected(Inject::Query { name: "key".into() }, b"h&n=t r/2+%").await.unwrap();
-        assert_eq!(request.url().as_str(), "https://a.example/v1?q=x+y&key=h%26n%3Dt+r%2F2%2B%25");
+        assert_eq!(request.url().as_str(), "https://a.example/v1?q=x%20y&key=h%26n%3Dt+r%2F2%2B%25");
         assert!(request.headers().is_empty());
         let injection = Injection::Query { name: "key".into(), value: Zeroizing::new("v".into()) };
         assert_eq!(injection.split(URL), ("https://a.example/v1?key=v".to_owned(), None));
+    }
+
+    #[rstest]
+    #[case("a=%2F+%7E&b&&c=", "a=%2F+%7E&b&&c=&key=v")]
+    #[case("key=mine&a=1&k%65y=mine", "a=1&key=v")]
+    #[case("key", "key=v")]
+    fn the_rest_of_a_query_stays_as_it_was_written(#[case] query: &str, #[case] expected: &str) {
+        let injection = Injection::Query { name: "key".into(), value: Zeroizing::new("v".into()) };
+        assert_eq!(injection.split(&format!("{URL}?{query}")).0, format!("{URL}?{expected}"));
     }
 
     #[rstest]

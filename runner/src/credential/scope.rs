@@ -106,23 +106,31 @@ fn host_matches(pattern: &str, host: &str) -> bool {
 fn unambiguous(path: &str) -> Option<Vec<u8>> {
     let slashes = |path: &[u8]| path.split(|byte| *byte == b'/').count();
     let once = percent_decoded(path.as_bytes());
-    let mut decoded = once.clone();
+    let is_strange = |decoded: &[u8]| {
+        let strange = decoded.contains(&b'\\') || decoded.contains(&0) || slashes(decoded) != slashes(path.as_bytes());
+        strange || decoded.split(|byte| *byte == b'/').any(is_dots)
+    };
+    (!however_decoded(once.clone(), is_strange)).then_some(once)
+}
+
+/// Whether `found` is true of a text or of what it is decoded to, however often; it counts as true of one that never ends.
+pub(crate) fn however_decoded(text: Vec<u8>, found: impl Fn(&[u8]) -> bool) -> bool {
+    let mut decoded = text;
     for _time in 0..DECODED_TIMES_MAX {
-        let strange = decoded.contains(&b'\\') || decoded.contains(&0) || slashes(&decoded) != slashes(path.as_bytes());
-        if strange || decoded.split(|byte| *byte == b'/').any(is_dots) {
-            return None;
+        if found(&decoded) {
+            return true;
         }
         let again = percent_decoded(&decoded);
         if again == decoded {
-            return Some(once);
+            return false;
         }
         decoded = again;
     }
-    None
+    true
 }
 
 /// `.` and `..`, also with the parameters that some servers take off first.
-fn is_dots(segment: &[u8]) -> bool {
+pub(crate) fn is_dots(segment: &[u8]) -> bool {
     matches!(segment.split(|byte| *byte == b';').next(), Some(b"." | b".."))
 }
 

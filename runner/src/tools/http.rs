@@ -19,9 +19,9 @@ use belay_protocol::plan::{HttpOperations, Inject, PlanCredential};
 use serde_json::Value;
 
 use self::openapi::{DOCUMENT_BYTES_MAX, Offered, Terms};
-use self::operation::Operation;
+use self::operation::{Carrier, Operation, Place};
 use self::request::Request;
-use self::response::{Answer, outcome};
+use self::response::{Answer, Asked, outcome};
 use super::wire::{CONNECT_TIMEOUT, Endpoint};
 use super::{Call, Definition, LeftOut, ListError, Outcome, ToolServer};
 use crate::credential::Credentials;
@@ -88,7 +88,7 @@ impl HttpApi {
     fn read(&self) -> Result<Offered, ListError> {
         let terms = Terms {
             base_url: &self.endpoint.url,
-            carries_credential: self.endpoint.credential.as_ref().and_then(carrier),
+            carrier: self.endpoint.credential.as_ref().map(carrier),
             only: match &self.described {
                 HttpOperations::Document { only, .. } => only,
                 HttpOperations::Inline(_) => &[],
@@ -190,7 +190,7 @@ impl HttpApi {
 
     /// From the first byte on whatever is not a complete answer is an unknown end.
     async fn exchange(&self, http: &reqwest::Client, request: reqwest::Request) -> Outcome {
-        let url = request.url().clone();
+        let (method, url) = (request.method().clone(), request.url().clone());
         let broke = |error: &reqwest::Error| {
             if let Some(refused) = egress::refused(error) {
                 return self.not_sent(NotSentReason::DestinationNotAllowed, &refused.to_string());
@@ -216,19 +216,20 @@ impl HttpApi {
                 Err(error) => return broke(&error),
             }
         }
-        outcome(&Answer { status, headers, body }, &url, &self.redactor)
+        outcome(&Answer { status, headers, body }, &Asked { method, url }, &self.redactor)
     }
 }
 
-/// The header that the Credential goes into, if it is a header.
-fn carrier(credential: &PlanCredential) -> Option<&str> {
-    match &credential.inject {
+/// What the Credential goes into.
+fn carrier(credential: &PlanCredential) -> Carrier<'_> {
+    let (place, name) = match &credential.inject {
         Inject::Bearer {} | Inject::Basic { .. } | Inject::ClientCredentials(_) => {
-            Some(http::header::AUTHORIZATION.as_str())
+            (Place::Header, http::header::AUTHORIZATION.as_str())
         }
-        Inject::Header { name, .. } => Some(name),
-        Inject::Query { .. } => None,
-    }
+        Inject::Header { name, .. } => (Place::Header, name.as_str()),
+        Inject::Query { name } => (Place::Query, name.as_str()),
+    };
+    Carrier { place, name }
 }
 
 #[async_trait]

@@ -5,7 +5,9 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use super::openapi::Terms;
-use super::operation::{Body, Draft, Operation, Parameter, Path, Place, Style, Template, refused_header};
+use super::operation::{
+    Body, Draft, Operation, Parameter, Path, Place, Style, Template, refused_header, refused_query,
+};
 
 /// The most bytes of all of them together: they are a part of every plan.
 const OPERATIONS_BYTES_MAX: usize = 256 * 1024;
@@ -71,9 +73,12 @@ fn placed(described: &InlineOperation, path: &Path, terms: &Terms<'_>) -> Result
         Parameter { argument: argument.to_owned(), name: name.to_owned(), place, style }
     };
     let mut placed: Vec<Parameter> = path.parameters().map(|name| parameter(name, name, Place::Path)).collect();
+    if let Some(why) = described.query.iter().find_map(|name| refused_query(name, terms.carrier)) {
+        return Err(why);
+    }
     placed.extend(described.query.iter().map(|name| parameter(name, name, Place::Query)));
     for InlineHeader { name, argument } in &described.headers {
-        if let Some(why) = refused_header(name, terms.carries_credential) {
+        if let Some(why) = refused_header(name, terms.carrier) {
             return Err(why);
         }
         placed.push(parameter(argument, name, Place::Header));
@@ -117,6 +122,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::tools::http::operation::Carrier;
 
     fn described(changes: Value) -> InlineOperation {
         let mut whole = json!({"name": "o", "method": "PUT", "path": "/a/{id}", "query": ["q"], "body": "b",
@@ -126,8 +132,19 @@ mod tests {
     }
 
     fn read_one(changes: Value) -> Result<Vec<Operation>, String> {
-        let terms = Terms { base_url: "http://x", carries_credential: Some("x-key"), only: &[] };
-        read(&[described(changes)], &terms)
+        read_with(changes, Carrier { place: Place::Header, name: "x-key" })
+    }
+
+    fn read_with(changes: Value, carrier: Carrier<'_>) -> Result<Vec<Operation>, String> {
+        read(&[described(changes)], &Terms { base_url: "http://x", carrier: Some(carrier), only: &[] })
+    }
+
+    #[test]
+    fn an_argument_does_not_go_where_the_credential_goes() {
+        let refused = read_with(json!({}), Carrier { place: Place::Query, name: "Q" }).unwrap_err();
+        assert!(refused.contains("query parameter q carries the Credential"), "{refused}");
+        assert!(read_with(json!({}), Carrier { place: Place::Query, name: "If-Match" }).is_ok());
+        assert!(read_with(json!({}), Carrier { place: Place::Header, name: "q" }).is_ok());
     }
 
     #[test]

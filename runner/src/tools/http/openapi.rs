@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use self::parameters::{body_of, parameters_of};
 use self::schemas::{Dialect, Schemas};
-use super::operation::{Draft, Operation, Path, Template};
+use super::operation::{Carrier, Draft, Operation, Path, Template};
 use crate::tools::schema::pointed;
 use crate::tools::{LISTING_BYTES_MAX, LeftOut, OPERATION_NAME_BYTES_MAX, OPERATIONS_MAX};
 
@@ -43,8 +43,8 @@ pub struct Offered {
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
     pub base_url: &'a str,
-    /// The header that the Tool's Credential goes into.
-    pub carries_credential: Option<&'a str>,
+    /// What the Tool's Credential goes into.
+    pub carrier: Option<Carrier<'a>>,
     /// The operationIds that count; empty: all.
     pub only: &'a [String],
 }

@@ -10,11 +10,13 @@ use crate::tools::Definition;
 const DESCRIPTION_BYTES_MAX: usize = 4096;
 /// What the model APIs take as the name of an argument.
 const ARGUMENT_NAME_MAX: usize = 64;
-/// Headers that frame, route or authenticate a request, choose its method, or are ours. With `proxy-*` and
-/// `x-forwarded-*`.
-const NO_PARAMETERS: [&str; 23] = [
+/// Headers that frame, route or authenticate a request, choose its method, say who sends it, or are ours.
+const NO_PARAMETERS: [&str; 22] = [
     "accept",
+    "accept-encoding",
     "authorization",
+    "cf-connecting-ip",
+    "client-ip",
     "connection",
     "content-encoding",
     "content-length",
@@ -25,17 +27,29 @@ const NO_PARAMETERS: [&str; 23] = [
     "host",
     "idempotency-key",
     "keep-alive",
+    "remote-user",
     "te",
     "trailer",
     "transfer-encoding",
+    "true-client-ip",
     "upgrade",
     "via",
+];
+/// And all that begin like this.
+const NO_PARAMETERS_BEGIN: [&str; 13] = [
+    "proxy-",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-envoy-",
+    "x-forwarded",
+    "x-host",
     "x-http-method",
-    "x-http-method-override",
+    "x-http-path",
     "x-method-override",
-    "x-original-url",
+    "x-original-",
     "x-real-ip",
-    "x-rewrite-url",
+    "x-remote-",
+    "x-rewrite-",
 ];
 
 /// An operation that can be offered and sent.
@@ -228,17 +242,30 @@ impl Draft {
     }
 }
 
-/// Why a header cannot be a parameter. `carries_credential`: the header that the Tool's Credential goes into.
-pub fn refused_header(name: &str, carries_credential: Option<&str>) -> Option<String> {
-    let lower = name.to_ascii_lowercase();
-    if carries_credential.is_some_and(|taken| taken.eq_ignore_ascii_case(name)) {
+/// What a Tool's Credential goes into: a header or a query parameter.
+#[derive(Clone, Copy, Debug)]
+pub struct Carrier<'a> {
+    pub place: Place,
+    pub name: &'a str,
+}
+
+/// Why a header cannot be a parameter. Many servers read `_` in its name as `-`.
+pub fn refused_header(name: &str, carrier: Option<Carrier<'_>>) -> Option<String> {
+    let plain = |name: &str| name.to_ascii_lowercase().replace('_', "-");
+    let read = plain(name);
+    if carrier.is_some_and(|carrier| carrier.place == Place::Header && plain(carrier.name) == read) {
         return Some(format!("header {name} carries the Credential"));
     }
-    let is_ours = NO_PARAMETERS.contains(&lower.as_str());
-    if is_ours || lower.starts_with("proxy-") || lower.starts_with("x-forwarded-") {
+    if NO_PARAMETERS.contains(&read.as_str()) || NO_PARAMETERS_BEGIN.iter().any(|begin| read.starts_with(begin)) {
         return Some(format!("header {name} frames, routes or authenticates the request"));
     }
-    HeaderName::from_bytes(lower.as_bytes()).err().map(|_| format!("{name} is no name of a header"))
+    HeaderName::from_bytes(name.as_bytes()).err().map(|_| format!("{name} is no name of a header"))
+}
+
+/// Why a part of the query cannot be a parameter. Some servers read names in any case.
+pub fn refused_query(name: &str, carrier: Option<Carrier<'_>>) -> Option<String> {
+    let carries = carrier.is_some_and(|one| one.place == Place::Query && one.name.eq_ignore_ascii_case(name));
+    carries.then(|| format!("query parameter {name} carries the Credential"))
 }
 
 /// A name for an argument that every model API takes and that is not `taken`.
@@ -342,11 +369,23 @@ mod tests {
     #[case("X-HTTP-Method-Override", false)]
     #[case("Proxy-Authorization", false)]
     #[case("X-Forwarded-For", false)]
+    #[case("X_Forwarded_For", false)]
+    #[case("X-ForwardedFor", false)]
+    #[case("Transfer_Encoding", false)]
+    #[case("X-Original-Host", false)]
+    #[case("X-HTTP-Method", false)]
+    #[case("True-Client-IP", false)]
+    #[case("CF-Connecting-IP", false)]
+    #[case("Client-IP", false)]
+    #[case("X-Remote-User", false)]
+    #[case("X-Envoy-Original-Path", false)]
+    #[case("Accept-Encoding", false)]
     #[case("Idempotency-Key", false)]
     #[case("X-Api-Key", false)]
+    #[case("X_Api_Key", false)]
     #[case("a b", false)]
     fn headers_that_say_whose_request_it_is_are_no_parameters(#[case] name: &str, #[case] may: bool) {
-        assert_eq!(refused_header(name, Some("x-api-key")).is_none(), may);
+        assert_eq!(refused_header(name, Some(Carrier { place: Place::Header, name: "x-api_key" })).is_none(), may);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use reqwest::Url;
 use serde_json::{Map, Value};
 
 use super::operation::{Parameter, Piece, Place, Style, Template};
+use crate::credential::scope::{however_decoded, is_dots};
 
 const URL_BYTES_MAX: usize = 8192;
 const HEADER_BYTES_MAX: usize = 4096;
@@ -73,7 +74,7 @@ fn path(template: &Template, arguments: &Map<String, Value>) -> Result<String, S
         let values = written(parameter, value, str::to_owned)?;
         if values.iter().any(|value| leaves_its_segment(value)) {
             return Err(format!(
-                "the argument {} is a part of the path: it is neither empty nor . or .., and holds no control characters",
+                "the argument {} is a part of the path: it is neither empty nor . or .., however it is encoded, and holds no control characters",
                 parameter.argument
             ));
         }
@@ -84,8 +85,9 @@ fn path(template: &Template, arguments: &Map<String, Value>) -> Result<String, S
 
 /// Whether a server that decodes a value before it looks at the path would see another one.
 fn leaves_its_segment(value: &str) -> bool {
-    let climbs = value.split(['/', '\\']).any(|part| part == "." || part == "..");
-    value.is_empty() || climbs || value.chars().any(char::is_control)
+    let climbs = |text: &[u8]| text.split(|byte| matches!(byte, b'/' | b'\\')).any(is_dots);
+    let is_strange = |text: &[u8]| text.iter().any(u8::is_ascii_control) || climbs(text);
+    value.is_empty() || value.chars().any(char::is_control) || however_decoded(value.as_bytes().to_vec(), is_strange)
 }
 
 /// The whole URL, whose path is the base's and then this one: nothing in it may have been read as a way up.
@@ -190,7 +192,8 @@ mod tests {
     #[case::list(json!(["a", "b/c"]), "https://api.example.com/v1/x/a,b%2Fc/y")]
     #[case::slash("group/project", "https://api.example.com/v1/x/group%2Fproject/y")]
     #[case::query("a?b#c", "https://api.example.com/v1/x/a%3Fb%23c/y")]
-    #[case::encoded_already("%2e%2e", "https://api.example.com/v1/x/%252e%252e/y")]
+    #[case::encoded_already("100%25 a%2Fb;c", "https://api.example.com/v1/x/100%2525%20a%252Fb%3Bc/y")]
+    #[case::dots_in_a_name("v1..2.", "https://api.example.com/v1/x/v1..2./y")]
     #[case::wide("ä😀", "https://api.example.com/v1/x/%C3%A4%F0%9F%98%80/y")]
     #[case::another_host("//evil.example", "https://api.example.com/v1/x/%2F%2Fevil.example/y")]
     #[case::user_info("u:p@evil.example", "https://api.example.com/v1/x/u%3Ap%40evil.example/y")]
@@ -205,6 +208,15 @@ mod tests {
     #[case::up("..")]
     #[case::up_within("a/../../admin")]
     #[case::up_with_backslashes("..\\admin")]
+    #[case::encoded_up("%2e%2E")]
+    #[case::half_encoded_up(".%2e")]
+    #[case::twice_encoded_up("%252e%252e")]
+    #[case::encoded_up_within("a%2f..%2fadmin")]
+    #[case::twice_encoded_up_within("a%252f%252e.")]
+    #[case::encoded_up_with_backslashes("a%5c..%5cadmin")]
+    #[case::encoded_without_an_end("%2525252525252e")]
+    #[case::up_with_parameters("..;a=b/admin")]
+    #[case::encoded_line("a%0d%0aHost: evil")]
     #[case::line("a\r\nHost: evil")]
     #[case::nothing(Value::Null)]
     #[case::object(json!({"a": 1}))]

@@ -1,7 +1,7 @@
 //! What an HTTP API's answer comes to: the text that journal and model see. Pure.
 
 use belay_protocol::event::ToolResult;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use reqwest::Url;
 
 use crate::egress::piece;
@@ -21,12 +21,18 @@ pub struct Answer {
     pub body: Option<Vec<u8>>,
 }
 
+/// What was answered.
+pub struct Asked {
+    pub method: Method,
+    pub url: Url,
+}
+
 /// Whether the answer says that something in between lost the server, which may have done the work.
 pub fn may_have_happened(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 502 | 503 | 504 | 520..=527)
 }
 
-pub fn outcome(answer: &Answer, url: &Url, redactor: &Redactor) -> Outcome {
+pub fn outcome(answer: &Answer, asked: &Asked, redactor: &Redactor) -> Outcome {
     let status = answer.status;
     if may_have_happened(status) {
         return Outcome::Unknown { message: format!("the server or a gateway before it answered {}", status.as_u16()) };
@@ -38,8 +44,11 @@ pub fn outcome(answer: &Answer, url: &Url, redactor: &Redactor) -> Outcome {
     }
     let head = format!("the server answered HTTP {}", status.as_u16());
     if status.is_redirection() {
-        let to = redirected_to(answer, url, redactor).map_or_else(String::new, |host| format!(" to {host}"));
-        let words = format!("{head}, a redirect{to}: redirects are not followed");
+        let to = redirected_to(answer, &asked.url, redactor).map_or_else(String::new, |host| format!(" to {host}"));
+        // Many servers answer like this to say where to see what they have done.
+        let only_reads = matches!(asked.method, Method::GET | Method::HEAD);
+        let perhaps = if only_reads { "" } else { "; the call may have been carried out" };
+        let words = format!("{head}, a redirect{to}: redirects are not followed{perhaps}");
         return Outcome::Observed(bounded(true, &words, redactor));
     }
     // Redacted before it is cut: a value across the cut would not be recognised.
@@ -109,6 +118,10 @@ mod tests {
     use crate::credential::tests::{credential, mounted};
 
     fn told(status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Outcome {
+        told_of(Method::GET, status, headers, body)
+    }
+
+    fn told_of(method: Method, status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Outcome {
         let (_folder, credentials) = mounted(&[("key", b"hunter2")]);
         let redactor = Redactor::new(credentials, &[credential("key", &[])]);
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
@@ -117,7 +130,7 @@ mod tests {
             headers: headers.collect(),
             body: Some(body.to_vec()),
         };
-        outcome(&answer, &Url::parse("https://api.example.com/v1/a").unwrap(), &redactor)
+        outcome(&answer, &Asked { method, url: Url::parse("https://api.example.com/v1/a").unwrap() }, &redactor)
     }
 
     fn observed(outcome: Outcome) -> (bool, String) {
@@ -168,6 +181,17 @@ mod tests {
         #[case] shown: &str,
     ) {
         assert_eq!(observed(told(status, headers, body.as_bytes())), (true, shown.to_owned()));
+    }
+
+    #[rstest]
+    fn a_redirect_may_be_the_answer_to_what_was_done(
+        #[values(301, 302, 303, 307)] status: u16,
+        #[values(Method::GET, Method::HEAD, Method::POST, Method::DELETE)] method: Method,
+    ) {
+        let only_reads = [Method::GET, Method::HEAD].contains(&method);
+        let (is_error, shown) = observed(told_of(method, status, &[("location", "/elsewhere")], b""));
+        assert!(is_error);
+        assert_eq!(shown.ends_with("not followed; the call may have been carried out"), !only_reads, "{shown}");
     }
 
     #[test]

@@ -5,7 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::schemas::Schemas;
 use super::{Found, Terms, resolved};
-use crate::tools::http::operation::{Body, Parameter, Path, Place, Style, argument_name, refused_header};
+use crate::tools::http::operation::{
+    Body, Parameter, Path, Place, Style, argument_name, refused_header, refused_query,
+};
 
 /// Where the body goes among the arguments, if no parameter is called so.
 const BODY: &str = "body";
@@ -62,9 +64,12 @@ fn place_of(name: &str, place: &str, path: &Path, terms: &Terms<'_>) -> Result<O
     match place {
         "path" if path.parameters().any(|placeholder| placeholder == name) => Ok(Some(Place::Path)),
         "path" => Err(format!("its path {} has no {{{name}}}", path.written)),
-        "query" => Ok(Some(Place::Query)),
+        "query" => match refused_query(name, terms.carrier) {
+            Some(why) => Err(why),
+            None => Ok(Some(Place::Query)),
+        },
         "header" if NOT_PARAMETERS.contains(&name.to_ascii_lowercase().as_str()) => Ok(None),
-        "header" => match refused_header(name, terms.carries_credential) {
+        "header" => match refused_header(name, terms.carrier) {
             Some(why) => Err(why),
             None => Ok(Some(Place::Header)),
         },

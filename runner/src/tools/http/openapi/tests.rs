@@ -8,7 +8,7 @@ use crate::tools::http::operation::{Body, Parameter, Place, Style};
 const BASE: &str = "https://api.example.com/v1";
 
 fn terms(only: &[String]) -> Terms<'_> {
-    Terms { base_url: BASE, carries_credential: Some("x-api-key"), only }
+    Terms { base_url: BASE, carrier: Some(Carrier { place: Place::Header, name: "x-api-key" }), only }
 }
 
 fn read_all(document: &Value) -> Offered {
