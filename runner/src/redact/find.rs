@@ -397,7 +397,10 @@ mod tests {
     }
 
     #[rstest]
-    #[case::nothing("nothing at all, 100% of it \\ \\u12 & &x; &#x; &# &amp; %25 %", "nothing at all, 100% of it \\ \\u12 & &x; &#x; &# &amp; %25 %")]
+    #[case::nothing(
+        "nothing at all, 100% of it \\ \\u12 & &x; &#x; &# &amp; %25 %",
+        "nothing at all, 100% of it \\ \\u12 & &x; &#x; &# &amp; %25 %"
+    )]
     #[case::nearly("hunter", "hunter")]
     #[case::together("hunter2hunter2", "[credential a redacted][credential a redacted]")]
     fn a_text_is_otherwise_left_as_it_is(#[case] text: &str, #[case] expected: &str) {

@@ -92,8 +92,7 @@ mod tests {
     use crate::credential::Secret;
     use crate::redact::Named;
 
-    const TEXT: &str =
-        "{\"hunter2\":\"a hunt\\u0065r2 %68unter2 %\",\"b\":\"eDpodW50ZXIy\"} h&#117;nter2 %25%2568unter2 ter hunter2hunter2 hunter \\";
+    const TEXT: &str = "{\"hunter2\":\"a hunt\\u0065r2 %68unter2 %\",\"b\":\"eDpodW50ZXIy\"} h&#117;nter2 %25%2568unter2 ter hunter2hunter2 hunter \\";
 
     fn finder() -> Arc<Finder> {
         let value = |name: &str, value: &str| Named { name: name.into(), secret: Secret::new(value.as_bytes()) };
