@@ -43,6 +43,8 @@ pub enum Passage {
     /// They were made, long after rules have followed a pod.
     Open,
     Blocked,
+    /// Somebody said no to them: a rule, or a port where nobody listens. Nobody can tell which.
+    Refused,
     /// The name did not resolve: nothing was tried.
     NotFound,
 }

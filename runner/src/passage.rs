@@ -1,5 +1,6 @@
 //! Whether a connection that the NetworkPolicy around this pod forbids is made all the same. Sends no byte.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,6 +12,18 @@ use tokio::time::{Instant, sleep, timeout};
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(500);
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// One lost packet is no rule: so many tries in a row come to nothing, over so long a time.
+const BLOCKED_TRIES: u32 = 3;
+const BLOCKED_FOR: Duration = Duration::from_secs(3);
+
+/// What a try to connect came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tried {
+    Made,
+    Failed,
+    /// Whoever is there said so, or a rule did: nobody can tell which.
+    Refused,
+}
 
 /// Tries `address` until it is blocked, or has been open for too long.
 pub async fn look(address: &str) -> Passage {
@@ -19,21 +32,35 @@ pub async fn look(address: &str) -> Passage {
     watch(FOLLOWED_WITHIN, || connects(&addresses)).await
 }
 
-async fn watch<F: Future<Output = bool>>(within: Duration, connects: impl Fn() -> F) -> Passage {
+async fn watch<F: Future<Output = Tried>>(within: Duration, connects: impl Fn() -> F) -> Passage {
     let deadline = Instant::now() + within;
+    let mut failed = 0;
+    let mut failing_since = Instant::now();
     loop {
-        if !connects().await {
-            return Passage::Blocked;
-        }
-        if Instant::now() >= deadline {
-            return Passage::Open;
+        let began = Instant::now();
+        let tried = connects().await;
+        match tried {
+            Tried::Made if Instant::now() >= deadline => return Passage::Open,
+            Tried::Refused if Instant::now() >= deadline => return Passage::Refused,
+            Tried::Made | Tried::Refused => failed = 0,
+            Tried::Failed => {
+                failing_since = if failed == 0 { began } else { failing_since };
+                failed += 1;
+                if failed >= BLOCKED_TRIES && failing_since.elapsed() >= BLOCKED_FOR {
+                    return Passage::Blocked;
+                }
+            }
         }
         sleep(AGAIN).await;
     }
 }
 
-async fn connects(addresses: &[SocketAddr]) -> bool {
-    matches!(timeout(CONNECT_WITHIN, TcpStream::connect(addresses)).await, Ok(Ok(_)))
+async fn connects(addresses: &[SocketAddr]) -> Tried {
+    match timeout(CONNECT_WITHIN, TcpStream::connect(addresses)).await {
+        Ok(Ok(_)) => Tried::Made,
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Tried::Refused,
+        Ok(Err(_)) | Err(_) => Tried::Failed,
+    }
 }
 
 #[cfg(test)]
@@ -43,21 +70,42 @@ mod tests {
 
     use super::*;
 
+    /// What it comes to when the first tries are like that, and all others like this.
+    async fn watched(first: u32, then: Tried, others: Tried) -> (Passage, u32) {
+        let tries = AtomicU32::new(0);
+        let tried = || async { if tries.fetch_add(1, Ordering::Relaxed) < first { then } else { others } };
+        let passage = watch(FOLLOWED_WITHIN, tried).await;
+        (passage, tries.into_inner())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn rules_that_follow_a_pod_late_block_and_none_do_not() {
-        let tries = AtomicU32::new(0);
-        let late = watch(FOLLOWED_WITHIN, || async { tries.fetch_add(1, Ordering::Relaxed) < 5 }).await;
-        assert_eq!((late, tries.into_inner()), (Passage::Blocked, 6));
-        assert_eq!(watch(FOLLOWED_WITHIN, || async { true }).await, Passage::Open);
+        assert_eq!(watched(5, Tried::Made, Tried::Failed).await, (Passage::Blocked, 5 + 7), "for 3 s");
+        assert_eq!(watched(0, Tried::Made, Tried::Made).await.0, Passage::Open);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_that_was_lost_is_no_rule_and_neither_is_a_port_that_refuses() {
+        assert_eq!(watched(2, Tried::Failed, Tried::Made).await.0, Passage::Open);
+        assert_eq!(watched(6, Tried::Failed, Tried::Made).await.0, Passage::Open, "not for 3 s");
+        assert_eq!(watched(0, Tried::Made, Tried::Refused).await.0, Passage::Refused);
+        assert_eq!(watched(3, Tried::Refused, Tried::Made).await.0, Passage::Open);
+        let slow = || async {
+            sleep(CONNECT_WITHIN).await;
+            Tried::Failed
+        };
+        let start = Instant::now();
+        assert_eq!(watch(FOLLOWED_WITHIN, slow).await, Passage::Blocked);
+        assert!(start.elapsed() >= CONNECT_WITHIN * BLOCKED_TRIES, "three times");
     }
 
     #[tokio::test]
     async fn what_listens_is_connected_to_and_what_is_not_there_is_not() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        assert!(connects(&[address]).await);
+        assert_eq!(connects(&[address]).await, Tried::Made);
         drop(listener);
-        assert!(!connects(&[address]).await);
+        assert_eq!(connects(&[address]).await, Tried::Refused);
         assert_eq!(look("127.0.0.1:no-port").await, Passage::NotFound);
     }
 }

@@ -51,6 +51,12 @@ pub fn statement(step: Option<&Step>) -> Option<Statement<'_>> {
         Some(Step::Use { report: Ok(ProbeReport::Network(Passage::NotFound)), .. }) => {
             say(Truth::Unknown, "ProbeFailed", "the probe pod could not resolve the name of the operator's Service")
         }
+        Some(Step::Use { report: Ok(ProbeReport::Network(Passage::Refused)), .. }) => say(
+            Truth::Unknown,
+            "ProbeFailed",
+            "the probe pod was refused the connection, as by a port where nobody listens: does the operator's Service \
+             have a ready pod? A network whose rules refuse, and do not drop, looks the same",
+        ),
         Some(Step::Use { report: Ok(ProbeReport::Credential(_) | ProbeReport::Tool(_)), .. }) => {
             say(Truth::Unknown, "ProbeFailed", "the probe pod answered another question")
         }
@@ -78,6 +84,7 @@ mod tests {
             (Some(found(Ok(ProbeReport::Network(Passage::Blocked)))), Some((Truth::True, "Enforced"))),
             (Some(found(Ok(ProbeReport::Network(Passage::Open)))), Some((Truth::False, "NotEnforced"))),
             (Some(found(Ok(ProbeReport::Network(Passage::NotFound)))), Some((Truth::Unknown, "ProbeFailed"))),
+            (Some(found(Ok(ProbeReport::Network(Passage::Refused)))), Some((Truth::Unknown, "ProbeFailed"))),
             (Some(found(Err("no image".to_owned()))), Some((Truth::Unknown, "ProbeFailed"))),
             (Some(found(Ok(ProbeReport::Tool(Ok(vec![]))))), Some((Truth::Unknown, "ProbeFailed"))),
             (Some(Step::Wait), None),
