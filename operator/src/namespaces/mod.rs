@@ -1,6 +1,6 @@
 //! Which namespaces opted in, and what the operator looks at there: its own pods and NetworkPolicies, and Services.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -102,6 +102,15 @@ impl Namespaces {
         } else {
             Service::Starting
         }
+    }
+
+    /// Of every object that probes are about, wherever it is.
+    #[must_use]
+    pub fn uids_of_probed(&self) -> HashSet<String> {
+        let world = &self.0.relations.world;
+        let (credentials, tools) = (world.credentials.state(), world.tools.state());
+        let credentials = credentials.iter().filter_map(|credential| credential.uid());
+        credentials.chain(tools.iter().filter_map(|tool| tool.uid())).collect()
     }
 
     /// The Service of that name, where its namespace is served.

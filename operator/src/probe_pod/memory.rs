@@ -60,6 +60,9 @@ enum State {
     Doubted,
 }
 
+/// Under which the one answer is remembered that belongs to no object.
+pub const NETWORK: &str = "network";
+
 /// By uid of the object.
 #[derive(Default)]
 pub struct Memory(HashMap<String, Entry>);
@@ -89,6 +92,11 @@ impl Memory {
     pub fn start(&mut self, uid: &str, fingerprint: Digest, began: Timestamp) {
         let failures = self.0.get(uid).filter(|e| e.fingerprint == fingerprint).map_or(0, |entry| entry.failures);
         self.0.insert(uid.to_owned(), Entry { fingerprint, state: State::Running, began, failures });
+    }
+
+    /// Forgets objects that are there no more.
+    pub fn keep(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.0.retain(|uid, _| uid == NETWORK || is_there(uid));
     }
 
     /// Takes an answer, unless the question has changed since it was asked.
@@ -140,7 +148,7 @@ fn is_good(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Reported(ProbeReport::Credential(presence)) => *presence == Presence::Present,
         Outcome::Reported(ProbeReport::Tool(listing)) => listing.is_ok(),
-        Outcome::Reported(ProbeReport::Network(passage)) => *passage != Passage::NotFound,
+        Outcome::Reported(ProbeReport::Network(passage)) => matches!(passage, Passage::Open | Passage::Blocked),
         Outcome::Failed(_) => false,
     }
 }
@@ -213,6 +221,21 @@ mod tests {
         let again = Some(Duration::from_secs(20));
         let report = Ok(ProbeReport::Credential(Presence::Missing));
         assert_eq!(memory.step(UID, print("a"), UNREADY, now), Step::Use { report, again });
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten_and_the_network_is_not() {
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        for uid in [UID, "gone", NETWORK] {
+            memory.start(uid, print("a"), Timestamp::UNIX_EPOCH);
+        }
+        memory.doubt("gone as well");
+        memory.keep(|uid| uid == UID);
+        assert_eq!(memory.0.len(), 2);
+        for uid in [UID, NETWORK] {
+            assert_eq!(memory.step(uid, print("a"), UNREADY, now), Step::Wait, "{uid}");
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::memory::{Known, Step};
-use self::memory::{Memory, Outcome};
+use self::memory::{Memory, NETWORK, Outcome};
 use crate::agent_run::pod::default_resources;
 use crate::clock::Clock;
 use crate::controller::Failure;
@@ -133,6 +133,8 @@ impl ProbePods {
         let mut memory = self.0.memory.lock();
         let step = memory.step(question.key(), fingerprint, known, Instant::now());
         if step == Step::Start {
+            let there = self.0.namespaces.uids_of_probed();
+            memory.keep(|uid| uid == question.key() || there.contains(uid));
             let began = Timestamp::from_millisecond(Clock.milliseconds()).unwrap_or_default();
             memory.start(question.key(), fingerprint, began);
             let (probes, question) = (self.clone(), question.clone());
@@ -278,7 +280,7 @@ impl Question {
     fn key(&self) -> &str {
         match self.subject {
             Subject::Credential | Subject::Tool => &self.owner.uid,
-            Subject::Network => "network",
+            Subject::Network => NETWORK,
         }
     }
 
