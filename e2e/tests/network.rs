@@ -158,11 +158,12 @@ fn a_policy_that_somebody_deletes_or_changes_comes_back_and_follows_its_service(
         ports().is_ok_and(|ports| ports.contains("p9000"))
             && namespace.kubectl.get("networkpolicy", "belay-runners").is_ok()
     });
-    let open = r#"{"spec": {"egress": [{}]}}"#;
+    let open = r#"{"spec": {"ingress": [{}], "egress": [{}]}}"#;
     namespace.kubectl.run(&["patch", "networkpolicy", "belay-runners", "--type=merge", "-p", open]).unwrap();
     soon("it is closed again", || {
         let runners = namespace.kubectl.get("networkpolicy", "belay-runners").unwrap();
-        runners["spec"]["egress"].as_array().is_some_and(|rules| rules.len() == 2)
+        let let_in = runners["spec"]["ingress"].as_array().is_some_and(|rules| !rules.is_empty());
+        !let_in && runners["spec"]["egress"].as_array().is_some_and(|rules| rules.len() == 2)
     });
     namespace.kubectl.run(&["delete", "agent", "a"]).unwrap();
     soon("it goes with its Agent", || namespace.kubectl.get("networkpolicy", &policy).is_err());

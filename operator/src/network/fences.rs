@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use belay_crds::NETWORK_LABEL;
 use belay_protocol::network::{AllowedHosts, Host, Route};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
@@ -110,8 +110,37 @@ pub fn routes<'a>(urls: impl IntoIterator<Item = &'a str>, namespace: &str, allo
     urls.into_iter().filter_map(|url| allowed.route(url, namespace).ok()).collect()
 }
 
+/// The API server keeps no empty list.
+fn filled(policy: &NetworkPolicy) -> Option<NetworkPolicySpec> {
+    let spec = policy.spec.clone()?;
+    let (ingress, egress) = (spec.ingress.unwrap_or_default(), spec.egress.unwrap_or_default());
+    Some(NetworkPolicySpec { ingress: Some(ingress), egress: Some(egress), ..spec })
+}
+
 /// Others may add labels and annotations of their own.
 fn is_as_wanted(held: &NetworkPolicy, wanted: &NetworkPolicy) -> bool {
     let has_labels = wanted.labels().iter().all(|(name, value)| held.labels().get(name) == Some(value));
-    held.spec == wanted.spec && has_labels && held.owner_references() == wanted.owner_references()
+    filled(held) == filled(wanted) && has_labels && held.owner_references() == wanted.owner_references()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::networking::v1::{NetworkPolicyEgressRule, NetworkPolicyIngressRule};
+
+    use super::*;
+
+    #[test]
+    fn a_policy_that_lets_more_in_or_out_is_not_as_wanted_and_one_without_empty_lists_is() {
+        let wanted = base("triage", &NetworkSettings { dns: Vec::new(), ..NetworkSettings::default() });
+        let held = |change: fn(&mut NetworkPolicySpec)| {
+            let mut held = wanted.clone();
+            held.spec.iter_mut().for_each(change);
+            is_as_wanted(&held, &wanted)
+        };
+        assert!(held(|_| ()));
+        assert!(held(|spec| (spec.ingress, spec.egress) = (None, None)), "as the API server keeps it");
+        assert!(!held(|spec| spec.ingress = Some(vec![NetworkPolicyIngressRule::default()])));
+        assert!(!held(|spec| spec.egress = Some(vec![NetworkPolicyEgressRule::default()])));
+        assert!(!held(|spec| spec.policy_types = None));
+    }
 }

@@ -65,7 +65,8 @@ const NEVER_V4: [&str; 11] = [
 ];
 const NOT_PUBLIC_V6: [&str; 4] = ["2001::/32", "2001:db8::/32", "2002::/16", "3fff::/20"];
 const PRIVATE_V6: &str = "fc00::/7";
-const METADATA_V6: [&str; 3] = ["fd00:ec2::23/128", "fd00:ec2::254/128", "fd20:ce::254/128"];
+const METADATA_V6: [&str; 5] =
+    ["fd00:42::42/128", "fd00:c1::a9fe:a9fe/128", "fd00:ec2::23/128", "fd00:ec2::254/128", "fd20:ce::254/128"];
 
 /// Services by namespace and name, as far as they are known.
 pub type Services = BTreeMap<(String, String), Service>;
@@ -137,8 +138,9 @@ fn policy(
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(pod_selector),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
-            ingress: None,
-            egress: (!egress.is_empty()).then_some(egress),
+            // Named even where they are empty: what others add to a field that we apply is taken out again.
+            ingress: Some(Vec::new()),
+            egress: Some(egress),
         }),
     }
 }
