@@ -72,10 +72,10 @@ mod tests {
 
     /// What it comes to when the first tries are like that, and all others like this.
     async fn watched(first: u32, then: Tried, others: Tried) -> (Passage, u32) {
-        let tries = AtomicU32::new(0);
-        let tried = || async { if tries.fetch_add(1, Ordering::Relaxed) < first { then } else { others } };
+        let count = AtomicU32::new(0);
+        let tried = || async { if count.fetch_add(1, Ordering::Relaxed) < first { then } else { others } };
         let passage = watch(FOLLOWED_WITHIN, tried).await;
-        (passage, tries.into_inner())
+        (passage, count.into_inner())
     }
 
     #[tokio::test(start_paused = true)]

@@ -299,7 +299,7 @@ mod tests {
         [
             five.into_iter().fold(value.to_owned(), |text, (one, entity)| text.replace(one, entity)),
             value.chars().map(number).collect(),
-            value.chars().map(|c| format!("&#x{:02X};", u32::from(c))).collect(),
+            value.chars().map(|c| format!("&#x{:02X};", u32::from(c))).collect::<Vec<_>>().concat(),
         ]
     }
 
@@ -318,7 +318,7 @@ mod tests {
                 five,
                 decimal,
                 hexadecimal,
-                value.bytes().map(|byte| format!("\\x{byte:02x}")).collect(),
+                value.bytes().map(|byte| format!("\\x{byte:02x}")).collect::<Vec<_>>().concat(),
             ];
             for form in forms {
                 assert_eq!(finder.replaced(&format!("<{form}>")), format!("<{MARKER}>"), "{form}");

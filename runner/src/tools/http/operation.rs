@@ -264,8 +264,8 @@ pub fn refused_header(name: &str, carrier: Option<Carrier<'_>>) -> Option<String
 
 /// Why a part of the query cannot be a parameter. Some servers read names in any case.
 pub fn refused_query(name: &str, carrier: Option<Carrier<'_>>) -> Option<String> {
-    let carries = carrier.is_some_and(|one| one.place == Place::Query && one.name.eq_ignore_ascii_case(name));
-    carries.then(|| format!("query parameter {name} carries the Credential"))
+    let is_taken = carrier.is_some_and(|one| one.place == Place::Query && one.name.eq_ignore_ascii_case(name));
+    is_taken.then(|| format!("query parameter {name} carries the Credential"))
 }
 
 /// A name for an argument that every model API takes and that is not `taken`.
