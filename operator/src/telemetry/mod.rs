@@ -140,6 +140,7 @@ impl Export {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for unwrap_or_else")]
 fn untraced(error: JournalError) -> Vec<ObjectId> {
     tracing::warn!(%error, "runs of before are not traced");
     Vec::new()
