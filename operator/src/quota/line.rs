@@ -32,6 +32,8 @@ struct Waiting {
 struct UnderWay {
     request: Request,
     since: Duration,
+    /// A newer stream of the run took the turn over.
+    taken_over: bool,
 }
 
 /// What the provider's last refusal left behind.
@@ -58,7 +60,8 @@ pub enum HeldBy {
 impl Line {
     /// Joins the end of the line. One that was let go before, and asks again since it did not hear so, need not wait.
     pub fn join(&mut self, request: Request, now: Duration) -> Joined {
-        if self.under_way.get(&request.run).is_some_and(|under| under.request.of == request.of) {
+        if let Some(under) = self.under_way.get_mut(&request.run).filter(|under| under.request.of == request.of) {
+            under.taken_over = true;
             return Joined::LetGoBefore;
         }
         self.leave(&request.run);
@@ -75,7 +78,7 @@ impl Line {
         let Waiting { request, .. } = self.waiting.pop_front()?;
         self.minute.add(now, 1, request.reserved_tokens);
         let run = request.run.clone();
-        self.under_way.insert(run.clone(), UnderWay { request, since: now });
+        self.under_way.insert(run.clone(), UnderWay { request, since: now, taken_over: false });
         Some(run)
     }
 
@@ -112,7 +115,7 @@ impl Line {
         if !self.under_way.get(run).is_some_and(meant) {
             return;
         }
-        let Some(UnderWay { request, since }) = self.under_way.remove(run) else { return };
+        let Some(UnderWay { request, since, .. }) = self.under_way.remove(run) else { return };
         match ended {
             Ended::Answered { tokens } => {
                 if let Some(tokens) = tokens {
@@ -124,6 +127,13 @@ impl Line {
             Ended::Refused { retry_after } => self.refuse(since, retry_after, now),
             Ended::Failed => {}
             Ended::NeverSent => self.minute.give_back(since, 1, request.reserved_tokens),
+        }
+    }
+
+    /// Whoever was let go is gone before asking: the turn is free, unless a newer stream of the run took it over.
+    pub fn take_back(&mut self, run: &str, of: Attempt, now: Duration) {
+        if self.under_way.get(run).is_some_and(|under| !under.taken_over) {
+            self.end(run, Some(of), Ended::NeverSent, now);
         }
     }
 

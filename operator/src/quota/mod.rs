@@ -166,10 +166,8 @@ impl Drop for Place {
         self.called.close();
         match self.state {
             PlaceState::Used => {}
-            PlaceState::Called => self.quotas.end(&self.run, Some(self.of), Ended::NeverSent),
-            PlaceState::Waits if self.called.try_recv().is_ok() => {
-                self.quotas.end(&self.run, Some(self.of), Ended::NeverSent);
-            }
+            PlaceState::Called => self.quotas.take_back(&self.run, self.of),
+            PlaceState::Waits if self.called.try_recv().is_ok() => self.quotas.take_back(&self.run, self.of),
             PlaceState::Waits => self.quotas.leave(&self.run),
         }
     }
@@ -255,10 +253,19 @@ impl Quotas {
 
     /// `of`: that attempt, or whichever is under way.
     fn end(&self, run: &str, of: Option<Attempt>, ended: Ended) {
+        self.free(run, |line, now| line.end(run, of, ended, now));
+    }
+
+    fn take_back(&self, run: &str, of: Attempt) {
+        self.free(run, |line, now| line.take_back(run, of, now));
+    }
+
+    /// Frees something in the run's line, and lets go whoever may go then.
+    fn free(&self, run: &str, free: impl FnOnce(&mut Line, Duration)) {
         let (mut lines, now) = (self.0.lines.lock(), self.now());
         let Some(model) = lines.runs.get(run).cloned() else { return };
         if let Some(line) = lines.of.get_mut(&model) {
-            line.end(run, of, ended, now);
+            free(line, now);
         }
         lines.serve(&model, (self.0.rates)(&model), now);
         drop(lines);

@@ -244,6 +244,20 @@ async fn limits_that_change_count_for_whoever_waits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_turn_that_a_newer_stream_took_over_still_counts_once_the_old_stream_is_gone() {
+    let (quotas, rates, _shutdown) = limited();
+    rates.lock().unwrap().concurrent_requests = Some(1);
+    assert!(matches!(quotas.ask(&asking("a", 0)), Turn::Now));
+    let mut old = waits(quotas.ask(&asking("b", 0)));
+    quotas.over("a-uid");
+    old.called().await;
+    // The stream broke before it heard so: its runner came back, and asks.
+    assert!(matches!(quotas.ask(&asking("b", 0)), Turn::Now));
+    drop(old);
+    let _third = waits(quotas.ask(&asking("c", 0)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_one_run_was_refused_the_others_wait_for() {
     let (quotas, _rates, _shutdown) = limited();
     assert!(matches!(quotas.ask(&asking("a", 0)), Turn::Now));
