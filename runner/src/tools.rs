@@ -32,8 +32,8 @@ use crate::redact::Redactor;
 /// The most operations, and bytes of their definitions, that one server may list.
 pub const OPERATIONS_MAX: usize = 1024;
 pub const LISTING_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Longer names cannot be listed in an Agent.
-pub const OPERATION_NAME_BYTES_MAX: usize = 256;
+/// Longer names cannot be listed in an Agent, characters.
+const OPERATION_NAME_MAX: usize = 128;
 /// What is told of an operation that cannot be offered.
 const LEFT_OUT_NAME_BYTES_MAX: usize = 128;
 const LEFT_OUT_BYTES_MAX: usize = 400;
@@ -54,6 +54,15 @@ impl Definition {
         let digest = definition_digest(&name, &description, &input_schema).ok()?;
         Some(Self { name, description, input_schema, digest })
     }
+}
+
+/// Why nobody may call an operation of that name: no Agent could list it, or nobody could read it.
+#[must_use]
+pub fn unnameable(name: &str) -> Option<String> {
+    if name.is_empty() || name.chars().count() > OPERATION_NAME_MAX {
+        return Some(format!("its name has to be 1 to {OPERATION_NAME_MAX} characters long"));
+    }
+    name.contains(char::is_control).then(|| "its name holds control characters".to_owned())
 }
 
 /// Something that is there and cannot be offered to anyone.

@@ -104,7 +104,8 @@ async fn a_real_receiver_takes_the_spans_of_a_run_as_one_trace_across_its_epochs
     let outcome = World::play(&setting, &[]).await.unwrap();
     assert_eq!(outcome.status["phase"], "Succeeded", "{:#}", outcome.status);
     let mut spans: Vec<Value> = Vec::new();
-    let named = |spans: &[Value], name: &str| spans.iter().filter(|span| span["name"] == name && !put_off(span)).count();
+    let named =
+        |spans: &[Value], name: &str| spans.iter().filter(|span| span["name"] == name && !put_off(span)).count();
     let began = Instant::now();
     while named(&spans, "invoke_agent agent") < 1 || named(&spans, "epoch") < 3 {
         let line = lines.recv_timeout(PATIENCE.saturating_sub(began.elapsed()));

@@ -103,6 +103,10 @@ fn reason(failure: &Failure) -> ToolReason {
 
 /// What a server says is bounded before it reaches status. A name that no Agent could list is left out.
 fn sorted(mut listed: Vec<OperationDefinition>) -> Judged {
+    for operation in listed.iter_mut().filter(|operation| operation.unusable.is_some()) {
+        let shown = belay_crds::visible(&operation.name);
+        cut(&shown, OPERATION_NAME_MAX).clone_into(&mut operation.name);
+    }
     listed.retain(|operation| !operation.name.is_empty() && operation.name.chars().count() <= OPERATION_NAME_MAX);
     let (mut operations, mut left_out) = (Vec::new(), Vec::new());
     for OperationDefinition { name, digest, description, input_schema, unusable } in bounded(listed) {
@@ -157,12 +161,13 @@ mod tests {
     #[test]
     fn what_the_server_lists_is_sorted_bounded_and_each_name_once() {
         let long = "x".repeat(129);
-        let found = listed(&["b", "a", "b", "!c", &long, ""]);
+        let found = listed(&["b", "a", "b", "!c", "!\u{1b}[2J", &long, ""]);
         let Judged::Listed { operations, left_out } = judge(&tool("t", &[]), found) else {
             unreachable!("it was listed")
         };
         let reason = belay_crds::visible("its schema refers to itself\u{202e}");
-        assert_eq!(left_out, [LeftOutOperation { name: "!c".into(), reason }], "nobody may call it");
+        let out = |name: &str| LeftOutOperation { name: name.into(), reason: reason.clone() };
+        assert_eq!(left_out, [out("!\\u{1b}[2J"), out("!c")], "nobody may call them");
         assert_eq!(operations.iter().map(|o| o.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert!(operations.iter().all(|o| o.description.len() <= 4096 && o.input_schema.as_deref() == Some("{}")));
     }

@@ -23,9 +23,7 @@ use serde_json::{Value, json};
 
 use self::asking::Respondent;
 use super::wire::{CONNECT_TIMEOUT, Departure, Endpoint, Wire};
-use super::{
-    Call, Definition, LISTING_BYTES_MAX, ListError, OPERATION_NAME_BYTES_MAX, OPERATIONS_MAX, Outcome, ToolServer,
-};
+use super::{Call, Definition, LISTING_BYTES_MAX, LeftOut, ListError, OPERATIONS_MAX, Outcome, ToolServer, unnameable};
 use crate::credential::Credentials;
 use crate::egress::{Destinations, EgressError, piece};
 use crate::permit::Permit;
@@ -48,6 +46,7 @@ pub struct McpServer {
     listing_timeout: Duration,
     respondent: Respondent,
     service: Option<Service>,
+    left_out: Vec<LeftOut>,
 }
 
 type Service = RunningService<RoleClient, Respondent>;
@@ -86,7 +85,7 @@ impl McpServer {
     ) -> Result<Self, EgressError> {
         let wire = Wire::new(destinations.client(&endpoint.url, CONNECT_TIMEOUT)?, endpoint, credentials);
         let respondent = Respondent::new(client_info(), redactor.clone());
-        Ok(Self { wire, redactor, listing_timeout, respondent, service: None })
+        Ok(Self { wire, redactor, listing_timeout, respondent, service: None, left_out: Vec::new() })
     }
 
     /// Waits this long for a server to list its operations.
@@ -134,7 +133,7 @@ impl McpServer {
 
     async fn list_pages(&mut self) -> Result<Vec<Definition>, ListError> {
         let service = self.connect().await?;
-        let mut definitions = Vec::new();
+        let (mut definitions, mut left_out) = (Vec::new(), Vec::new());
         let mut bytes = 0;
         let mut cursor = None;
         for _page in 0..PAGES_MAX {
@@ -146,7 +145,7 @@ impl McpServer {
             };
             for tool in page.tools {
                 bytes += size_of_definition(&tool);
-                if definitions.len() >= OPERATIONS_MAX || bytes > LISTING_BYTES_MAX {
+                if definitions.len() + left_out.len() >= OPERATIONS_MAX || bytes > LISTING_BYTES_MAX {
                     return Err(self.error(
                         FailureReason::TooLarge,
                         &format!(
@@ -155,10 +154,14 @@ impl McpServer {
                         ),
                     ));
                 }
-                definitions.extend(definition(tool));
+                match definition(tool) {
+                    Ok(definition) => definitions.push(definition),
+                    Err(why) => left_out.push(why),
+                }
             }
             cursor = page.next_cursor;
             if cursor.is_none() {
+                self.left_out = left_out;
                 return Ok(definitions);
             }
         }
@@ -176,6 +179,10 @@ impl ToolServer for McpServer {
     async fn list(&mut self) -> Result<Vec<Definition>, ListError> {
         let listed = tokio::time::timeout(self.listing_timeout, self.list_pages()).await;
         listed.unwrap_or_else(|_| Err(self.silent()))
+    }
+
+    fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
     }
 
     async fn prepare(&mut self) -> Result<(), ListError> {
@@ -245,17 +252,15 @@ fn size_of_definition(tool: &Tool) -> usize {
     tool.name.len() + tool.description.as_deref().map_or(0, str::len) + schema
 }
 
-/// Operations whose name no Agent could list, or whose schema has no canonical form, do not exist for us.
-fn definition(tool: Tool) -> Option<Definition> {
-    if tool.name.is_empty() || tool.name.len() > OPERATION_NAME_BYTES_MAX {
-        tracing::warn!(bytes = tool.name.len(), "an operation's name is empty or too long: left out");
-        return None;
+/// What a server lists, or why nobody may call it.
+fn definition(tool: Tool) -> Result<Definition, LeftOut> {
+    let name = tool.name.into_owned();
+    if let Some(why) = unnameable(&name) {
+        return Err(LeftOut::new(if name.is_empty() { "(no name)" } else { &name }, &why));
     }
     let description = tool.description.unwrap_or_default().into_owned();
     let schema = Value::Object((*tool.input_schema).clone());
-    let definition = Definition::new(tool.name.into_owned(), description, schema);
-    if definition.is_none() {
-        tracing::warn!("an operation's definition has no canonical form: left out");
-    }
-    definition
+    let why =
+        "its definition has no canonical form (RFC 8785): it is nested too deep, or holds numbers that no double is";
+    Definition::new(name.clone(), description, schema).ok_or_else(|| LeftOut::new(&name, why))
 }

@@ -20,6 +20,7 @@ mod http_api;
 mod http_graders;
 mod inquiries;
 mod leaks;
+mod lists;
 mod mcp;
 mod messages;
 mod output;

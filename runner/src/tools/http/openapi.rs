@@ -13,7 +13,7 @@ use self::parameters::{body_of, parameters_of};
 use self::schemas::{Dialect, Schemas};
 use super::operation::{Carrier, Draft, Operation, Path, Template};
 use crate::tools::schema::pointed;
-use crate::tools::{LISTING_BYTES_MAX, LeftOut, OPERATION_NAME_BYTES_MAX, OPERATIONS_MAX};
+use crate::tools::{LISTING_BYTES_MAX, LeftOut, OPERATIONS_MAX, unnameable};
 
 /// The most bytes of a document: what a ConfigMap holds.
 pub const DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
@@ -149,8 +149,8 @@ fn convert(
         [one] => one,
         [..] => return Err("several operations have this operationId".to_owned()),
     };
-    if id.is_empty() || id.len() > OPERATION_NAME_BYTES_MAX || id.contains(char::is_control) {
-        return Err(format!("an operationId holds 1 to {OPERATION_NAME_BYTES_MAX} bytes and no control characters"));
+    if let Some(why) = unnameable(id) {
+        return Err(why);
     }
     let mut schemas = Schemas::new(document, dialect);
     let path = Path::parse(found.path)?;
