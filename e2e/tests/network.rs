@@ -4,14 +4,21 @@
 
 use std::time::{Duration, Instant};
 
+use belay_e2e::chaos::operator;
 use belay_e2e::namespace::condition;
 use belay_e2e::{Kubectl, TempNamespace};
+use parking_lot::RwLock;
 use serde_json::{Value, json};
 
 const IMAGE: &str = "localhost/belay-peer-busybox:1";
 const A_MINUTE: Duration = Duration::from_mins(1);
 /// How long rules may take to follow a pod.
 const SOON: Duration = Duration::from_secs(15);
+/// With this label the namespace kube-system has the embedded cluster enforce nothing (e2e/cluster/tools/enforcer).
+const OPEN: &str = "belay.dev/test-network-open";
+
+/// Held for reading by who needs network and operator as they are, and for writing by who changes them.
+static NETWORK: RwLock<()> = RwLock::new(());
 
 /// A pod that listens on two ports, and a Service before it.
 fn listener(name: &str, labels: &Value) -> String {
@@ -91,8 +98,8 @@ fn key_of(namespace: &TempNamespace) -> String {
 }
 
 #[test]
-#[ignore = "wants BELAY_ENFORCE=1 e2e/cluster/up: the enforcer still drops DNS of fenced pods, which has to be mended first"]
 fn a_pod_of_an_agent_reaches_what_its_plan_names_and_nothing_else() {
+    let _as_it_is = NETWORK.read();
     let namespace = TempNamespace::enabled("net").unwrap();
     let elsewhere = TempNamespace::plain("net-other").unwrap();
     namespace.kubectl.apply(&agent()).unwrap();
@@ -145,6 +152,7 @@ fn is_running(pod: &Value) -> Option<()> {
 
 #[test]
 fn a_policy_that_somebody_deletes_or_changes_comes_back_and_follows_its_service() {
+    let _as_it_is = NETWORK.read();
     let namespace = TempNamespace::enabled("net-mended").unwrap();
     namespace.kubectl.apply(&agent()).unwrap();
     let policy = format!("belay-net-{}", key_of(&namespace));
@@ -169,20 +177,56 @@ fn a_policy_that_somebody_deletes_or_changes_comes_back_and_follows_its_service(
     soon("it goes with its Agent", || namespace.kubectl.get("networkpolicy", &policy).is_err());
 }
 
+/// A network that enforces nothing, until this is dropped.
+struct OpenNetwork;
+
+impl OpenNetwork {
+    fn new() -> Self {
+        Kubectl::new().run(&["label", "namespace", "kube-system", &format!("{OPEN}=true"), "--overwrite"]).unwrap();
+        Self
+    }
+}
+
+impl Drop for OpenNetwork {
+    fn drop(&mut self) {
+        // A failure here is seen by whoever wants policies enforced next.
+        let _ = Kubectl::new().run(&["label", "namespace", "kube-system", &format!("{OPEN}-")]);
+    }
+}
+
 #[test]
-#[ignore = "wants BELAY_ENFORCE=1 e2e/cluster/up: the enforcer still drops DNS of fenced pods, which has to be mended first"]
-fn an_agent_says_that_the_network_enforces_policies() {
+fn an_agent_says_whether_the_network_enforces_policies_and_so_it_is() {
+    let _alone = NETWORK.write();
     let namespace = TempNamespace::enabled("net-enforced").unwrap();
     namespace.kubectl.apply(&agent()).unwrap();
-    let enforced = |agent: &Value| {
-        let said = condition(agent, "NetworkEnforced")?;
-        (said["status"] == "True" && said["reason"] == "Enforced").then_some(())
+    let key = key_of(&namespace);
+    let pods = [listener("bystander", &json!({})), listener("fenced", &json!({"belay.dev/network": key}))];
+    namespace.kubectl.apply(&pods.concat()).unwrap();
+    for pod in ["bystander", "fenced"] {
+        namespace.wait_until("pod", pod, A_MINUTE, is_running).unwrap();
+    }
+    let reaches = || connects(&namespace, "fenced", "bystander", 80);
+    let says = |reason: &str| {
+        let said = |agent: &Value| (condition(agent, "NetworkEnforced")?["reason"] == reason).then(|| agent.clone());
+        let agent = namespace.wait_until("agent", "a", A_MINUTE, said).unwrap();
+        condition(&agent, "NetworkEnforced").unwrap()["status"].as_str().unwrap().to_owned()
     };
-    namespace.wait_until("agent", "a", A_MINUTE, enforced).unwrap();
+    if is_embedded() {
+        let open = OpenNetwork::new();
+        // The answer is good for an hour, or as long as the process.
+        operator::rollout_restart().unwrap();
+        assert_eq!(says("NotEnforced"), "False");
+        soon("nothing keeps the pod from its neighbour", reaches);
+        drop(open);
+        operator::rollout_restart().unwrap();
+    }
+    assert_eq!(says("Enforced"), "True");
+    soon("the pod is kept from its neighbour", || !reaches());
 }
 
 #[test]
 fn an_agent_that_would_go_where_no_run_may_says_which_object_and_field() {
+    let _as_it_is = NETWORK.read();
     let namespace = TempNamespace::enabled("net-astray").unwrap();
     for url in ["http://llm.kube-system.svc/v1", "http://169.254.169.254/v1", "http://10.96.0.1/v1", "http://0x7f.1/v1"]
     {
@@ -201,6 +245,7 @@ fn an_agent_that_would_go_where_no_run_may_says_which_object_and_field() {
 
 #[test]
 fn the_yaml_in_the_docs_is_taken() {
+    let _as_it_is = NETWORK.read();
     let docs = include_str!("../../docs/network.md");
     let namespace = TempNamespace::enabled("net-docs").unwrap();
     let objects = docs.split("```yaml\n").skip(1).filter_map(|block| block.split("```").next());

@@ -29,7 +29,7 @@ KUBECONFIG_PATH=$RUN/kubeconfig
 CONTAINERD_SOCKET=$RUN/containerd.sock
 
 # In the order in which they start.
-PARTS=(etcd containerd kube-apiserver kube-controller-manager kube-scheduler local-storage kubelet kube-proxy)
+PARTS=(etcd containerd kube-apiserver kube-controller-manager kube-scheduler local-storage enforcer kubelet kube-proxy)
 
 say() { printf '%s\n' "$*" >&2; }
 

@@ -73,8 +73,7 @@ start_proxy() {
 
 # Makes NetworkPolicies real: no CNI that does is to be had as a package.
 start_enforcer() {
-  pid_of enforcer >/dev/null ||
-    start_part enforcer "$BIN/enforcer" -kubectl "$BIN/kubectl" -kubeconfig "$KUBECONFIG_PATH" -table "$MARK-policies"
+  start_part enforcer "$BIN/enforcer" -kubectl "$BIN/kubectl" -kubeconfig "$KUBECONFIG_PATH" -table "$MARK-policies"
 }
 
 # Pods' control groups hang under one of ours, so that whatever runs there is known to be ours.
@@ -131,12 +130,12 @@ start_cluster() {
   # From an earlier run: their last status would pass for today's.
   kubectl_here --namespace kube-system delete pods --all --force --grace-period 0 >/dev/null 2>&1 || true
   start_controllers
+  start_enforcer
   start_kubelet
   start_proxy
   wait_for kube-apiserver 30 apply_addons
   wait_for kubelet 60 node_is_ready
   wait_for_dns
-  [[ -z ${BELAY_ENFORCE:-} ]] || start_enforcer
   trap - ERR
 }
 

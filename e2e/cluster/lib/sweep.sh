@@ -4,7 +4,6 @@
 sweep() {
   local index
   # First who would start pods again, then who would tidy up after them and lose the shims' notes.
-  stop_part enforcer
   stop_part kubelet
   stop_part containerd
   kill_pods
