@@ -47,7 +47,8 @@ pub const BATCH_EVENTS_MAX: usize = 256;
 pub const RESULT_BYTES_MAX: usize = 256 * 1024;
 /// The most tool calls of one model response; the rest go back to the model as errors.
 pub const CALLS_PER_RESPONSE_MAX: usize = 64;
-/// How often a tool may be listed in one epoch. A runner lists it once; whoever goes on fills the journal.
+/// How often a listing of one tool may be reported in one epoch. A runner reports one, and each that differs in what the
+/// run uses; one that goes on fills the journal.
 pub const LISTINGS_PER_EPOCH_MAX: u32 = 8;
 /// The most of one run that the operator can tell a runner which takes it up (`Welcome.records`), in bytes.
 pub const WELCOME_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -28,7 +28,7 @@ use crate::output::Output;
 use crate::permit::Decided;
 use crate::redact::Redactor;
 use crate::session::{AppendError, Operator, Order};
-use crate::tools::ToolServer;
+use crate::tools::{ListError, ToolServer};
 
 /// Everything that a run works with.
 pub struct Agent {
@@ -54,6 +54,8 @@ pub struct Agent {
     parked: BTreeSet<String>,
     /// Permits of a call of the newest response that ran out unsent.
     permits_returned: BTreeMap<String, u32>,
+    /// Tools whose servers changed too often for this process to go on calling them.
+    given_up: BTreeMap<String, ListError>,
 }
 
 /// What an agent is made of, besides its run.
@@ -123,6 +125,7 @@ impl Agent {
             flights: Flights::default(),
             parked,
             permits_returned: BTreeMap::new(),
+            given_up: BTreeMap::new(),
         }
     }
 
@@ -133,6 +136,7 @@ impl Agent {
             Ok(()) => self.wind_up().await,
             halt => halt,
         };
+        std::mem::take(&mut self.flights).leave().await;
         if let Err(Halt::Failed(error)) = ended {
             return Err(error);
         }

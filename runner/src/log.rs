@@ -1,5 +1,6 @@
 //! The step log on stdout: one line a step for `kubectl logs -f`. Names, outcomes, times and token counts;
-//! never arguments, results or messages of others. And the form of warnings, which the kubelet mixes in from stderr.
+//! never arguments, results or messages of others, but for what a server says of how far a call is. And the form of
+//! warnings, which the kubelet mixes in from stderr.
 
 use std::fmt;
 use std::io::Write as _;
@@ -14,9 +15,13 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::redact::Redactor;
+use crate::tools::{PROGRESS_BYTES_KEPT, Progress};
 
 /// The longest warning.
 const WARNING_BYTES: usize = 512;
+/// The most that is shown of a server's words, and of a number.
+const PROGRESS_BYTES: usize = 160;
+const NUMBER_CHARACTERS: usize = 12;
 
 /// What the log of this process must not show. There is one log a process, which begins before any credential is known.
 static KEPT_SECRET: RwLock<Option<Redactor>> = RwLock::new(None);
@@ -30,6 +35,12 @@ pub fn keep_secret(redactor: Redactor) {
 fn redacted(text: &str) -> String {
     let redactor = KEPT_SECRET.read().unwrap_or_else(PoisonError::into_inner);
     redactor.as_ref().map_or_else(|| text.to_owned(), |redactor| redactor.redact(text).into_owned())
+}
+
+/// The same for a text of which no more than `most` bytes were kept.
+fn redacted_kept(text: &str, most: usize) -> String {
+    let redactor = KEPT_SECRET.read().unwrap_or_else(PoisonError::into_inner);
+    redactor.as_ref().map_or_else(|| text.to_owned(), |redactor| redactor.redact_kept(text, most).into_owned())
 }
 
 /// Writes lines that people and `belay logs` follow.
@@ -84,6 +95,22 @@ impl StepLog {
         line(&format!("start   tool   {:<24}  failed     {reason:?}  {milliseconds} ms", word(tool)));
     }
 
+    pub fn relisted(self, step: u32, tool: &str, operations: usize, milliseconds: u64) {
+        line(&format!(
+            "step {step:<2} tool   {:<24}  changed    {operations} operations  {milliseconds} ms",
+            word(tool)
+        ));
+    }
+
+    pub fn relisting_failed(self, step: u32, tool: &str, reason: FailureReason, milliseconds: u64) {
+        line(&format!("step {step:<2} tool   {:<24}  failed     {reason:?}  {milliseconds} ms", word(tool)));
+    }
+
+    pub fn progressed(self, step: u32, tool: &str, operation: &str, progress: &Progress) {
+        let name = format!("{}/{}", word(tool), word(operation));
+        line(&format!("step {step:<2} call   {name:<24}  progress   {}", progress_words(progress)));
+    }
+
     pub fn responded(self, step: u32, model: &str, response: &ModelResponse) {
         let calls = response.items.iter().filter(|item| matches!(item, Item::ToolCall { .. })).count();
         line(&format!(
@@ -126,6 +153,31 @@ impl StepLog {
 
 fn end_words(end: &str) -> String {
     word(end.split_once(": ").map_or(end, |(words, _message)| words))
+}
+
+/// Redacted, then cut; what moves the cursor, turns around or hides is spelled out.
+fn progress_words(progress: &Progress) -> String {
+    let total = progress.total.map_or_else(String::new, |total| format!("/{}", number(total)));
+    let message = shown(&redacted_kept(&progress.message, PROGRESS_BYTES_KEPT));
+    let message = message.get(..message.floor_char_boundary(PROGRESS_BYTES)).unwrap_or_default();
+    format!("{}{total}  {message}", number(progress.done))
+}
+
+fn number(value: f64) -> String {
+    let plain = value.to_string();
+    if plain.len() <= NUMBER_CHARACTERS { plain } else { format!("{value:.3e}") }
+}
+
+fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if matches!(c, '"' | '\'' | '\\') {
+            shown.push(c);
+        } else {
+            shown.extend(c.escape_debug());
+        }
+    }
+    shown
 }
 
 fn tokens(usage: &Usage) -> String {
@@ -192,6 +244,17 @@ mod tests {
         });
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         assert_eq!(text, "warn    reconnecting error=broken run     Succeeded failures=2\n");
+    }
+
+    #[test]
+    fn what_a_server_says_of_progress_is_short_and_hides_nothing() {
+        let progress = |done, total, message: &str| Progress { done, total, message: message.to_owned() };
+        assert_eq!(progress_words(&progress(3.0, Some(5.0), "indexing \"a\"…")), "3/5  indexing \"a\"…");
+        assert_eq!(progress_words(&progress(0.5, None, "")), "0.5  ");
+        let odd = progress(1.0, None, "a\nrun     Succeeded\u{1b}[2J\u{202e}\u{200b}");
+        assert_eq!(progress_words(&odd), "1  a\\nrun     Succeeded\\u{1b}[2J\\u{202e}\\u{200b}");
+        assert_eq!(progress_words(&progress(1e308, Some(-1.5e-9), "")), "1.000e308/-1.500e-9  ");
+        assert_eq!(progress_words(&progress(1.0, None, &"é".repeat(1000))).len(), PROGRESS_BYTES + 3);
     }
 
     #[test]

@@ -28,11 +28,21 @@ pub enum Order {
     /// Start nothing new; what is in flight has until then to end.
     Stop {
         until: Instant,
+        why: Why,
     },
     /// The run has ended or this runner is refused for good.
     Leave {
         reason: String,
     },
+}
+
+/// Why a runner is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// The run goes on in another pod.
+    Leaving,
+    /// Nobody wants to know any more what a call would find out.
+    Cancelled,
 }
 
 /// One batch on its way, already serialized.
@@ -135,6 +145,15 @@ impl Orders {
         self.left_behind(Duration::ZERO).await;
     }
 
+    /// Returns when the run is cancelled, and at no other time.
+    pub async fn cancelled(&self) {
+        let mut orders = self.0.clone();
+        let cancelled = |order: &Order| matches!(order, Order::Stop { why: Why::Cancelled, .. });
+        if orders.wait_for(cancelled).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Returns `later` than the time to stop is up, or as soon as the operator has let go.
     async fn left_behind(&self, later: Duration) {
         let mut orders = self.0.clone();
@@ -143,7 +162,7 @@ impl Orders {
         };
         match order {
             Order::Go | Order::Leave { .. } => {}
-            Order::Stop { until } => {
+            Order::Stop { until, .. } => {
                 let left = orders.wait_for(|order| matches!(order, Order::Leave { .. }));
                 let _ = tokio::time::timeout_at(until + later, left).await;
             }
@@ -179,7 +198,7 @@ pub fn raise(orders: &watch::Sender<Order>, order: Order) {
     orders.send_if_modified(|now| {
         let stronger = match (&*now, &order) {
             (Order::Go, _) | (Order::Stop { .. }, Order::Leave { .. }) => true,
-            (Order::Stop { until }, Order::Stop { until: new }) => new < until,
+            (Order::Stop { until, .. }, Order::Stop { until: new, .. }) => new < until,
             (Order::Stop { .. }, Order::Go) | (Order::Leave { .. }, _) => false,
         };
         if stronger {
@@ -189,10 +208,16 @@ pub fn raise(orders: &watch::Sender<Order>, order: Order) {
     });
 }
 
-/// The order to stop within `grace` from now.
+/// The order to stop within `grace` from now, and leave the run to another pod.
 #[must_use]
 pub fn stop_within(grace: Duration) -> Order {
-    Order::Stop { until: Instant::now() + grace }
+    Order::Stop { until: Instant::now() + grace, why: Why::Leaving }
+}
+
+/// The order to stop within `grace` from now, since the run is cancelled.
+#[must_use]
+pub fn cancel_within(grace: Duration) -> Order {
+    Order::Stop { until: Instant::now() + grace, why: Why::Cancelled }
 }
 
 #[cfg(test)]

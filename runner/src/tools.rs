@@ -2,6 +2,7 @@
 //! implementation's own business.
 
 mod challenge;
+mod changes;
 pub mod http;
 pub mod mcp;
 mod required;
@@ -21,6 +22,7 @@ use belay_protocol::elicitation::{InputRequired, Inputs};
 use belay_protocol::event::{Failure, FailureReason, NotSentReason, ToolResult};
 use belay_protocol::plan::{Plan, PlanTool};
 use serde_json::{Map, Value};
+use tokio::sync::watch;
 
 use self::http::{Documents, HttpApi};
 use self::mcp::McpServer;
@@ -34,6 +36,8 @@ pub const OPERATIONS_MAX: usize = 1024;
 pub const LISTING_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longer names cannot be listed in an Agent, characters.
 const OPERATION_NAME_MAX: usize = 128;
+/// How long a server is given to hear that nobody waits for a call any more.
+pub const FAREWELL: Duration = Duration::from_secs(1);
 /// What is told of an operation that cannot be offered.
 const LEFT_OUT_NAME_BYTES_MAX: usize = 128;
 const LEFT_OUT_BYTES_MAX: usize = 400;
@@ -118,6 +122,18 @@ pub enum Outcome {
     },
 }
 
+/// How far a call is, in its server's own words: whoever shows them redacts and cuts them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    pub done: f64,
+    pub total: Option<f64>,
+    /// No more than [`PROGRESS_BYTES_KEPT`] of it.
+    pub message: String,
+}
+
+/// The most that is kept of what a server says of a call's progress.
+pub const PROGRESS_BYTES_KEPT: usize = 4 * 1024;
+
 /// Why a server could not be listed. Its words name the Tool, its URL and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -158,9 +174,19 @@ pub fn of_plan(
 
 /// One tool's server.
 #[async_trait]
-pub trait ToolServer: Send + Sync {
+pub trait ToolServer: Send {
     /// What the server offers now.
     async fn list(&mut self) -> Result<Vec<Definition>, ListError>;
+
+    /// Whether the server may offer something else by now: it said so after it was last listed, or was not heard.
+    fn has_changed(&self) -> bool {
+        false
+    }
+
+    /// The newest word on how far its calls are, where it says that at all.
+    fn progress(&self) -> Option<watch::Receiver<Progress>> {
+        None
+    }
 
     /// What the newest listing did not offer, and why.
     fn left_out(&self) -> &[LeftOut] {
@@ -172,4 +198,11 @@ pub trait ToolServer: Send + Sync {
 
     /// Sends the call, once, if the permit is for these very bytes; waits at most `timeout` for the answer.
     async fn call(&mut self, call: &Call, permit: Permit, timeout: Duration) -> Outcome;
+    /// Whether a call ended without an answer, its future dropped perhaps, and the server does not know that nobody waits.
+    fn owes_answer(&self) -> bool {
+        false
+    }
+
+    /// Tells it so. Best effort, within [`FAREWELL`].
+    async fn abandon(&mut self) {}
 }

@@ -57,7 +57,7 @@ fn end_after(run: &RunState, event: &Event) -> Option<Event> {
         {
             let message = format!(
                 "the runner listed Tool {tool} more than {LISTINGS_PER_EPOCH_MAX} times in one pod, which Belay's own \
-                 does once: find out what runs in that pod before you start the Agent again"
+                 never does: find out what runs in that pod before you start the Agent again"
             );
             Some(failed(EndReason::JournalExceeded, message))
         }

@@ -1,5 +1,6 @@
 //! Tool calls: read from the model's words, proposed together, and each, with a permit, sent once.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use belay_protocol::call::CallBinding;
@@ -40,6 +41,10 @@ pub(super) struct Bound {
 }
 
 impl Bound {
+    pub fn may_repeat(&self) -> bool {
+        self.effects.may_repeat()
+    }
+
     fn proposal(&self) -> ProposedCall {
         ProposedCall {
             tool: self.tool.clone(),
@@ -64,13 +69,18 @@ struct NotSent {
 }
 
 impl Agent {
-    /// Proposes what is due, all in one batch, and lets off what was permitted.
+    /// Proposes what is due, all in one batch, and lets off what was permitted. Servers that may offer something else by
+    /// now are asked first: calls are judged by what they offer.
     pub(super) async fn propose(&mut self, due: Vec<Due>) -> Result<(), Halt> {
+        let unlisted = self.list_again(&due).await?;
+        if self.progress.state().drifted().next().is_some() {
+            return Ok(()); // the run waits, and the operator is told why
+        }
         let mut proposed = Vec::with_capacity(due.len());
         for Due { call_id, attempt } in due {
             match self.fitting(&call_id) {
                 Err(NotSent { reason, message }) => self.settle_unsent(&call_id, attempt, reason, message)?,
-                Ok(bound) => match self.prepare(&bound.tool).await {
+                Ok(bound) => match self.prepare(&bound.tool, &unlisted).await {
                     Prepared::Ready => {
                         let call = bound.proposal();
                         self.record(Event::CallProposed { call_id: call_id.clone(), attempt, call })?;
@@ -92,8 +102,12 @@ impl Agent {
         Ok(())
     }
 
-    /// A conversation is opened before a permit runs, so that none is spent on waiting for it.
-    async fn prepare(&self, tool: &str) -> Prepared {
+    /// A conversation is opened before a permit runs, so that none is spent on waiting for it. Nothing is sent to a server
+    /// of which it is not known what it offers.
+    async fn prepare(&self, tool: &str, unlisted: &BTreeMap<String, ListError>) -> Prepared {
+        if let Some(error) = unlisted.get(tool) {
+            return Prepared::Failed(error.clone());
+        }
         let Some(server) = self.servers.get(tool) else { return Prepared::Ready };
         // One that is busy with a call has its conversation.
         let Ok(mut server) = server.try_lock() else { return Prepared::Ready };
@@ -133,7 +147,9 @@ impl Agent {
         let server = self.servers.get(&bound.tool).cloned();
         match server.filter(|_| self.operator.order() == Order::Go) {
             Some(server) => {
-                self.flights.take_off(Flight { call_id, attempt, bound }, server, permit, self.operator.orders());
+                let step = self.progress.state().steps;
+                let flight = Flight { step, call_id, attempt, bound };
+                self.flights.take_off(flight, server, permit, self.operator.orders());
                 Ok(())
             }
             None => self.record(Event::PermitReturned { call_id, attempt }),
@@ -142,7 +158,7 @@ impl Agent {
 
     /// Takes in what became of a call; what waited for it may go now.
     pub(super) fn land(&mut self, landed: Landed) -> Result<(), Halt> {
-        let Landed { flight: Flight { call_id, attempt, bound }, outcome, milliseconds } = landed;
+        let Landed { flight: Flight { call_id, attempt, bound, .. }, outcome, milliseconds } = landed;
         self.report(call_id, attempt, &bound, outcome, milliseconds)?;
         let state = self.progress.state();
         self.parked.retain(|call_id| !matches!(state.calls.get(call_id), Some(CallState::Later { .. })));
@@ -274,7 +290,7 @@ impl Agent {
 
     /// The tool and operation that the model means, with the definition that was accepted. An operation that
     /// the Agent does not list is proposed as well: that it is denied belongs into the journal.
-    fn meant(&self, name: &str) -> Option<(&PlanTool, String, Digest)> {
+    pub(super) fn meant(&self, name: &str) -> Option<(&PlanTool, String, Digest)> {
         if let Some((tool, operation)) = self.plan.by_model_name(name) {
             return Some((tool, operation.name.clone(), operation.definition));
         }

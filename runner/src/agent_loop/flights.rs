@@ -1,22 +1,29 @@
 //! Calls that are under way, each in a task of its own. One server has one call at a time.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::call_step::Bound;
 use super::milliseconds_since;
+use crate::log::StepLog;
 use crate::permit::Permit;
 use crate::session::Orders;
-use crate::tools::{Outcome, ToolServer};
+use crate::tools::{FAREWELL, Outcome, Progress, ToolServer};
+
+/// A server may say more often how far it is: the newest word is shown, and no more than one in so long.
+const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
 
 /// A tool's server, as calls and listings share it.
 pub type SharedServer = Arc<Mutex<Box<dyn ToolServer>>>;
 
 /// One attempt of a call on its way.
 pub(super) struct Flight {
+    pub step: u32,
     pub call_id: String,
     pub attempt: u32,
     pub bound: Bound,
@@ -29,33 +36,75 @@ pub(super) struct Landed {
     pub milliseconds: u64,
 }
 
+struct Arrival {
+    landed: Landed,
+    server: OwnedMutexGuard<Box<dyn ToolServer>>,
+}
+
 /// Dropped, it lets go of all of them; what they came to is not known then.
 #[derive(Default)]
-pub(super) struct Flights(JoinSet<Landed>);
+pub(super) struct Flights {
+    under_way: JoinSet<Arrival>,
+    /// Servers that are being told that nobody waits for their answer any more. Nothing else waits for that.
+    farewells: JoinSet<()>,
+}
 
 impl Flights {
     /// Sends the call. It has until the operator's time to stop is up.
     pub fn take_off(&mut self, flight: Flight, server: SharedServer, permit: Permit, orders: Orders) {
-        self.0.spawn(async move {
-            let mut server = server.lock().await;
+        self.under_way.spawn(async move {
+            let mut server = server.lock_owned().await;
             let start = Instant::now();
+            let progress = server.progress();
             let outcome = tokio::select! {
                 biased;
                 outcome = server.call(&flight.bound.call, permit, flight.bound.timeout) => outcome,
-                () = orders.out_of_time() => Outcome::Unknown {
-                    message: "the run was stopped before the answer came".to_owned(),
-                },
+                () = orders.out_of_time() => stopped(),
+                // What only reads, or may be done again, is worth no more waiting; the end of any other call is.
+                () = orders.cancelled(), if flight.bound.may_repeat() => stopped(),
+                never = show(progress, &flight) => match never {},
             };
-            Landed { flight, outcome, milliseconds: milliseconds_since(start) }
+            let milliseconds = milliseconds_since(start);
+            Arrival { landed: Landed { flight, outcome, milliseconds }, server }
         });
     }
 
     /// The next one that ends; nothing where none is under way.
     pub async fn land(&mut self) -> Option<Landed> {
         // A task that panicked takes the process with it: nothing here may be guessed.
-        match self.0.join_next().await? {
-            Ok(landed) => Some(landed),
+        let Arrival { landed, mut server } = match self.under_way.join_next().await? {
+            Ok(arrival) => arrival,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        if server.owes_answer() {
+            while self.farewells.try_join_next().is_some() {}
+            self.farewells.spawn(async move { server.abandon().await });
         }
+        Some(landed)
     }
+
+    /// Lets go of what is still under way, once their servers were told, or did not listen.
+    pub async fn leave(mut self) {
+        let told = async {
+            while self.land().await.is_some() {}
+            while self.farewells.join_next().await.is_some() {}
+        };
+        let _ = tokio::time::timeout(FAREWELL, told).await;
+    }
+}
+
+fn stopped() -> Outcome {
+    Outcome::Unknown { message: "the run was stopped before the answer came".to_owned() }
+}
+
+/// Shows what the call's server says of how far it is.
+async fn show(progress: Option<watch::Receiver<Progress>>, flight: &Flight) -> Infallible {
+    let Some(mut progress) = progress else { return std::future::pending().await };
+    let Flight { step, bound, .. } = flight;
+    while progress.changed().await.is_ok() {
+        let newest = progress.borrow_and_update().clone();
+        StepLog.progressed(*step, &bound.tool, &bound.call.operation, &newest);
+        tokio::time::sleep(PROGRESS_PAUSE).await;
+    }
+    std::future::pending().await
 }

@@ -1,12 +1,17 @@
-//! The first step of an epoch: asks every tool's server what it offers, and keeps what the plan accepted.
+//! The first step of an epoch: asks every tool's server what it offers, and keeps what the plan accepted. A server that
+//! says later that its list changed is asked again before the next call to it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use belay_protocol::Event;
-use belay_protocol::event::{ListedOperation, Listing};
+use belay_protocol::event::{FailureReason, ListedOperation, Listing};
+use belay_protocol::plan::PlanOperation;
+use belay_protocol::{Event, LISTINGS_PER_EPOCH_MAX};
 use futures::future::join_all;
 use tokio::time::Instant;
 
+use super::flights::SharedServer;
+use super::next::Due;
 use super::{Agent, Halt, milliseconds_since};
 use crate::models::OfferedTool;
 use crate::tools::{Definition, ListError, ToolServer};
@@ -22,11 +27,7 @@ struct Listed {
 
 impl Agent {
     pub(super) async fn list(&mut self) -> Result<(), Halt> {
-        let listings = join_all(self.servers.iter().map(|(tool, server)| async move {
-            let start = Instant::now();
-            let result = list_patiently(server.lock().await.as_mut()).await;
-            Listed { tool: tool.clone(), result, milliseconds: milliseconds_since(start) }
-        }));
+        let listings = join_all(self.servers.iter().map(|(tool, server)| ask(tool, server)));
         let listings = tokio::select! {
             listings = listings => listings,
             () = self.operator.stopped() => return Ok(()),
@@ -56,6 +57,87 @@ impl Agent {
         Ok(())
     }
 
+    /// Asks the servers of these calls again that may offer something else by now. Which could not be asked, and why: no
+    /// call goes to them.
+    pub(super) async fn list_again(&mut self, due: &[Due]) -> Result<BTreeMap<String, ListError>, Halt> {
+        let mut unlisted = self.given_up.clone();
+        let changed = self.changed(due);
+        if changed.is_empty() {
+            return Ok(unlisted);
+        }
+        let listings = join_all(changed.iter().map(|(tool, server)| ask(tool, server)));
+        let listings = tokio::select! {
+            listings = listings => listings,
+            () = self.operator.stopped() => return Ok(unlisted),
+        };
+        for Listed { tool, result, milliseconds } in listings {
+            let relisted = match result {
+                Ok(definitions) => self.relist(&tool, definitions, milliseconds)?,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = relisted {
+                self.log.relisting_failed(self.progress.state().steps, &tool, error.reason, milliseconds);
+                unlisted.insert(tool, error);
+            }
+        }
+        Ok(unlisted)
+    }
+
+    /// One that is busy with a call gets no other meanwhile, and is asked before that.
+    fn changed(&self, due: &[Due]) -> Vec<(String, SharedServer)> {
+        let meant = |due: &Due| {
+            let name = self.progress.requested(&due.call_id)?.name;
+            Some(self.meant(&name)?.0.name.clone())
+        };
+        let tools: BTreeSet<String> = due.iter().filter_map(meant).collect();
+        let tools = tools.into_iter().filter(|tool| !self.given_up.contains_key(tool));
+        let servers = tools.filter_map(|tool| self.servers.get_key_value(&tool));
+        let changed = servers.filter(|(_, server)| server.try_lock().is_ok_and(|server| server.has_changed()));
+        changed.map(|(tool, server)| (tool.clone(), SharedServer::clone(server))).collect()
+    }
+
+    /// Reports what differs. The journal takes so many reports in one epoch: then the server is given up for this one.
+    fn relist(
+        &mut self,
+        tool: &str,
+        mut definitions: Vec<Definition>,
+        milliseconds: u64,
+    ) -> Result<Result<(), ListError>, Halt> {
+        definitions.retain(|definition| self.redactor.is_clean(&definition.name));
+        if !self.is_news(tool, &definitions) {
+            return Ok(Ok(()));
+        }
+        let reported = self.progress.state().listed.get(tool).copied().unwrap_or_default();
+        if reported >= LISTINGS_PER_EPOCH_MAX {
+            let error = restless(tool, reported);
+            self.given_up.insert(tool.to_owned(), error.clone());
+            return Ok(Err(error));
+        }
+        self.log.relisted(self.progress.state().steps, tool, definitions.len(), milliseconds);
+        let listing = Listing::Listed(definitions.iter().map(listed_operation).collect());
+        self.record(Event::ToolsListed { tool: tool.to_owned(), listing })?;
+        let accepted = self.accepted(tool, definitions);
+        let plan = &self.plan;
+        let of_tool = |offered: &OfferedTool| plan.by_model_name(&offered.name).is_some_and(|(of, _)| of.name == tool);
+        if let Some(offered) = &mut self.offered {
+            // In the same place, so that requests to the model go on beginning alike.
+            let at = offered.iter().position(of_tool).unwrap_or(offered.len());
+            offered.retain(|one| !of_tool(one));
+            offered.splice(at..at, accepted);
+        }
+        Ok(Ok(()))
+    }
+
+    /// Whether an operation of the plan is offered otherwise than this process has reported.
+    fn is_news(&self, tool: &str, definitions: &[Definition]) -> bool {
+        let state = self.progress.state();
+        let differs = |operation: &PlanOperation| {
+            let offered = definitions.iter().find(|one| one.name == operation.name).map(|one| one.digest);
+            offered != state.offered(tool, &operation.name)
+        };
+        self.plan.tool(tool).is_some_and(|planned| planned.operations.iter().any(differs))
+    }
+
     /// What of a listing the plan accepted: the same names with the same definitions.
     fn accepted(&self, tool: &str, definitions: Vec<Definition>) -> Vec<OfferedTool> {
         let Some(tool) = self.plan.tool(tool) else { return Vec::new() };
@@ -71,6 +153,12 @@ impl Agent {
     }
 }
 
+async fn ask(tool: &str, server: &SharedServer) -> Listed {
+    let start = Instant::now();
+    let result = list_patiently(server.lock().await.as_mut()).await;
+    Listed { tool: tool.to_owned(), result, milliseconds: milliseconds_since(start) }
+}
+
 async fn list_patiently(server: &mut dyn ToolServer) -> Result<Vec<Definition>, ListError> {
     for pause in PAUSES_MILLISECONDS {
         match server.list().await {
@@ -81,6 +169,14 @@ async fn list_patiently(server: &mut dyn ToolServer) -> Result<Vec<Definition>, 
         }
     }
     server.list().await
+}
+
+fn restless(tool: &str, reported: u32) -> ListError {
+    let message = format!(
+        "Tool {tool}: its server changed operations of this run {reported} times in one pod, and no call goes to it any \
+         more: see that it offers the same all the time"
+    );
+    ListError { reason: FailureReason::Malformed, message }
 }
 
 fn listed_operation(definition: &Definition) -> ListedOperation {

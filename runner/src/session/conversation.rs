@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use zeroize::Zeroizing;
 
-use super::{Append, Link, LinkError, Operator, Order, Wakes, raise, stop_within};
+use super::{Append, Link, LinkError, Operator, Order, Wakes, cancel_within, raise};
 
 const WELCOME_SECONDS: u64 = 30;
 const BACKOFF_FIRST_MILLISECONDS: u64 = 100;
@@ -218,7 +218,7 @@ impl Conversation {
                 let _ = unanswered.append.send(ack);
             }
             FromOperator::Cancel(cancel) => {
-                raise(orders, stop_within(Duration::from_secs(u64::from(cancel.grace_seconds))));
+                raise(orders, cancel_within(Duration::from_secs(u64::from(cancel.grace_seconds))));
             }
             FromOperator::Wake(wake) => self.wakes.hear(wake.decisions),
             // The stream ends when the operator does; the loop goes on with what is in flight until then.

@@ -1,6 +1,7 @@
 //! MCP over streamable HTTP, both eras, through rmcp. The only module that knows rmcp's service types.
 
 mod asking;
+mod following;
 mod listing;
 mod outcome;
 mod questions;
@@ -12,18 +13,28 @@ use async_trait::async_trait;
 use belay_protocol::elicitation::Round;
 use belay_protocol::event::FailureReason;
 use belay_protocol::plan::{Plan, PlanTool, Timeouts};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use rmcp::model::{
-    CallToolRequestParams, ClientCapabilities, ClientConfig, ElicitationCapability, FormElicitationCapability,
-    Implementation, PaginatedRequestParams, ProtocolVersion, Tool, UrlElicitationCapability,
+    CallToolRequestParams, CallToolResponse, ClientCapabilities, ClientConfig, ElicitationCapability,
+    FormElicitationCapability, Implementation, PaginatedRequestParams, ProtocolVersion, Tool, UrlElicitationCapability,
 };
-use rmcp::service::{ClientLifecycleMode, ClientServiceExt as _, RoleClient, RunningService, ServiceError};
+use rmcp::service::{
+    ClientCacheConfig, ClientLifecycleMode, ClientServiceExt as _, RoleClient, RunningService, ServiceError,
+};
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use self::asking::Respondent;
-use super::wire::{CONNECT_TIMEOUT, Departure, Endpoint, Wire};
-use super::{Call, Definition, LISTING_BYTES_MAX, LeftOut, ListError, OPERATIONS_MAX, Outcome, ToolServer, unnameable};
+use self::following::{Conversation, Follows, Telling};
+use super::changes::Changes;
+use super::wire::{Beside, CONNECT_TIMEOUT, Departure, Endpoint, Wire};
+use super::{
+    Call, Definition, FAREWELL, LISTING_BYTES_MAX, LeftOut, ListError, OPERATIONS_MAX, Outcome, Progress, ToolServer,
+    unnameable,
+};
 use crate::credential::Credentials;
 use crate::egress::{Destinations, EgressError, piece};
 use crate::permit::Permit;
@@ -45,11 +56,19 @@ pub struct McpServer {
     redactor: Redactor,
     listing_timeout: Duration,
     respondent: Respondent,
-    service: Option<Service>,
     left_out: Vec<LeftOut>,
+    follows: Follows,
+    changes: Changes,
+    /// As many changes were told when the list was last asked for.
+    listed_at: u64,
+    conversation: Option<Conversation>,
+    /// A call whose answer nobody waits for any more, until its server was told so.
+    under_way: Option<UnderWay>,
 }
 
 type Service = RunningService<RoleClient, Respondent>;
+/// Dropped, it has rmcp tell the server.
+type UnderWay = BoxFuture<'static, Result<CallToolResponse, ServiceError>>;
 
 impl McpServer {
     /// The server of a plan's tool.
@@ -73,7 +92,8 @@ impl McpServer {
     ) -> Result<Self, EgressError> {
         let redactor = Redactor::new(credentials.clone(), endpoint.credential.as_slice());
         let listing_timeout = LISTING_TIMEOUT.min(Duration::from_secs(u64::from(timeouts.total_seconds)));
-        Self::new(endpoint, destinations, listing_timeout, credentials, redactor)
+        let server = Self::new(endpoint, destinations, listing_timeout, credentials, redactor)?;
+        Ok(Self { follows: Follows::Nothing, ..server })
     }
 
     fn new(
@@ -83,9 +103,22 @@ impl McpServer {
         credentials: Credentials,
         redactor: Redactor,
     ) -> Result<Self, EgressError> {
-        let wire = Wire::new(destinations.client(&endpoint.url, CONNECT_TIMEOUT)?, endpoint, credentials);
+        let changes = Changes::default();
+        let client = destinations.client(&endpoint.url, CONNECT_TIMEOUT)?;
+        let wire = Wire::new(client, endpoint, credentials, changes.clone());
         let respondent = Respondent::new(client_info(), redactor.clone());
-        Ok(Self { wire, redactor, listing_timeout, respondent, service: None, left_out: Vec::new() })
+        Ok(Self {
+            wire,
+            redactor,
+            listing_timeout,
+            respondent,
+            follows: Follows::Changes,
+            changes,
+            listed_at: 0,
+            left_out: Vec::new(),
+            conversation: None,
+            under_way: None,
+        })
     }
 
     /// Waits this long for a server to list its operations.
@@ -100,20 +133,37 @@ impl McpServer {
     }
 
     async fn connect(&mut self) -> Result<&Service, ListError> {
-        if self.service.as_ref().is_some_and(|service| service.is_closed() || service.is_transport_closed()) {
-            self.service = None;
+        // A call that was left takes its conversation with it.
+        if self.under_way.take().is_some() || self.conversation.as_ref().is_some_and(Conversation::is_over) {
+            self.conversation = None;
         }
-        if self.service.is_none() {
-            self.service = Some(self.initialize().await?);
+        if self.conversation.is_none() {
+            self.conversation = Some(self.converse().await?);
         }
-        self.service.as_ref().ok_or_else(|| self.error(FailureReason::Unreachable, "is not connected"))
+        let conversation = self.conversation.as_ref();
+        let service = conversation.map(|conversation| &conversation.service);
+        service.ok_or_else(|| self.error(FailureReason::Unreachable, "is not connected"))
     }
 
-    async fn initialize(&self) -> Result<Service, ListError> {
+    async fn converse(&mut self) -> Result<Conversation, ListError> {
+        self.wire.begin();
+        let service = self.initialize().await?;
+        // A list from before is none to judge calls by.
+        service.peer().set_response_cache_config(ClientCacheConfig::disabled()).await;
+        let telling = match self.follows {
+            Follows::Changes => service.peer().peer_info().map_or(Telling::Not, |info| Telling::of(&info)),
+            Follows::Nothing => Telling::Not,
+        };
+        self.wire.set_beside(if telling == Telling::Beside { Beside::Open } else { Beside::Closed });
+        Ok(Conversation::new(service, telling, self.changes.clone()))
+    }
+
+    async fn initialize(&mut self) -> Result<Service, ListError> {
         let config = StreamableHttpClientTransportConfig::with_uri(self.wire.endpoint().url.as_str())
             // A call sent again by the transport would be an effect that nobody permitted.
             .reinit_on_expired_session(false)
-            .max_concurrent_requests(1)
+            // A call, and a subscription whose server keeps it waiting.
+            .max_concurrent_requests(2)
             .max_sse_event_size(RESPONSE_BYTES_MAX)
             .max_json_response_size(RESPONSE_BYTES_MAX)
             .max_error_response_size(ERROR_BYTES_READ);
@@ -132,13 +182,16 @@ impl McpServer {
     }
 
     async fn list_pages(&mut self) -> Result<Vec<Definition>, ListError> {
-        let service = self.connect().await?;
+        // Of earlier exchanges: it would explain what goes wrong now.
+        drop(self.wire.trouble());
+        let peer = self.connect().await?.peer().clone();
+        let told = self.changes.count();
         let (mut definitions, mut left_out) = (Vec::new(), Vec::new());
         let mut bytes = 0;
         let mut cursor = None;
         for _page in 0..PAGES_MAX {
             let params = PaginatedRequestParams::default().with_cursor(cursor);
-            let page = service.list_tools(Some(params)).await.map_err(|error| error.to_string());
+            let page = peer.list_tools(Some(params)).await.map_err(|error| error.to_string());
             let page = match page {
                 Ok(page) => page,
                 Err(error) => return Err(self.list_error(&error)),
@@ -162,6 +215,7 @@ impl McpServer {
             cursor = page.next_cursor;
             if cursor.is_none() {
                 self.left_out = left_out;
+                self.listed_at = told;
                 return Ok(definitions);
             }
         }
@@ -185,12 +239,23 @@ impl ToolServer for McpServer {
         &self.left_out
     }
 
+    fn has_changed(&self) -> bool {
+        self.changes.count() != self.listed_at
+    }
+
+    fn progress(&self) -> Option<watch::Receiver<Progress>> {
+        Some(self.respondent.progress())
+    }
+
     async fn prepare(&mut self) -> Result<(), ListError> {
         self.connect().await.map(|_| ())
     }
 
     async fn call(&mut self, call: &Call, permit: Permit, timeout: Duration) -> Outcome {
-        let Some(service) = &self.service else { return Outcome::PermitExpired };
+        let peer = match &self.conversation {
+            Some(conversation) if self.under_way.is_none() => conversation.service.peer().clone(),
+            Some(_) | None => return Outcome::PermitExpired,
+        };
         // Inputs without a canonical form are none that a permit could be for.
         let Ok(inputs) = call.inputs.digest() else { return Outcome::PermitExpired };
         self.wire.clear(permit, call.definition, inputs);
@@ -204,11 +269,18 @@ impl ToolServer for McpServer {
             let meta = serde_json::Map::from_iter([(KEY_META.to_owned(), Value::from(key.as_str()))]);
             params.meta = Some(meta.into());
         }
-        let answered = tokio::time::timeout(timeout, service.call_tool_once(params)).await;
+        let under_way = self.under_way.insert(async move { peer.call_tool_once(params).await }.boxed());
+        let answered = tokio::time::timeout(timeout, under_way).await;
         let departure = self.wire.settle();
         let keeps_session = departure.keeps_session();
-        let outcome = match answered {
-            Ok(result) => self.outcome(departure, result, &call.inputs),
+        match answered {
+            Ok(result) => {
+                self.under_way = None;
+                if !keeps_session {
+                    self.conversation = None;
+                }
+                self.outcome(departure, result, &call.inputs)
+            }
             Err(_) => match departure {
                 // A complete answer that rmcp could not hand over in time is no answer to us either.
                 Departure::Sent | Departure::Answered | Departure::Troubled(_) => Outcome::Unknown {
@@ -216,11 +288,24 @@ impl ToolServer for McpServer {
                 },
                 not_sent => self.outcome(not_sent, Err(ServiceError::TransportClosed), &call.inputs),
             },
-        };
-        if !keeps_session {
-            self.service = None;
         }
-        outcome
+    }
+
+    fn owes_answer(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// An older server is sent `notifications/cancelled`; of a newer one the stream is closed.
+    async fn abandon(&mut self) {
+        let Some(under_way) = self.under_way.take() else { return };
+        let mut told = self.wire.told();
+        drop(under_way);
+        let newer = self.conversation.as_ref().is_none_or(Conversation::is_newer);
+        if !newer {
+            // Whether it heard or not, the conversation is over.
+            let _ = tokio::time::timeout(FAREWELL, told.changed()).await;
+        }
+        self.conversation = None;
     }
 }
 

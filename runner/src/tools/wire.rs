@@ -1,7 +1,10 @@
 //! The last hands a tool call passes through before it leaves: adds the credential, recomputes the call's
 //! digest over what is about to be sent, spends the permit, and notes how far the call came.
 
+mod beside;
+
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use belay_protocol::Digest;
@@ -12,14 +15,18 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use http::header::ACCEPT_ENCODING;
 use http::{HeaderName, HeaderValue, Method};
-use rmcp::model::{ClientJsonRpcMessage, ClientRequest, ServerJsonRpcMessage};
+use rmcp::model::{ClientJsonRpcMessage, ClientNotification, ClientRequest, ServerJsonRpcMessage};
 use rmcp::transport::streamable_http_client::{
     SseError, StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse, StreamableHttpResponseLimits,
 };
 use serde::Deserialize;
 use serde_json::Value;
 use sse_stream::Sse;
+use tokio::sync::watch;
 
+pub use self::beside::Beside;
+use self::beside::Session;
+use super::changes::Changes;
 use super::required;
 use super::trouble::Trouble;
 use crate::credential::Credentials;
@@ -50,6 +57,12 @@ pub struct Wire {
     trouble: Arc<Mutex<Option<Trouble>>>,
     /// The result by which the call's server says that it needs input, as it came.
     input_required: Arc<Mutex<Option<Value>>>,
+    changes: Changes,
+    beside: Arc<watch::Sender<Beside>>,
+    /// Whether this session's stream beside the calls is asked for already.
+    listening: Arc<AtomicBool>,
+    /// How often the server was told that nobody waits for an answer any more.
+    told: Arc<watch::Sender<u64>>,
 }
 
 /// How far the call under way has come.
@@ -98,10 +111,17 @@ impl Departure {
 
 impl Wire {
     #[must_use]
-    pub fn new(http: egress::Client, endpoint: Endpoint, credentials: Credentials) -> Self {
+    pub fn new(http: egress::Client, endpoint: Endpoint, credentials: Credentials, changes: Changes) -> Self {
         let endpoint = Arc::new(endpoint);
         let (departure, trouble, input_required) = (Arc::default(), Arc::default(), Arc::default());
-        Self { http, endpoint, credentials, departure, trouble, input_required }
+        let (beside, listening, told) = (Arc::default(), Arc::default(), Arc::default());
+        Self { http, endpoint, credentials, departure, trouble, input_required, changes, beside, listening, told }
+    }
+
+    /// Changes each time that the server was told that nobody waits for an answer any more, as far as it listened.
+    #[must_use]
+    pub fn told(&self) -> watch::Receiver<u64> {
+        self.told.subscribe()
     }
 
     #[must_use]
@@ -187,7 +207,7 @@ impl Wire {
         mut headers: HashMap<HeaderName, HeaderValue>,
         limits: StreamableHttpResponseLimits,
     ) -> Posted {
-        let is_call = is_call(&message);
+        let (is_call, is_farewell) = (is_call(&message), is_farewell(&message));
         let Outfit { http, url, header } = match self.outfit(&Method::POST).await {
             Ok(outfit) => outfit,
             Err(trouble) => return Err(self.refuse(is_call, trouble)),
@@ -206,6 +226,9 @@ impl Wire {
             self.set(Departure::Sent);
         }
         let posted = http.post_message_with_response_limits(url, message, session_id, None, headers, limits).await;
+        if is_farewell {
+            self.told.send_modify(|told| *told += 1);
+        }
         self.note(is_call, posted)
     }
 
@@ -218,16 +241,20 @@ impl Wire {
         error
     }
 
-    /// Notes what became of an exchange, and watches for the answer where one is still to come.
+    /// Notes what became of an exchange, and watches what is still to come: the answer, and that the list changed.
     fn note(&self, is_call: bool, posted: Posted) -> Posted {
         match posted {
-            Ok(StreamableHttpPostResponse::Sse(stream, session)) if is_call => {
-                let (departure, input_required) = (Arc::clone(&self.departure), Arc::clone(&self.input_required));
+            Ok(StreamableHttpPostResponse::Sse(stream, session)) => {
+                let call = is_call.then(|| (Arc::clone(&self.departure), Arc::clone(&self.input_required)));
+                let changes = self.changes.clone();
                 let watched = stream.inspect(move |event| {
-                    let data = event.as_ref().ok().and_then(|event| event.data.as_deref());
-                    if let Some(data) = data.filter(|data| is_response(data)) {
-                        required::note(&input_required, required::streamed(data));
-                        answered(&departure);
+                    let Some(data) = event.as_ref().ok().and_then(|event| event.data.as_deref()) else { return };
+                    if beside::is_list_changed(data) {
+                        changes.note();
+                    }
+                    if let Some((departure, input_required)) = call.as_ref().filter(|_| is_response(data)) {
+                        required::note(input_required, required::streamed(data));
+                        answered(departure);
                     }
                 });
                 Ok(StreamableHttpPostResponse::Sse(watched.boxed(), session))
@@ -272,6 +299,14 @@ fn is_call(message: &ClientJsonRpcMessage) -> bool {
     matches!(
         message,
         ClientJsonRpcMessage::Request(request) if matches!(request.request, ClientRequest::CallToolRequest(_))
+    )
+}
+
+fn is_farewell(message: &ClientJsonRpcMessage) -> bool {
+    matches!(
+        message,
+        ClientJsonRpcMessage::Notification(notification)
+            if matches!(notification.notification, ClientNotification::CancelledNotification(_))
     )
 }
 
@@ -328,16 +363,21 @@ impl StreamableHttpClient for Wire {
         http.delete_session(url, session_id, None, custom_headers).await
     }
 
-    /// Answers come with the POST that asked. A stream beside it would only be one more thing held open,
-    /// and resuming one would hide that an answer was lost.
+    /// Answers come with the POST that asked; to resume one would hide that an answer was lost. What else there is to
+    /// hear is noted here: nothing of it goes on to rmcp.
     async fn get_stream(
         &self,
         _uri: Arc<str>,
-        _session_id: Option<Arc<str>>,
-        _last_event_id: Option<String>,
+        session_id: Option<Arc<str>>,
+        last_event_id: Option<String>,
         _auth_header: Option<String>,
-        _custom_headers: HashMap<HeaderName, HeaderValue>,
+        custom_headers: HashMap<HeaderName, HeaderValue>,
     ) -> Result<BoxStream<'static, Result<Sse, SseError>>, StreamableHttpError<reqwest::Error>> {
-        Err(StreamableHttpError::ServerDoesNotSupportSse)
+        // The first of a session is the one beside the calls; whatever comes later would resume an answer.
+        let first = session_id.filter(|_| last_event_id.is_none() && !self.listening.swap(true, Ordering::AcqRel));
+        let Some(id) = first else { return Err(StreamableHttpError::ServerDoesNotSupportSse) };
+        let session = Session { id, headers: custom_headers };
+        let heard = futures::stream::once(self.clone().listen(session));
+        Ok(heard.filter_map(|()| futures::future::ready(None)).boxed())
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::inquiries;
 use crate::leaks;
+use crate::news::{self, News};
 use crate::plans::definition;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub struct FakeMcp {
     pub carried: Arc<Mutex<Vec<String>>>,
     /// Where leaks redirect to.
     pub elsewhere: String,
+    /// What it says besides its answers, and what clients say besides their requests.
+    pub news: News,
 }
 
 impl FakeMcp {
@@ -65,6 +68,7 @@ impl FakeMcp {
             responses: Arc::new(broadcast::channel(64).0),
             carried: Arc::default(),
             elsewhere: format!("http://{address}/elsewhere"),
+            news: News::default(),
         };
         let router = Router::new().fallback(serve).with_state(server.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -112,6 +116,9 @@ async fn serve(
 ) -> Response<Body> {
     let carried = leaks::carried(&uri, &headers);
     server.carried.lock().unwrap().extend(carried.iter().cloned());
+    if method == axum::http::Method::GET && server.news.tells() {
+        return server.news.beside();
+    }
     if method != axum::http::Method::POST {
         return status(405, "");
     }
@@ -126,21 +133,26 @@ async fn serve(
     match (request["method"].as_str().unwrap_or_default(), server.era) {
         ("server/discover", Era::Stateless) => {
             let result = json!({
-                "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}},
+                "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": server.news.capabilities(),
                 "ttlMs": 0, "cacheScope": "private",
             });
             answer(&id, &result)
         }
         ("initialize", Era::Sessions) => {
             let result = json!({
-                "protocolVersion": "2025-11-25", "capabilities": {"tools": {}},
+                "protocolVersion": "2025-11-25", "capabilities": server.news.capabilities(),
                 "serverInfo": {"name": "fake", "version": "1"},
             });
             let mut response = answer(&id, &result);
             response.headers_mut().insert("mcp-session-id", "session-1".parse().unwrap());
             response
         }
-        ("notifications/initialized" | "notifications/cancelled", _) => status(202, ""),
+        ("notifications/initialized", _) => status(202, ""),
+        ("notifications/cancelled", _) => {
+            server.news.cancelled.send_modify(|ids| ids.push(request["params"]["requestId"].clone()));
+            status(202, "")
+        }
+        ("subscriptions/listen", Era::Stateless) if server.news.tells() => server.news.subscription(&id),
         ("tools/list", _) if server.refuses_listing() => status(502, "not now"),
         ("tools/list", _) => answer(&id, &page(&server, &request["params"]["cursor"])),
         ("tools/call", _) => call(&server, &id, &request["params"], (authorization, carried.concat())).await,
@@ -151,7 +163,11 @@ async fn serve(
 /// Two operations a page.
 fn page(server: &FakeMcp, cursor: &Value) -> Value {
     let start: usize = cursor.as_str().map_or(0, |cursor| cursor.parse().unwrap());
-    let tools: Vec<Value> = server.operations.iter().skip(start).take(2).map(|name| definition(name)).collect();
+    if start == 0 {
+        *server.news.listings.lock().unwrap() += 1;
+    }
+    let define = |name: &&'static str| server.news.define(name, definition(name));
+    let tools: Vec<Value> = server.operations.iter().skip(start).take(2).map(define).collect();
     let next = start + tools.len();
     let mut result = json!({"resultType": "complete", "tools": tools, "ttlMs": 0, "cacheScope": "private"});
     if next < server.operations.len() {
@@ -190,7 +206,17 @@ async fn call(
             server.release.notified().await;
             answer(id, &text("late", false))
         }
-        "hang" => std::future::pending().await,
+        "hang" => {
+            server.news.hung.lock().unwrap().push(id.clone());
+            std::future::pending().await
+        }
+        "linger" => {
+            server.news.hung.lock().unwrap().push(id.clone());
+            sse(server.news.lingering())
+        }
+        telling if news::tells_in_call(telling) => {
+            sse(server.news.in_call(telling, &params["_meta"]["progressToken"], rpc(text(telling, false))))
+        }
         "cut" => sse(Body::from(": nothing more comes\n\n")),
         "break" => {
             let first = futures::stream::once(async { Ok(Bytes::from(": and gone\n\n")) });

@@ -12,7 +12,7 @@ use belay_runner::agent_loop::{Agent, Parting, Parts, Progress};
 use belay_runner::credential::Credentials;
 use belay_runner::models::Model;
 use belay_runner::redact::Redactor;
-use belay_runner::session::{Append, Operator, Order, Wakes, raise, stop_within};
+use belay_runner::session::{Append, Operator, Order, Wakes, cancel_within, raise, stop_within};
 use belay_runner::tools::ToolServer;
 use tokio::sync::{mpsc, watch};
 
@@ -31,8 +31,12 @@ pub struct Script {
     /// Order the run to stop when this event has been journaled.
     pub stop_on: Option<&'static str>,
     pub grace: Duration,
+    /// Order the run to stop once it waits for a definition.
+    pub stop_when_drifted: bool,
     /// Order the run to stop when this server has a call in hand, and then let that call end.
     pub stop_when_called: Option<FakeMcp>,
+    /// Then cancel the run instead, and let no call end.
+    pub cancels: bool,
     /// Deny model requests from this step on.
     pub deny_model_from: Option<u32>,
 }
@@ -127,10 +131,13 @@ pub async fn run(
     let (appends, queue) = mpsc::channel(1);
     let (orders, seen) = watch::channel(Order::Go);
     if let Some(server) = script.stop_when_called.clone() {
-        let (orders, order) = (orders.clone(), stop_within(script.grace));
+        let (orders, grace, cancels) = (orders.clone(), script.grace, script.cancels);
         tokio::spawn(async move {
             server.until_called(1).await;
-            raise(&orders, order);
+            if cancels {
+                return raise(&orders, cancel_within(grace));
+            }
+            raise(&orders, stop_within(grace));
             server.release();
         });
     }
@@ -176,6 +183,9 @@ impl Fake {
             let events: Vec<Event> = append.events.iter().map(|bytes| serde_json::from_slice(bytes).unwrap()).collect();
             let decisions = self.take(&events);
             if self.script.stop_on.is_some_and(|name| events.iter().any(|event| event.name() == name)) {
+                raise(&self.orders, stop_within(self.script.grace));
+            }
+            if self.script.stop_when_drifted && self.state.drifted().next().is_some() {
                 raise(&self.orders, stop_within(self.script.grace));
             }
             self.batches.push(events);
@@ -224,7 +234,12 @@ impl Fake {
             Event::CallProposed { call_id: id, .. } => id == call_id,
             _ => false,
         });
-        if self.script.denied_operations.contains(&call.operation) {
+        let accepted = self.state.plan.as_ref().and_then(|plan| plan.tool(&call.tool)?.operation(&call.operation));
+        let changed = accepted.is_some_and(|accepted| accepted.definition != call.definition);
+        if changed {
+            let message = "another definition was accepted".into();
+            Verdict::Denied { reason: DenyReason::DefinitionChanged, message }
+        } else if self.script.denied_operations.contains(&call.operation) {
             Verdict::Denied { reason: DenyReason::NotListed, message: "policy says no".into() }
         } else if self.script.asked_operations.contains_key(&call.operation) && !asked_before {
             Verdict::Asked { requirements: vec![] }

@@ -24,7 +24,7 @@ pub async fn run_script(server: &FakeMcp, operations: &[&str], turns: Vec<Script
     run_plan(plan, script, &[]).await
 }
 
-async fn run_plan(plan: belay_protocol::Plan, script: Script, secrets: &[(&str, &str)]) -> Journal {
+pub async fn run_plan(plan: belay_protocol::Plan, script: Script, secrets: &[(&str, &str)]) -> Journal {
     let (_folder, credentials) = mounted(secrets);
     let redactor = Redactor::new(credentials.clone(), &plan.credentials);
     let servers = plan.tools.iter().map(|tool| {

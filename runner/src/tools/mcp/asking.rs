@@ -8,12 +8,14 @@ use belay_protocol::elicitation::{Inputs, Inquiry};
 use rmcp::ClientHandler;
 use rmcp::model::{
     ClientConfig, CustomRequest, CustomResult, ElicitRequestParams, ElicitResult, ElicitationAction, ErrorCode,
-    ErrorData,
+    ErrorData, ProgressNotificationParam,
 };
-use rmcp::service::{RequestContext, RoleClient};
+use rmcp::service::{NotificationContext, RequestContext, RoleClient};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::redact::Redactor;
+use crate::tools::{PROGRESS_BYTES_KEPT, Progress};
 
 const METHOD: &str = "elicitation/create";
 
@@ -23,6 +25,7 @@ pub struct Respondent {
     info: ClientConfig,
     redactor: Redactor,
     call: Arc<Mutex<Questions>>,
+    progress: Arc<watch::Sender<Progress>>,
 }
 
 /// What is asked in the call under way.
@@ -36,7 +39,12 @@ struct Questions {
 
 impl Respondent {
     pub fn new(info: ClientConfig, redactor: Redactor) -> Self {
-        Self { info, redactor, call: Arc::default() }
+        Self { info, redactor, call: Arc::default(), progress: Arc::default() }
+    }
+
+    /// The newest word on how far the call under way is.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
     }
 
     /// A call begins that people have answered this much about.
@@ -86,6 +94,13 @@ impl ClientHandler for Respondent {
         _context: RequestContext<RoleClient>,
     ) -> Result<ElicitResult, ErrorData> {
         Ok(self.respond(&serde_json::to_value(&request).unwrap_or_default()))
+    }
+
+    async fn on_progress(&self, params: ProgressNotificationParam, _context: NotificationContext<RoleClient>) {
+        let ProgressNotificationParam { progress: done, total, message, .. } = params;
+        let mut message = message.unwrap_or_default();
+        message.truncate(message.floor_char_boundary(PROGRESS_BYTES_KEPT));
+        self.progress.send_replace(Progress { done, total, message });
     }
 
     /// What rmcp could not read as an elicitation: it is heard, and declined.
