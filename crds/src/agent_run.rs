@@ -33,13 +33,15 @@ use crate::refs::NameRef;
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "MODEL", type_ = "string", json_path = ".status.model", priority = 1),
     printcolumn(name = "POD", type_ = "string", json_path = ".status.podRef.name", priority = 1),
-    printcolumn(name = "REQUESTED-BY", type_ = "string", json_path = ".spec.requestedBy", priority = 1)
+    printcolumn(name = "REQUESTED-BY", type_ = "string", json_path = ".spec.requestedBy", priority = 1),
+    printcolumn(name = "PARENT", type_ = "string", json_path = ".spec.parent.name", priority = 1)
 )]
 #[x_kube(
     validation = ("self.agentRef == oldSelf.agentRef", "spec.agentRef cannot change: create another AgentRun"),
     validation = ("self.input == oldSelf.input", "spec.input cannot change: create another AgentRun"),
     validation = ("has(self.limits) == has(oldSelf.limits) && (!has(self.limits) || self.limits == oldSelf.limits)", "spec.limits cannot change: create another AgentRun"),
     validation = ("has(self.requestedBy) == has(oldSelf.requestedBy) && (!has(self.requestedBy) || self.requestedBy == oldSelf.requestedBy)", "spec.requestedBy cannot change"),
+    validation = ("has(self.parent) == has(oldSelf.parent) && (!has(self.parent) || self.parent == oldSelf.parent)", "spec.parent cannot change"),
     validation = ("!has(oldSelf.cancel) || !oldSelf.cancel || (has(self.cancel) && self.cancel)", "spec.cancel stays true once it is")
 )]
 #[serde(rename_all = "camelCase")]
@@ -58,6 +60,10 @@ pub struct AgentRunSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub requested_by: Option<String>,
+    /// The run whose call this one carries out. Only the operator creates such runs: admission refuses the field from anyone
+    /// else. It ends when that run does. Default: none. Cannot change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ParentRun>,
     /// Set to true to end the run: no further step starts. Needs `update` on the AgentRun alone. Default false.
     /// Cannot be taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -67,6 +73,21 @@ pub struct AgentRunSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 31_536_000))]
     pub ttl_seconds_after_finished: Option<i32>,
+}
+
+/// The run above a child.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentRun {
+    /// Name of the AgentRun, in this namespace. 1 to 253 characters.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its uid. 1 to 64 characters.
+    #[schemars(length(min = 1, max = 64))]
+    pub uid: String,
+    /// Which of its calls, such as `c4`. 1 to 32 characters.
+    #[schemars(length(min = 1, max = 32))]
+    pub call_id: String,
 }
 
 /// Where the run stands. Only the operator writes it.

@@ -22,7 +22,9 @@ mod tool;
 mod visible;
 
 pub use agent::{Agent, AgentPod, AgentSpec, AgentStatus, AgentTool, Limits, OnDrift, PodResources};
-pub use agent_run::{AgentRun, AgentRunSpec, AgentRunStatus, JournalRef, Phase, PodRef, RunUsage, WaitingOn};
+pub use agent_run::{
+    AgentRun, AgentRunSpec, AgentRunStatus, JournalRef, ParentRun, Phase, PodRef, RunUsage, WaitingOn,
+};
 pub use approval::{
     ALLOWS_MAX, Approval, ApprovalPurpose, ApprovalQuestion, ApprovalRequest, ApprovalRun, ApprovalSpec,
     ApprovalStatus, DECISIONS_MAX, Decision, DecisionAnswer, DecisionInput, DecisionVerdict, EarlierAnswer, Happened,
@@ -48,7 +50,8 @@ pub use read_grant::{ReadGrant, ReadGrantSpec, ReadPurpose};
 pub use refs::NameRef;
 pub use tool::{
     Acceptance, CHANGES_MAX, Change, DriftQuestion, DriftRefusal, DriftedOperation, Effects, LEFT_OUT_MAX,
-    LeftOutOperation, Mcp, QuestionGuard, Tool, ToolDrift, ToolEffects, ToolOperation, ToolSpec, ToolStatus, Unrest,
+    LeftOutOperation, Mcp, QuestionGuard, Tool, ToolAgent, ToolDrift, ToolEffects, ToolOperation, ToolSpec, ToolStatus,
+    Unrest,
 };
 pub use visible::visible;
 
@@ -64,6 +67,8 @@ pub const RUN_UID_LABEL: &str = "belay.dev/run-uid";
 pub const NETWORK_LABEL: &str = "belay.dev/network";
 /// On runner pods: name of the AgentRun, cut to 63 characters.
 pub const RUN_LABEL: &str = "belay.dev/run";
+/// On AgentRuns that carry out a call of another one: name of that AgentRun, cut to 63 characters.
+pub const PARENT_LABEL: &str = "belay.dev/parent";
 /// On runner pods: name of the Agent, cut to 63 characters.
 pub const AGENT_LABEL: &str = "belay.dev/agent";
 /// On probe pods: what is probed, `credential`, `tool` or `network`.

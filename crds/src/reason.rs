@@ -80,6 +80,8 @@ reasons! {
         Drifted,
         /// Its URL leads to an address, or to a Service of another namespace, that the installation does not list.
         DestinationNotAllowed,
+        /// The Agent that `spec.agent` names is not there.
+        AgentMissing,
     }
 }
 
@@ -173,6 +175,8 @@ reasons! {
         DefinitionDrifted,
         /// The server of a call wants to know something: an Approval asks people.
         AnswerPending,
+        /// A run of another Agent carries out one of its calls.
+        ChildRunning,
         /// People ended the run, since nobody knew what became of a call.
         EndedByApprover,
     }

@@ -7,6 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::agent::Limits;
 use crate::http_api::{Http, HttpSource};
 use crate::refs::NameRef;
 
@@ -18,7 +19,8 @@ pub const LEFT_OUT_MAX: usize = 32;
 pub const CHANGES_MAX: usize = 128;
 
 /// A tool server. Its operations are what MCP calls tools, or requests of an HTTP API; `status.operations` lists them
-/// once an isolated probe pod has asked the server, or has read what describes the API.
+/// once an isolated probe pod has asked the server, or has read what describes the API. Or an Agent, whose one operation
+/// is `run`.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[kube(
     group = "belay.dev",
@@ -31,23 +33,31 @@ pub const CHANGES_MAX: usize = 128;
     namespaced,
     status = "ToolStatus",
     derive = "PartialEq",
-    printcolumn(name = "URL", type_ = "string", json_path = ".spec['mcp.url', 'http.baseURL']"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".spec['mcp.url', 'http.baseURL', 'agent.agentRef.name']"),
     printcolumn(name = "OPERATIONS", type_ = "integer", json_path = ".status.operationCount"),
     printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "REASON", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
-#[x_kube(validation = ("has(self.mcp) != has(self.http)", "spec holds exactly one of mcp and http"))]
+#[x_kube(
+    validation = ("[has(self.mcp), has(self.http), has(self.agent)].exists_one(one, one)", "spec holds exactly one of mcp, http and agent"),
+    validation = ("has(self.agent) == has(oldSelf.agent)", "spec.agent can be neither added nor taken away: create another Tool"),
+    validation = ("!has(self.agent) || !has(self.callTimeoutSeconds)", "spec.callTimeoutSeconds is for mcp and http: a run of spec.agent ends by its limits")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct ToolSpec {
-    /// A server that speaks MCP over streamable HTTP. Exactly one of `mcp` and `http` is required.
+    /// A server that speaks MCP over streamable HTTP. Exactly one of `mcp`, `http` and `agent` is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mcp: Option<Mcp>,
-    /// An HTTP API: its operations are described by an OpenAPI document, or here. Exactly one of `mcp` and `http` is
-    /// required.
+    /// An HTTP API: its operations are described by an OpenAPI document, or here. Exactly one of `mcp`, `http` and `agent`
+    /// is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<Http>,
-    /// How long one call may take before it counts as unknown. Default 60, 1 to 3600.
+    /// Another Agent: each call of the one operation, `run`, is an AgentRun of it, which the operator starts. Exactly one of
+    /// `mcp`, `http` and `agent` is required; it can be neither added to a Tool nor taken away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<ToolAgent>,
+    /// How long one call may take before it counts as unknown. Default 60, 1 to 3600. Not with `agent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub call_timeout_seconds: Option<i32>,
@@ -77,11 +87,35 @@ impl ToolSpec {
         mcp.or_else(|| self.http.as_ref().and_then(|http| http.credential_ref.as_ref()))
     }
 
-    /// Which of the two it is, as its field is called.
+    /// Which of them it is, as its field is called.
     #[must_use]
     pub fn kind(&self) -> &'static str {
-        if self.http.is_some() { "http" } else { "mcp" }
+        match (&self.agent, &self.http) {
+            (Some(_), _) => "agent",
+            (None, Some(_)) => "http",
+            (None, None) => "mcp",
+        }
     }
+}
+
+/// An Agent as a tool.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ToolAgent {
+    /// The Agent that each call starts a run of. Naming it needs the verb `use` on it (agents.decide.belay.dev). May
+    /// change; runs under way keep theirs.
+    pub agent_ref: NameRef,
+    /// What the models of other Agents are told of it: what it is good for, and what its input has to say. 1 to 2048
+    /// characters. Default: that it does what its input says and knows nothing of the conversation. May change; runs under
+    /// way keep theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub description: Option<String>,
+    /// Limits of each run that a call starts: the tightest of these, the Agent's own and what the calling run has left
+    /// counts. Without `tokens` and `costUSD` here or on the Agent one run may take all that is left. Default: the
+    /// Agent's. May change; runs under way keep theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
 }
 
 /// What calling an operation does.

@@ -103,7 +103,7 @@ fn the_columns_are_those_that_the_api_promises() {
         ("Tool", "URL OPERATIONS READY REASON AGE"),
         ("ApprovalPolicy", "MODE RULES TESTS READY AGE"),
         ("Agent", "MODEL READY REASON AGE"),
-        ("AgentRun", "AGENT PHASE REASON WAITING-ON STEPS TOKENS COST-USD AGE MODEL+ POD+ REQUESTED-BY+"),
+        ("AgentRun", "AGENT PHASE REASON WAITING-ON STEPS TOKENS COST-USD AGE MODEL+ POD+ REQUESTED-BY+ PARENT+"),
         ("Approval", "RUN PURPOSE TOOL OPERATION NEEDS GIVEN EXPIRES AGE"),
         ("ApprovalGrant", "RUN POLICY TOOL OPERATION LEFT EXPIRES AGE"),
         ("ReadGrant", "RUN PURPOSE BY SECONDS AGE"),

@@ -62,6 +62,8 @@ fn refusals(kind: &str, new: &str, old: Option<&str>) -> Vec<String> {
 )]
 #[case("Tool", "{mcp: {url: 'http://x/mcp'}}")]
 #[case("Tool", "{http: {baseURL: 'http://x', openAPI: {configMapKeyRef: {name: c, key: k}}}}")]
+#[case("Tool", "{agent: {agentRef: {name: a}}}")]
+#[case("Tool", "{agent: {agentRef: {name: a}, description: Finds it., limits: {tokens: 9}}, effects: {default: None}}")]
 #[case("Tool", "{http: {baseURL: 'http://x', operations: [{name: o, method: DELETE, path: '/{a}'}]}}")]
 #[case(
     "Tool",
@@ -186,11 +188,21 @@ const IN_PLAIN_TEXT: &str = "spec.inject.oauth2ClientCredentials.tokenURL is htt
     "{secretKeyRef: {name: s, key: k}, inject: {header: {name: HOST}}, hosts: [a]}",
     "this header frames or routes the request: a credential goes into another"
 )]
-#[case("Tool", "{}", "spec holds exactly one of mcp and http")]
+#[case("Tool", "{}", "spec holds exactly one of mcp, http and agent")]
 #[case(
     "Tool",
     "{mcp: {url: 'http://x'}, http: {baseURL: 'http://x', openAPI: {configMapKeyRef: {name: c, key: k}}}}",
-    "spec holds exactly one of mcp and http"
+    "spec holds exactly one of mcp, http and agent"
+)]
+#[case(
+    "Tool",
+    "{mcp: {url: 'http://x'}, agent: {agentRef: {name: a}}}",
+    "spec holds exactly one of mcp, http and agent"
+)]
+#[case(
+    "Tool",
+    "{agent: {agentRef: {name: a}}, callTimeoutSeconds: 5}",
+    "spec.callTimeoutSeconds is for mcp and http: a run of spec.agent ends by its limits"
 )]
 #[case("Tool", "{http: {baseURL: 'http://x'}}", "spec.http holds exactly one of openAPI and operations")]
 #[case(
@@ -379,5 +391,21 @@ fn a_grant_is_fixed_once_it_is_made() {
     {
         let refused = refusals("ApprovalGrant", &grant.replace(from, to), Some(grant));
         assert_eq!(refused, ["spec cannot change: delete it to take back what is left"]);
+    }
+}
+
+#[test]
+fn a_tool_is_an_agent_or_a_server_for_good_and_a_run_keeps_its_parent() {
+    let (server, agent) = ("{mcp: {url: 'http://x'}}", "{agent: {agentRef: {name: a}}}");
+    let words = ["spec.agent can be neither added nor taken away: create another Tool"];
+    assert_eq!(refusals("Tool", agent, Some(server)), words);
+    assert_eq!(refusals("Tool", server, Some(agent)), words);
+    assert_eq!(refusals("Tool", "{agent: {agentRef: {name: b}}}", Some(agent)), Vec::<String>::new());
+    let child =
+        |uid: &str| format!("{{agentRef: {{name: a}}, input: go, parent: {{name: r, uid: {uid}, callId: c1}}}}");
+    let root = "{agentRef: {name: a}, input: go}";
+    assert_eq!(refusals("AgentRun", &child("u"), Some(&child("u"))), Vec::<String>::new());
+    for (new, old) in [(child("v"), child("u")), (root.to_owned(), child("u")), (child("u"), root.to_owned())] {
+        assert_eq!(refusals("AgentRun", &new, Some(&old)), ["spec.parent cannot change"]);
     }
 }

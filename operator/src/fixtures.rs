@@ -91,6 +91,8 @@ pub fn plan() -> Plan {
         credentials: vec![],
         policies: vec![],
         private_hosts: vec![],
+        subagents: std::collections::BTreeMap::new(),
+        above: None,
     };
     freeze(&run("nightly", "triage"), &parts).unwrap()
 }

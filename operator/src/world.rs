@@ -242,10 +242,20 @@ impl Relations {
         }
     }
 
-    /// Runs of the Agent that have not ended.
+    /// Tools that stand for the Agent, Agents that list those, and runs of the Agent that have not ended.
     pub async fn agent_changed(&self, agent: &Agent) {
         let (namespace, name) = place(agent);
         self.queues.agents.push(&namespace, &name).await;
+        let stands_for = |tool: &Tool| {
+            within(tool, &namespace) && tool.spec.agent.as_ref().is_some_and(|agent| agent.agent_ref.name == name)
+        };
+        for tool in self.world.tools.state_filter(stands_for) {
+            self.queues.tools.push(&namespace, &tool.name_any()).await;
+            let lists = |agent: &Agent| agent.spec.tools.iter().any(|listed| listed.name == tool.name_any());
+            for agent in self.world.agents.state_filter(|agent| within(agent, &namespace) && lists(agent)) {
+                self.queues.agents.push(&namespace, &agent.name_any()).await;
+            }
+        }
         let concerned = |run: &AgentRun| run.spec.agent_ref.name == name && within(run, &namespace) && !has_ended(run);
         for run in self.world.runs.state_filter(concerned) {
             self.queues.runs.push(&namespace, &run.name_any()).await;
@@ -262,9 +272,18 @@ impl Relations {
         }
     }
 
+    /// The run, and the one whose call it carries out.
     pub async fn run_changed(&self, run: &AgentRun) {
         let (namespace, name) = place(run);
         self.queues.runs.push(&namespace, &name).await;
+        self.child_changed(run).await;
+    }
+
+    /// The run whose call that one carries out, if it does.
+    pub async fn child_changed(&self, child: &AgentRun) {
+        if let (Some(namespace), Some(parent)) = (&child.metadata.namespace, &child.spec.parent) {
+            self.queues.runs.push(namespace, &parent.name).await;
+        }
     }
 
     /// Everything: a watch listed anew, and what vanished meanwhile was told to nobody.
@@ -414,7 +433,8 @@ mod tests {
             let found = crate::agent::find(&world, &subject, &AllowedHosts::default());
             let unready = found.policies.iter().find(|named| named.policy.is_none()).map(|named| named.name.as_str());
             assert_eq!(unready, Some(missing), "the Agent is not Ready");
-            let refused = Parts::gather(&world, Arc::new(subject.clone()), &AllowedHosts::default()).err().unwrap();
+            let refused =
+                Parts::gather(&world, Arc::new(subject.clone()), &AllowedHosts::default(), None).err().unwrap();
             assert!(refused.contains(missing), "and neither is a run of it planned: {refused}");
         }
     }

@@ -13,7 +13,7 @@ use belay_protocol::event::{
     FailureReason, Finish, ListedOperation, Listing, Outcome, Verdict,
 };
 use belay_protocol::fold::CallState;
-use belay_protocol::plan::ObjectId;
+use belay_protocol::plan::{ObjectId, PlanAgent};
 use belay_protocol::probe::{Presence, ProbeReport, ProbeTask};
 use belay_protocol::wire::operator_message::Body as FromOperator;
 use belay_protocol::wire::runner_message::Body as ToOperator;
@@ -110,6 +110,28 @@ async fn a_batch_sent_again_is_answered_alike_and_journaled_once() {
     runner.append(3, &[observed("c1")]).await;
     let spent = runner.append(2, &again).await;
     assert!(said(&spent, "c1").unwrap_err().contains("used or given back"), "a spent permit is not handed out again");
+}
+
+#[tokio::test]
+async fn a_call_of_an_agent_gets_no_permit_and_no_runner_can_say_what_came_of_it() {
+    let world = World::start().await;
+    let mut plan = service_world::plan("a");
+    let agent = PlanAgent { name: "helper".into(), description: String::new(), limits: plan.limits, priced: true };
+    plan.tools[0].agent = Some(agent);
+    let run = world.accept_plan(plan).await;
+    let (mut runner, _) = world.welcome("a", "one", None).await;
+    runner.append(1, &[listed(), requested(1)]).await;
+    let call = service_world::proposed_with("c1", "read", &serde_json::json!({"input": "find it"}));
+    let batch = [responded(1, vec![asks("c1")], Finish::ToolCalls), call];
+    let ack = runner.append(2, &batch).await;
+    assert_eq!(said(&ack, "c1"), Err("asked".to_owned()), "it waits for somebody else");
+    let state = world.journal.state(&run.uid).await.unwrap().unwrap();
+    assert!(matches!(state.calls["c1"], CallState::Delegated { .. }), "{:?}", state.calls);
+    assert_eq!(state.children.values().next().unwrap().child.agent, "helper");
+    let (mut runner, _) = world.welcome("a", "one", None).await;
+    assert_eq!(runner.append(2, &batch).await, ack, "also where the answer was lost");
+    runner.send_batch(3, &[observed("c1")]).await;
+    assert_eq!(runner.cut_with().await, Code::InvalidArgument);
 }
 
 #[tokio::test]

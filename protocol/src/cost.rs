@@ -83,6 +83,11 @@ impl Prices {
 
 impl Cost {
     #[must_use]
+    pub fn of_micro_usd(micro_usd: u64) -> Self {
+        Self(u128::from(micro_usd) * 1_000_000)
+    }
+
+    #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
     }

@@ -9,7 +9,7 @@ use crate::elicitation::InputRequired;
 use crate::grant::Grant;
 use crate::guard::GuardStamp;
 use crate::judgement::{Judged, PolicyRequirement};
-use crate::plan::Plan;
+use crate::plan::{Limits, Plan};
 
 /// One journaled event: its place in the run, when the operator took it, and what happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,6 +63,13 @@ pub enum Event {
     CallInterrupted { call_id: String, attempt: u32, message: String },
     /// Runner: the server answered that it needs input of people first. The call has no result yet.
     CallInputRequired { call_id: String, attempt: u32, required: Box<InputRequired>, milliseconds: u64 },
+    /// Operator: a call of an Agent was permitted; the run that carries it out may be created now. Journaled with the
+    /// verdict: its runner is handed no permit.
+    ChildOpened { call_id: String, attempt: u32, child: Child },
+    /// Operator: the child's AgentRun exists. What that very run comes to counts, and nothing else.
+    ChildPosted { name: String, uid: String },
+    /// Operator: the child has ended, or will never come to an end. That is the call's result.
+    ChildEnded { call_id: String, attempt: u32, name: String, end: Box<ChildEnd> },
     /// Operator: people are asked; the Approval may be created now.
     AskOpened { ask: Ask },
     /// Operator: the Approval exists. A decision counts on this uid alone.
@@ -126,6 +133,9 @@ impl Event {
             | Self::CallDecided { .. }
             | Self::LimitReached { .. }
             | Self::CancelRequested {}
+            | Self::ChildOpened { .. }
+            | Self::ChildPosted { .. }
+            | Self::ChildEnded { .. }
             | Self::AskOpened { .. }
             | Self::AskPosted { .. }
             | Self::AskSettled { .. }
@@ -160,6 +170,9 @@ impl Event {
             Self::CallUnknown { .. } => "CallUnknown",
             Self::CallInterrupted { .. } => "CallInterrupted",
             Self::CallInputRequired { .. } => "CallInputRequired",
+            Self::ChildOpened { .. } => "ChildOpened",
+            Self::ChildPosted { .. } => "ChildPosted",
+            Self::ChildEnded { .. } => "ChildEnded",
             Self::AskOpened { .. } => "AskOpened",
             Self::AskPosted { .. } => "AskPosted",
             Self::AskSettled { .. } => "AskSettled",
@@ -420,6 +433,8 @@ pub enum DenyReason {
     Refused,
     /// People were asked, and not enough of them said yes, or answered, in time.
     Expired,
+    /// The run may start no further run: it is too deep, has started too many, or has nothing left to give.
+    NoChild,
 }
 
 /// What a tool answered, cut to [`crate::RESULT_BYTES_MAX`].
@@ -462,6 +477,32 @@ pub enum Limit {
     WaitSeconds,
     /// What the installation lets one run write.
     JournalBytes,
+}
+
+/// A run that carries out a call of another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Child {
+    /// Of its AgentRun.
+    pub name: String,
+    /// Whose run it is.
+    pub agent: String,
+    /// Its tokens and its cost are set aside from what the run that called it may use, until it has ended.
+    pub limits: Limits,
+}
+
+/// What became of a child.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChildEnd {
+    /// Absent: there never was such a run, or it was deleted before anything became of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// For the model that called it.
+    pub result: ToolResult,
+    /// What counts against the limits of the run that called it: what the child and those below it used or may have used.
+    pub tokens: u64,
+    pub cost_micro_usd: u64,
 }
 
 /// One question to people, carried by an Approval of this name.

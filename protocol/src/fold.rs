@@ -2,6 +2,7 @@
 //! which order of events is legal; journal, status, runner and CLI all read the state it makes.
 
 mod calls;
+mod children;
 mod drift;
 mod epochs;
 mod grants;
@@ -9,6 +10,7 @@ mod inputs;
 mod order;
 mod steps;
 
+pub use self::children::OpenChild;
 pub use self::grants::HeldGrant;
 pub use self::order::call_number;
 
@@ -34,7 +36,7 @@ pub struct RunState {
     pub epoch: Option<Epoch>,
     /// Of the first claim; milliseconds since the Unix epoch.
     pub started_at: Option<i64>,
-    /// When the newest epoch that was claimed ended; likewise.
+    /// When the newest epoch that was claimed ended, or a child that ended after it; likewise.
     pub rested_at: Option<i64>,
     /// Epochs that have ended and may still act on a permit, with the names of their pods.
     pub undead: BTreeMap<u64, String>,
@@ -66,6 +68,12 @@ pub struct RunState {
     pub approved: BTreeMap<String, Approved>,
     /// What people allowed for the rest of the run, by the name of its ApprovalGrant; without what was revoked.
     pub grants: BTreeMap<String, HeldGrant>,
+    /// Runs that carry out calls of the newest response, by the name of their AgentRun.
+    pub children: BTreeMap<String, OpenChild>,
+    /// Runs that this one has started, those that have ended included.
+    pub children_total: u32,
+    /// What those that have ended used, or may have.
+    pub children_spent: Presumed,
     /// What people answered to the questions of a call's server, by call id. It goes with the next attempt.
     pub inputs: BTreeMap<String, Inputs>,
     /// Model requests that were answered.
@@ -189,6 +197,13 @@ pub enum CallState {
         at: i64,
         requirements: Vec<PolicyRequirement>,
     },
+    /// A run of another Agent carries it out since `at`: the one of this name in [`RunState::children`].
+    Delegated {
+        attempt: u32,
+        call: Arc<ProposedCall>,
+        at: i64,
+        child: String,
+    },
     /// A permit is out since `at`: the call may be on the wire.
     Permitted {
         attempt: u32,
@@ -283,6 +298,7 @@ impl RunState {
             | CallState::Asked { .. }
             | CallState::Unknown { .. }
             | CallState::InputRequired { .. }
+            | CallState::Delegated { .. }
             | CallState::Settled(_) => None,
         })
     }
@@ -296,6 +312,7 @@ impl RunState {
             | CallState::Later { .. }
             | CallState::Asked { .. }
             | CallState::InputRequired { .. }
+            | CallState::Delegated { .. }
             | CallState::Settled(_) => None,
         })
     }
@@ -306,16 +323,17 @@ impl RunState {
         self.epoch.as_ref().filter(|epoch| epoch.ended.is_none())
     }
 
-    /// Tokens that count against the limit: used ones, and those that may have been.
+    /// Tokens that count against the limit: used ones, and those that may have been; those of children that have ended
+    /// included.
     #[must_use]
     pub fn tokens_spent(&self) -> u64 {
-        self.usage.total().saturating_add(self.presumed.tokens)
+        self.usage.total().saturating_add(self.presumed.tokens).saturating_add(self.children_spent.tokens)
     }
 
     /// Likewise the cost.
     #[must_use]
     pub fn cost_spent(&self) -> Cost {
-        self.cost.plus(self.presumed.cost)
+        self.cost.plus(self.presumed.cost).plus(self.children_spent.cost)
     }
 
     fn take(&mut self, event: &Event, at: i64) -> Result<(), IllegalEvent> {
@@ -352,6 +370,9 @@ impl RunState {
             Event::CallInputRequired { call_id, attempt, required, .. } => {
                 self.require_input(call_id, *attempt, required, at)
             }
+            Event::ChildOpened { call_id, attempt, child } => self.open_child(call_id, *attempt, child),
+            Event::ChildPosted { name, uid } => self.post_child(name, uid),
+            Event::ChildEnded { call_id, attempt, name, end } => self.end_child((call_id, *attempt), name, end, at),
             Event::AskOpened { ask } => self.ask(ask),
             Event::AskPosted { name, uid } => self.post(name, uid),
             Event::AskSettled { name, answer } => self.settle_ask(name, answer, at),

@@ -17,6 +17,7 @@ pub mod output;
 pub mod plan;
 pub mod probe;
 pub mod reading;
+pub mod subagent;
 pub mod trace;
 pub mod transcript;
 

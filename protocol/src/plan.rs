@@ -50,6 +50,19 @@ pub struct Plan {
     /// The JSON Schema that the run's last answer has to fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_schema: Option<Value>,
+    /// The run whose call this one carries out. Absent: people, or what they set up, started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<PlanParent>,
+}
+
+/// Whose call a run carries out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanParent {
+    pub run: ObjectId,
+    pub call_id: String,
+    /// How many runs are above this one: at least 1.
+    pub depth: u32,
 }
 
 /// An object of the cluster, for good: a name may be given again, a uid never is.
@@ -174,7 +187,8 @@ pub struct ScriptedCall {
 pub struct PlanTool {
     pub name: String,
     pub uid: String,
-    /// The endpoint of an MCP server, or what the paths of an HTTP API's operations follow.
+    /// The endpoint of an MCP server, or what the paths of an HTTP API's operations follow. Of an Agent, what its calls are
+    /// bound to ([`crate::subagent::destination`]): nobody requests it.
     pub url: String,
     /// Where the operations of an HTTP API are described. Absent: it is an MCP server, which says so itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -190,6 +204,22 @@ pub struct PlanTool {
     /// default, so that digests of older plans stay what they are.
     #[serde(default, skip_serializing_if = "OnDrift::is_default")]
     pub on_drift: OnDrift,
+    /// The Agent that carries out its calls. Absent: its server does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<PlanAgent>,
+}
+
+/// An Agent as a tool: each call is a run of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanAgent {
+    pub name: String,
+    /// What the model is told of it.
+    pub description: String,
+    /// The tighter of the Agent's own and the Tool's.
+    pub limits: Limits,
+    /// Whether what its runs cost can be known.
+    pub priced: bool,
 }
 
 /// Where the operations of an HTTP API are described.
@@ -482,7 +512,7 @@ impl Plan {
     /// Every URL that the run may request.
     pub fn urls(&self) -> impl Iterator<Item = &str> {
         let models = self.models().filter_map(|model| model.base_url.as_deref());
-        let tools = self.tools.iter().map(|tool| tool.url.as_str());
+        let tools = self.tools.iter().filter(|tool| tool.agent.is_none()).map(|tool| tool.url.as_str());
         models.chain(tools).chain(self.credentials.iter().filter_map(PlanCredential::token_url))
     }
 

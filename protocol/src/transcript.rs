@@ -58,6 +58,9 @@ impl Transcript {
             Event::CallNotSent { call_id, attempt, message, .. } => {
                 self.settle(call_id, true, format!("not sent{}: {message}", self.again(call_id, *attempt)));
             }
+            Event::ChildEnded { call_id, end, .. } => {
+                self.settle(call_id, end.result.is_error, end.result.content.clone());
+            }
             Event::CallInputRequired { call_id, .. } => {
                 let rounds = self.rounds.entry(call_id.clone()).or_default();
                 *rounds = rounds.saturating_add(1);
@@ -93,6 +96,8 @@ impl Transcript {
             | Event::PermitReturned { .. }
             | Event::CallUnknown { .. }
             | Event::CallInterrupted { .. }
+            | Event::ChildOpened { .. }
+            | Event::ChildPosted { .. }
             | Event::AskPosted { .. }
             | Event::DefinitionsAccepted { .. }
             | Event::GrantOpened { .. }

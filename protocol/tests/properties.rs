@@ -73,6 +73,7 @@ fn plan() -> Plan {
             call_timeout_seconds: 60,
             policies: Vec::new(),
             on_drift: OnDrift::Wait,
+            agent: None,
             operations: [("do", Effects::NonIdempotent), ("put", Effects::Idempotent)]
                 .map(|(name, effects)| PlanOperation {
                     name: name.into(),
@@ -89,6 +90,7 @@ fn plan() -> Plan {
         private_hosts: Vec::new(),
         limits: Limits { steps: 50, tokens: None, cost_micro_usd: None, active_seconds: 60, wait_seconds: 60 },
         output_schema: None,
+        parent: None,
     }
 }
 
@@ -230,6 +232,7 @@ fn a_call(turn: Turn, state: &RunState) -> (String, u32) {
             | CallState::Asked { attempt, .. }
             | CallState::Permitted { attempt, .. }
             | CallState::InputRequired { attempt, .. }
+            | CallState::Delegated { attempt, .. }
             | CallState::Unknown { attempt, .. } => *attempt,
             CallState::Settled(_) => 1,
         };

@@ -8,6 +8,7 @@ pub mod mcp;
 mod required;
 mod result;
 pub mod schema;
+mod subagent;
 mod trouble;
 mod wire;
 
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 
 use self::http::{Documents, HttpApi};
 use self::mcp::McpServer;
+use self::subagent::Subagent;
 use crate::credential::Credentials;
 use crate::egress::{Destinations, EgressError, piece};
 use crate::permit::Permit;
@@ -163,6 +165,9 @@ pub fn of_plan(
     documents: &Documents,
     redactor: &Redactor,
 ) -> Result<Box<dyn ToolServer>, EgressError> {
+    if let Some(agent) = tool.agent.clone() {
+        return Ok(Box::new(Subagent::new(agent)));
+    }
     let (credentials, redactor) = (credentials.clone(), redactor.clone());
     let Some(described) = tool.http.clone() else {
         return Ok(Box::new(McpServer::of_plan(plan, tool, credentials, redactor)?));

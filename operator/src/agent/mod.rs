@@ -15,6 +15,7 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 
+use crate::agent_run::resolve::is_priced;
 use crate::approval_policy::{named, overburdened};
 use crate::clock::Clock;
 use crate::controller::{Failure, Reconcile};
@@ -125,7 +126,13 @@ pub(crate) fn find(world: &World, agent: &Agent, allowed: &AllowedHosts) -> verd
     let tools: Vec<_> = agent.spec.tools.iter().map(|tool| world.tool(&namespace, &tool.name)).collect();
     let (there, credentials) = (world.tools_of(agent), world.credentials_of(agent));
     let urls = destinations::named(&world.models_of(agent), &there, &credentials);
+    let unpriced = tools.iter().enumerate().find_map(|(index, tool)| {
+        let named = &tool.as_ref()?.spec.agent.as_ref()?.agent_ref.name;
+        let subagent = world.agent(&namespace, named)?;
+        (!is_priced(world, &subagent)).then(|| (index, named.clone()))
+    });
     verdict::Found {
+        unpriced,
         astray: destinations::refusal(&urls, &namespace, allowed),
         fallbacks: world.models_of(agent).split_off(usize::from(model.is_some())),
         policies: named(world, agent, &there, &credentials),

@@ -33,6 +33,8 @@ pub struct Found {
     pub overburdened: Option<(String, usize)>,
     /// A URL that no run may request, in words.
     pub astray: Option<String>,
+    /// Place in `spec.tools` and name of an Agent whose runs cost what nobody knows.
+    pub unpriced: Option<(usize, String)>,
 }
 
 /// Judges in a fixed order: namespace, suspension, destinations, model, prices, output, tools, operations, policies.
@@ -112,6 +114,14 @@ fn judge_model(agent: &Agent, namespace: &str, found: &Found) -> Option<Verdict<
         let message = format!(
             "Agent {agent}: spec.limits.costUSD cannot be kept: Model \"{model}\" has no spec.pricesUSD; set it or \
              remove the limit"
+        );
+        return Some(Verdict::stalled(AgentReason::PricesMissing, message));
+    }
+    if let Some((index, subagent)) = found.unpriced.as_ref().filter(|_| budget.is_some()) {
+        let message = format!(
+            "Agent {}: spec.limits.costUSD cannot be kept: spec.tools[{index}] starts runs of Agent {subagent}, whose Model has \
+             no spec.pricesUSD; set it or remove the limit",
+            agent.name_any()
         );
         return Some(Verdict::stalled(AgentReason::PricesMissing, message));
     }
@@ -208,7 +218,7 @@ mod tests {
     fn found(model: Option<Model>, tools: Vec<Option<Tool>>) -> Found {
         let tools = tools.into_iter().map(|tool| tool.map(Arc::new)).collect();
         let model = model.map(Arc::new);
-        Found { model, fallbacks: vec![], tools, policies: vec![], overburdened: None, astray: None }
+        Found { model, fallbacks: vec![], tools, policies: vec![], overburdened: None, astray: None, unpriced: None }
     }
 
     #[test]
@@ -298,6 +308,13 @@ mod tests {
         priced.spec.limits = Some(belay_crds::Limits { cost_usd: "2.00".parse().ok(), ..Default::default() });
         let verdict = judge(&priced, Service::Enabled, &found(Some(ready(model("writer", None))), vec![]));
         assert_eq!((verdict.standing, verdict.reason), (Standing::Stalled, AgentReason::PricesMissing));
+        let mut with_prices = model("writer", None);
+        with_prices.spec.prices_usd = serde_json::from_value(serde_json::json!({"input": "1", "output": "1"})).ok();
+        let calls_another = |unpriced| Found { unpriced, ..found(Some(ready(with_prices.clone())), vec![]) };
+        let below = judge(&priced, Service::Enabled, &calls_another(Some((0, "helper".to_owned()))));
+        assert_eq!((below.standing, below.reason), (Standing::Stalled, AgentReason::PricesMissing));
+        assert!(below.message.contains("Agent helper"), "{}", below.message);
+        assert_eq!(judge(&priced, Service::Enabled, &calls_another(None)).reason, AgentReason::Ready);
         assert!(verdict.message.contains("Model \"writer\" has no spec.pricesUSD"), "{}", verdict.message);
         let mut writer = ready(model("writer", None));
         writer.spec.prices_usd = serde_json::from_str(r#"{"input": "1", "output": "2"}"#).ok();

@@ -94,6 +94,7 @@ impl AgentRuns {
             let _ = self.sessions.bye(&run.uid, "the AgentRun was deleted");
             tracing::info!(namespace = run.namespace, name = run.name, uid = run.uid, "deleted run closed");
             self.delete_pod_of(run, &state).await;
+            self.wake_family(&run.namespace, &state).await;
         }
         self.journal.mark_deleted(&run.uid).await.map_err(Failure::journal("marking a run as deleted"))?;
         self.memories.forget(&run.uid);

@@ -43,10 +43,11 @@ impl AgentRuns {
         self.finish(run, &sight).await
     }
 
-    /// 1. Status says how it ended, once. 2. Its slot goes to the next. 3. Its pod goes. 4. In time it goes too.
+    /// 1. Status says how it ended, once; its children hear of it. 2. Its slot goes to the next. 3. Its pod goes. 4. In time it goes too.
     pub(super) async fn finish(&self, run: &AgentRun, sight: &Sight) -> Result<Action, Failure> {
         if let Some(state) = sight.state.as_deref().filter(|_| !has_ended(run)) {
             self.close_asks(sight, state).await?;
+            self.wake_children(&sight.id.namespace, state).await;
             self.conclude(run, sight, state).await?;
         }
         self.leave_lobby(&sight.id.uid).await;

@@ -101,6 +101,9 @@ impl AgentRuns {
         let told = self.sessions.cancel(&sight.id.uid, CANCEL_GRACE);
         tracing::info!(namespace = sight.id.namespace, name = sight.id.name, told, "cancel requested");
         let sight = self.observe(run).await?;
+        if let Some(state) = sight.state.as_deref() {
+            self.wake_children(&sight.id.namespace, state).await;
+        }
         self.follow(run, &sight, Follow::Cancelling).await
     }
 
@@ -144,6 +147,10 @@ impl AgentRuns {
     }
 
     fn wait_left(&self, run: &AgentRun, sight: &Sight) -> Duration {
+        // No deadline ends that wait.
+        if sight.state.as_deref().is_some_and(RunState::has_child_at_work) {
+            return LOOK_AGAIN;
+        }
         self.until(waiting_since(run, sight.state.as_deref()), u64::from(sight.limits.wait_seconds))
     }
 

@@ -3,6 +3,8 @@
 
 mod adopt;
 mod asks;
+mod child_end;
+pub(crate) mod children;
 mod deletion;
 pub(crate) mod drift;
 mod end;
@@ -10,6 +12,7 @@ mod ending;
 mod epochs;
 mod follow;
 mod grants;
+pub(crate) mod lineage;
 mod memory;
 mod observe;
 pub mod plan;
@@ -109,6 +112,8 @@ impl Reconcile for AgentRuns {
             Decision::Post { name } => self.post(&run, &sight, &name).await,
             Decision::Settle { name } => self.settle(&run, &sight, &name).await,
             Decision::Count { name } => self.count(&sight, &name).await,
+            Decision::PostChild { name } => self.post_child(&run, &sight, &name).await,
+            Decision::SettleChild { name } => self.settle_child(&sight, &name).await,
             Decision::Adopt { tool } => self.adopt(&sight, &tool).await,
             Decision::PostGrant { name } => self.post_grant(&run, &sight, &name).await,
             Decision::RevokeGrant { name, why } => self.revoke_grant(&run, &sight, &name, why).await,
@@ -191,8 +196,9 @@ pub async fn resume_slots(journal: &Journal, lobby: &Lobby) -> Result<(), crate:
             }
             state => state?,
         };
-        // One that waits for a person gave its slot back.
-        let waits = |state: &RunState| !state.asks.is_empty() || state.drifted().next().is_some();
+        // One that waits for a person, or for a child, gave its slot back.
+        let waits =
+            |state: &RunState| !state.asks.is_empty() || !state.children.is_empty() || state.drifted().next().is_some();
         let holds = |state: &Arc<RunState>| state.live_epoch().is_some() || !waits(state);
         let plan = state.filter(holds).and_then(|state| state.plan.clone());
         if let Some(plan) = plan {

@@ -14,7 +14,9 @@ use kube::{Api, ResourceExt};
 use tokio::time::Instant;
 
 use super::AgentRuns;
+use super::children::ChildSeen;
 use super::drift::{self, DriftSeen};
+use super::lineage::Lineage;
 use super::memory::{MadePod, Memory};
 use super::plan::{AgentView, AskSeen, GrantSeen, JournalHead, Observed, Stream, Undead, is_idle};
 use super::resolve::{id_of, limits};
@@ -45,6 +47,8 @@ pub struct Sight {
     pub limits: Limits,
     pub undead: Vec<Undead>,
     pub asks: Vec<AskSeen>,
+    pub children: Vec<ChildSeen>,
+    pub lineage: Lineage,
     /// Shared, since a pass holds several looks.
     pub drift: Arc<DriftSeen>,
     pub grants: Vec<GrantSeen>,
@@ -73,6 +77,8 @@ impl Sight {
             ended_for: since(self.memory.pod_ended_since),
             undead: self.undead.clone(),
             asks: self.asks.clone(),
+            children: self.children.clone(),
+            cut_off: self.lineage.cut_off().map(str::to_owned),
             drift: (*self.drift).clone(),
             grants: self.grants.clone(),
             guard_down: self.guard_down.clone(),
@@ -129,6 +135,11 @@ impl AgentRuns {
             Some(state) => (self.asks(&id, state).await?, self.grants(&id, state).await?),
             None => (Vec::new(), Vec::new()),
         };
+        let children = match &state {
+            Some(state) => self.children(&id, state).await?,
+            None => Vec::new(),
+        };
+        let lineage = self.lineage(run, state.as_deref()).await?;
         let tool_of = |name: &str| self.world.tool(&id.namespace, name);
         let drift = Arc::new(state.as_ref().map(|state| drift::look(state, tool_of)).unwrap_or_default());
         let frozen = state.as_ref().and_then(|state| state.plan.as_ref()).map(|plan| plan.limits);
@@ -151,6 +162,8 @@ impl AgentRuns {
             limits,
             undead,
             asks,
+            children,
+            lineage,
             drift,
             grants,
             guard_down: self.guard_down(),

@@ -18,6 +18,7 @@ use kube::ResourceExt;
 pub use self::drift::BACK_AFTER;
 pub use self::epoch::{is_idle, quarantine};
 pub use self::grants::{GrantSeen, Granted};
+use super::children::{self, ChildSeen, ChildState};
 use super::drift::DriftSeen;
 use super::ending::Ending;
 use super::questions::unasked;
@@ -58,6 +59,9 @@ pub struct Observed<'a> {
     /// Epochs that ended and may still act.
     pub undead: Vec<Undead>,
     pub asks: Vec<AskSeen>,
+    pub children: Vec<ChildSeen>,
+    /// Why nobody waits for what the run, which carries out a call of another one, comes to.
+    pub cut_off: Option<String>,
     /// Definitions that the run waits for.
     pub drift: DriftSeen,
     pub grants: Vec<GrantSeen>,
@@ -169,6 +173,10 @@ pub enum Decision {
     Settle { name: String },
     /// Its status is to say how many said yes.
     Count { name: String },
+    /// The AgentRun of that child is to be made.
+    PostChild { name: String },
+    /// The end of that child is to become a result.
+    SettleChild { name: String },
     /// What is accepted of that tool by now becomes what the run goes by.
     Adopt { tool: String },
     /// Its ApprovalGrant is to be made.
@@ -270,15 +278,16 @@ impl Observed<'_> {
         }))
     }
 
-    /// A run that nothing can act for any more ends at once. A live one gets the grace; one whose calls may still
+    /// One that carries out a call is cancelled with whoever called. A run that nothing can act for any more ends at once. A live one gets the grace; one whose calls may still
     /// be sent or under way ends when its pod has, or after the quarantine.
     fn cancelled(&self) -> Option<Decision> {
         let requested = self.state.is_some_and(|state| state.cancel_requested);
-        if self.run.spec.cancel != Some(true) && !requested {
+        if self.run.spec.cancel != Some(true) && !requested && self.cut_off.is_none() {
             return None;
         }
-        let end = |state: &RunState| Decision::End(Ending::cancelled(CANCELLED).naming_unknowns(state));
-        let Some(state) = self.state else { return Some(Decision::End(Ending::cancelled(CANCELLED))) };
+        let why = self.cut_off.as_deref().filter(|_| self.run.spec.cancel != Some(true)).unwrap_or(CANCELLED);
+        let end = |state: &RunState| Decision::End(Ending::cancelled(why).naming_unknowns(state));
+        let Some(state) = self.state else { return Some(Decision::End(Ending::cancelled(why))) };
         let Some(epoch) = state.live_epoch().filter(|epoch| epoch.claim.is_some()) else {
             let waits = !self.undead.is_empty();
             return Some(if waits { Decision::Follow(Follow::Cancelling) } else { end(state) });
@@ -319,8 +328,12 @@ impl Observed<'_> {
         })
     }
 
-    /// One wait is bounded: the first from creation to the first runner, each later one from an epoch's end.
+    /// One wait is bounded: the first from creation to the first runner, each later one from an epoch's end. A child has
+    /// limits of its own.
     fn out_of_patience(&self) -> Option<Ending> {
+        if self.state.is_some_and(RunState::has_child_at_work) {
+            return None;
+        }
         let limit = self.limits.wait_seconds;
         let since = waiting_since(self.run, self.state);
         (seconds_since(since, self.now) >= u64::from(limit)).then(|| {
@@ -371,13 +384,27 @@ impl Observed<'_> {
         Some(Wait { on: WaitingOn::new("agent", name), reason, message })
     }
 
-    /// An epoch whose pod is lost ends. Then what people allowed for the rest of the run is seen to. Then questions are put, and answers taken. Then the run goes on, with its
-    /// pod or towards the next one.
+    /// An epoch whose pod is lost ends. Then what people allowed for the rest of the run is seen to. Then questions are put, and answers taken; children
+    /// likewise. Then the run goes on, with its pod or towards the next one.
     fn accepted(&self, state: &RunState) -> Decision {
         let lost = state.live_epoch().and_then(|epoch| self.lost_epoch(epoch));
-        lost.or_else(|| self.grant()).or_else(|| self.question(state)).unwrap_or_else(|| match state.live_epoch() {
+        let due = lost.or_else(|| self.grant()).or_else(|| self.question(state)).or_else(|| self.child(state));
+        due.unwrap_or_else(|| match state.live_epoch() {
             Some(epoch) => self.live(epoch, state),
             None => self.resting(state),
+        })
+    }
+
+    /// What has to be started, and what has ended. An end is taken once no other call is under way, since the pod that waits
+    /// is let go with it.
+    fn child(&self, state: &RunState) -> Option<Decision> {
+        self.children.iter().find_map(|child| match child.seen {
+            ChildState::Unposted => Some(Decision::PostChild { name: child.name.clone() }),
+            ChildState::Over => {
+                let free = state.calls_in_flight().next().is_none();
+                free.then(|| Decision::SettleChild { name: child.name.clone() })
+            }
+            ChildState::AtWork => None,
         })
     }
 
@@ -418,7 +445,8 @@ impl Observed<'_> {
             reason: super::asks::reason(open.ask.purpose),
             message: self.question_words(state, &open.ask),
         });
-        asked.or_else(|| self.quarantined(state)).or_else(|| match self.agent {
+        let child = state.children.values().next().filter(|_| !allowed).map(children::wait);
+        asked.or(child).or_else(|| self.quarantined(state)).or_else(|| match self.agent {
             AgentView::Suspended => {
                 let name = &self.run.spec.agent_ref.name;
                 let on = WaitingOn::new("agent", name);
@@ -459,6 +487,7 @@ fn wants_a_runner(state: &RunState) -> bool {
         CallState::Permitted { .. }
         | CallState::Unknown { .. }
         | CallState::InputRequired { .. }
+        | CallState::Delegated { .. }
         | CallState::Settled(_) => false,
     };
     !unknown && state.calls.iter().any(|(call_id, call)| to_send(call) && !asked(call_id))

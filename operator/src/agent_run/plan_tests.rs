@@ -15,6 +15,7 @@ use belay_protocol::judgement::PolicyRequirement;
 use belay_protocol::{Digest, Record, RunState};
 use jiff::Timestamp;
 
+use super::children::{ChildSeen, ChildState};
 use super::drift::DriftSeen;
 use super::ending::Ending;
 use super::plan::*;
@@ -41,6 +42,8 @@ struct Look {
     ended_for: Duration,
     undead: Vec<Undead>,
     asks: Vec<AskSeen>,
+    children: Vec<ChildSeen>,
+    cut_off: Option<String>,
     drift: DriftSeen,
     grants: Vec<GrantSeen>,
     guard_down: Option<String>,
@@ -68,6 +71,8 @@ impl Look {
             ended_for: Duration::ZERO,
             undead: vec![],
             asks: vec![],
+            children: vec![],
+            cut_off: None,
             drift: DriftSeen::None,
             grants: vec![],
             guard_down: None,
@@ -110,6 +115,8 @@ impl Look {
             ended_for: self.ended_for,
             undead: self.undead.clone(),
             asks: self.asks.clone(),
+            children: self.children.clone(),
+            cut_off: self.cut_off.clone(),
             drift: self.drift.clone(),
             grants: self.grants.clone(),
             guard_down: self.guard_down.clone(),
@@ -791,6 +798,10 @@ fn overdue_states() -> Vec<(&'static str, Look)> {
         undead: vec![Undead { epoch: 1, pod: PodView::Absent, waited: Duration::from_secs(100) }],
         ..Look::new(Some(state))
     };
+    let mut unmade = delegated(false);
+    unmade.children.values_mut().for_each(|open| open.uid = None);
+    let refused = with_child(Look::new(Some(unmade.clone())), ChildState::Unposted);
+    let child = |seen| with_child(Look::new(Some(delegated(false))), seen);
     let blocked = PodView::Blocked { why: "Unschedulable".into() };
     let opened_pod = |pod| Look { pod, pod_was_there: true, ..accepted(vec![opened()]) };
     let mut cancelled = in_flight();
@@ -847,6 +858,11 @@ fn overdue_states() -> Vec<(&'static str, Look)> {
         ("people-asked", waits(asked(Approved::Open))),
         ("people-decided", asked(Approved::Decided)),
         ("approval-vanished", asked(Approved::Gone)),
+        ("child-not-made", with_child(Look::new(Some(unmade)), ChildState::Unposted)),
+        ("child-refused", waits(refused)),
+        // Its own states end in their own time.
+        ("child-at-work", child(ChildState::Over)),
+        ("child-ended", child(ChildState::Over)),
         (
             "idle-with-a-pod",
             suspended(Look {
@@ -924,4 +940,73 @@ fn a_request_that_waits_for_long_for_its_turn_says_for_which_limit() {
         assert_eq!(reason, RunReason::RateLimited);
         assert!(message.starts_with(words), "{message}");
     }
+}
+
+/// `in_flight()` whose call is carried out by a child, with its epoch released where `live` says no.
+fn delegated(live: bool) -> RunState {
+    let mut state = in_flight();
+    let mut plan = (**state.plan.as_ref().unwrap()).clone();
+    plan.tools.first_mut().unwrap().agent = Some(belay_protocol::plan::PlanAgent {
+        name: "helper".to_owned(),
+        description: String::new(),
+        limits: plan.limits,
+        priced: true,
+    });
+    let child = belay_protocol::event::Child {
+        name: "nightly-c1-x".to_owned(),
+        agent: "helper".to_owned(),
+        limits: plan.limits,
+    };
+    state.plan = Some(std::sync::Arc::new(plan));
+    let mut events = vec![
+        Event::ChildOpened { call_id: "c1".to_owned(), attempt: 1, child },
+        Event::ChildPosted { name: "nightly-c1-x".to_owned(), uid: "uid-child".to_owned() },
+    ];
+    if !live {
+        events.push(Event::EpochEnded { epoch: 1, cause: EpochEnd::Released, active_milliseconds: 1_000 });
+        events.push(Event::EpochDead { epoch: 1, proof: DeathProof::Reported });
+    }
+    for event in events {
+        let record = Record { seq: state.seq + 1, at: state.updated_at, event };
+        state.apply(&record).unwrap();
+    }
+    state
+}
+
+fn with_child(look: Look, seen: ChildState) -> Look {
+    Look { children: vec![ChildSeen { name: "nightly-c1-x".to_owned(), seen }], ..look }
+}
+
+#[test]
+fn a_child_is_made_and_its_end_taken_and_in_between_it_is_waited_for_without_a_pod() {
+    let name = || "nightly-c1-x".to_owned();
+    let resting = |seen| with_child(Look::new(Some(delegated(false))), seen);
+    assert_eq!(resting(ChildState::Unposted).decide(), Decision::PostChild { name: name() });
+    assert_eq!(resting(ChildState::Over).decide(), Decision::SettleChild { name: name() });
+    let waits = (RunReason::ChildRunning, "agentrun/nightly-c1-x".to_owned());
+    assert_eq!(wait_of(resting(ChildState::AtWork).decide()), waits);
+    let live = with_child(Look::running(delegated(true)), ChildState::AtWork);
+    let Decision::EndEpoch(ending) = live.decide() else { panic!("its pod goes at once: it would wait in vain") };
+    assert_eq!((ending.epoch, ending.cause), (1, EpochEnd::Released));
+}
+
+#[test]
+fn a_run_does_not_run_out_of_patience_with_a_child_at_work_and_does_once_it_has_ended() {
+    let a_year = CREATED_AT + 365 * 86_400_000;
+    let late = |seen| Look { now: a_year, ..with_child(Look::new(Some(delegated(false))), seen) };
+    assert_eq!(wait_of(late(ChildState::AtWork).decide()).0, RunReason::ChildRunning);
+    let asked = Look { now: a_year, ..Look::new(Some(asked_before(false))) };
+    assert!(matches!(asked.decide(), Decision::End(_)), "as with people");
+}
+
+#[test]
+fn a_child_whose_parent_is_gone_is_cancelled_like_one_that_somebody_cancels() {
+    let why = || Some("AgentRun up, whose call it carries out, has ended".to_owned());
+    let fresh = Look { cut_off: why(), ..Look::new(None) };
+    let Decision::End(ending) = fresh.decide() else { panic!("it never starts") };
+    assert_eq!((ending.end.outcome, ending.end.message), (Outcome::Cancelled, why().unwrap()));
+    let working = Look { cut_off: why(), ..Look::running(in_flight()) };
+    assert_eq!(working.decide(), Decision::RequestCancel);
+    let cancelled = Look { run: Look::new(None).run, cut_off: why(), ..Look::new(Some(delegated(false))) };
+    assert!(matches!(cancelled.decide(), Decision::End(_)), "one that waits for a child of its own ends at once");
 }

@@ -116,6 +116,8 @@ mod tests {
             credentials: vec![Arc::new(credential("k"))],
             policies: vec![],
             private_hosts: vec![],
+            subagents: std::collections::BTreeMap::new(),
+            above: None,
         };
         let plan = freeze(&run, &parts).unwrap();
         let place = Place { name: "belay-run-abcd2345", active: Duration::from_secs(30), network: "k3y" };

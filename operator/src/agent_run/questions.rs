@@ -76,6 +76,7 @@ pub fn unasked(state: &RunState) -> Option<&str> {
         | CallState::Proposed { .. }
         | CallState::Later { .. }
         | CallState::Permitted { .. }
+        | CallState::Delegated { .. }
         | CallState::Settled(_) => false,
     };
     state.calls.iter().find(|(id, call)| wants(call) && !asked(id)).map(|(id, _)| id.as_str())
@@ -131,6 +132,7 @@ pub fn draft(state: &RunState, call_id: &str, wait_seconds: u32) -> Option<Draft
         | CallState::Proposed { .. }
         | CallState::Later { .. }
         | CallState::Permitted { .. }
+        | CallState::Delegated { .. }
         | CallState::Settled(_) => None,
     }
 }
@@ -146,6 +148,7 @@ pub fn words(state: &RunState, ask: &Ask) -> String {
             | CallState::Asked { call, .. }
             | CallState::Permitted { call, .. }
             | CallState::InputRequired { call, .. }
+            | CallState::Delegated { call, .. }
             | CallState::Unknown { call, .. },
         ) => format!(" of {}/{}", call.tool, call.operation),
         Some(CallState::Due { .. } | CallState::Settled(_)) | None => String::new(),

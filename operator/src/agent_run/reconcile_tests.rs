@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod attacks;
+mod child_tests;
 mod grant_tests;
 
 use std::sync::Arc;
@@ -58,6 +59,7 @@ struct Server {
     ttl_seconds: Option<i32>,
     approvals: attacks::Approvals,
     people: Box<grant_tests::People>,
+    children: child_tests::Runs,
     /// Names of NetworkPolicies. They are shared by runs, so that they are no writes of one.
     policies: Vec<String>,
 }
@@ -70,6 +72,9 @@ impl Server {
 
     fn answer(&mut self, method: &Method, path: &str, body: &Value) -> (u16, Value) {
         let last = path.rsplit('/').next().unwrap_or_default();
+        if path.contains("/agentruns") && matches!(method.as_str(), "GET" | "POST") {
+            return self.children.answer(method, last, body, &mut self.writes);
+        }
         if path.contains("/approvalgrants") || (path.contains("/approvals") && self.people.are_asked()) {
             return self.people.answer(method, path, body, &mut self.writes);
         }

@@ -1,5 +1,7 @@
 //! The frozen plan: every reference of a run, resolved once. Pure; what it is given was Ready a moment ago.
 
+mod subagents;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -19,8 +21,11 @@ use belay_protocol::plan::{
 };
 use kube::{Resource, ResourceExt};
 
+pub use self::subagents::{Subagent, is_priced};
+use self::subagents::{freeze_subagent, gather_subagents, of_those_above};
+use super::lineage::Above;
 use crate::agent::EVERY_OPERATION;
-use crate::approval_policy::{Named, Usable, named, usable};
+use crate::approval_policy::{JUDGES_MAX, Named, Usable, named, usable};
 use crate::http_api;
 use crate::network::destinations;
 use crate::references;
@@ -45,11 +50,20 @@ pub struct Parts {
     pub policies: Vec<PlanPolicy>,
     /// What of the installation's list of private hosts these name.
     pub private_hosts: Vec<String>,
+    /// Agents that tools stand for, by the tool.
+    pub subagents: BTreeMap<String, Subagent>,
+    /// The run whose call is carried out.
+    pub above: Option<Above>,
 }
 
 impl Parts {
     /// Gathers what the Agent names, or says what is missing.
-    pub fn gather(world: &World, agent: Arc<Agent>, allowed: &AllowedHosts) -> Result<Self, String> {
+    pub fn gather(
+        world: &World,
+        agent: Arc<Agent>,
+        allowed: &AllowedHosts,
+        above: Option<&Above>,
+    ) -> Result<Self, String> {
         let namespace = agent.namespace().unwrap_or_default();
         let subject = format!("Agent {}", agent.name_any());
         let absent = |field: &str, kind: &str, name: &str| {
@@ -74,13 +88,17 @@ impl Parts {
             credentials
                 .push(world.credential(&namespace, name).ok_or_else(|| absent("credentialRef", "Credential", name))?);
         }
-        let policies = gather_policies(&named(world, &agent, &tools, &credentials), &namespace)?;
+        let subagents = gather_subagents(world, &tools, &namespace)?;
+        let mut judges = named(world, &agent, &tools, &credentials);
+        judges.extend(above.into_iter().flat_map(|above| of_those_above(world, &namespace, above)));
+        let policies = gather_policies(&judges, &namespace)?;
         let urls = destinations::named(std::iter::once(&model).chain(&fallbacks), &tools, &credentials);
         if let Some(refusal) = destinations::refusal(&urls, &namespace, allowed) {
             return Err(refusal);
         }
         let private_hosts = destinations::private_hosts(&urls, &namespace, allowed);
-        Ok(Self { agent, model, fallbacks, tools, credentials, policies, private_hosts })
+        let above = above.cloned();
+        Ok(Self { agent, model, fallbacks, tools, credentials, policies, private_hosts, subagents, above })
     }
 }
 
@@ -107,9 +125,16 @@ pub fn freeze(run: &AgentRun, parts: &Parts) -> Result<Plan, String> {
     let mut taken = BTreeSet::new();
     let mut tools = Vec::with_capacity(parts.tools.len());
     for (listed, tool) in parts.agent.spec.tools.iter().zip(&parts.tools) {
-        tools.push(freeze_tool(listed, tool, &mut taken)?);
+        tools.push(match &tool.spec.agent {
+            Some(_) => freeze_subagent(tool, parts.subagents.get(&tool.name_any()), &mut taken)?,
+            None => freeze_tool(listed, tool, &mut taken)?,
+        });
     }
-    Ok(Plan {
+    let mut agent_policies = policy_names(&parts.agent.spec.policy_refs);
+    agent_policies.extend(parts.above.iter().flat_map(|above| above.policies.iter().cloned()));
+    agent_policies.sort();
+    agent_policies.dedup();
+    let plan = Plan {
         version: PLAN_VERSION,
         run: id_of(run),
         agent: id_of(&*parts.agent),
@@ -122,11 +147,21 @@ pub fn freeze(run: &AgentRun, parts: &Parts) -> Result<Plan, String> {
         tools,
         credentials: parts.credentials.iter().map(|credential| freeze_credential(credential)).collect(),
         policies: parts.policies.clone(),
-        agent_policies: policy_names(&parts.agent.spec.policy_refs),
+        agent_policies,
         private_hosts: parts.private_hosts.clone(),
         limits: limits(parts.agent.spec.limits.as_ref(), run.spec.limits.as_ref()),
         output_schema: parts.agent.spec.output_schema.clone(),
-    })
+        parent: parts.above.as_ref().map(|above| above.parent.clone()),
+    };
+    match plan.tools.iter().find(|tool| plan.policies_of(&tool.name).len() > JUDGES_MAX) {
+        Some(tool) => Err(format!(
+            "{} policies would judge a call of Tool {}, counting those of the runs above: a call can be put to at most \
+             {JUDGES_MAX}; put rules together",
+            plan.policies_of(&tool.name).len(),
+            tool.name
+        )),
+        None => Ok(plan),
+    }
 }
 
 #[must_use]
@@ -167,6 +202,7 @@ fn freeze_tool(listed: &AgentTool, tool: &Tool, taken: &mut BTreeSet<String>) ->
             CrdOnDrift::Wait => OnDrift::Wait,
             CrdOnDrift::Continue => OnDrift::Continue,
         },
+        agent: None,
     })
 }
 
@@ -347,6 +383,8 @@ mod tests {
             credentials: credentials.into_iter().map(Arc::new).collect(),
             policies: vec![],
             private_hosts: vec![],
+            subagents: BTreeMap::new(),
+            above: None,
         }
     }
 

@@ -47,7 +47,11 @@ impl AgentRuns {
         }
         self.metrics.runs_active.set(i64::try_from(self.lobby.len()).unwrap_or(i64::MAX));
         let allowed = self.settings.current().network.allowed;
-        let plan = sight.agent.clone().map(|agent| Parts::gather(&self.world, agent, &allowed)).transpose();
+        let plan = sight
+            .agent
+            .clone()
+            .map(|agent| Parts::gather(&self.world, agent, &allowed, sight.lineage.above()))
+            .transpose();
         let plan = plan.and_then(|parts| parts.map(|parts| freeze(run, &parts)).transpose());
         let plan = match plan {
             Ok(Some(plan)) => believed(plan, sight.status_doubt.as_deref()),

@@ -52,9 +52,12 @@ impl Stand {
             }
             Follow::Running => running(),
             Follow::Held { reason, message } => (Phase::Running, None, reason, message),
-            Follow::Cancelling => {
-                (Phase::Running, None, RunReason::Cancelling, "spec.cancel is true: calls in flight end".to_owned())
-            }
+            Follow::Cancelling => (
+                Phase::Running,
+                None,
+                RunReason::Cancelling,
+                "the run is being cancelled: calls in flight end".to_owned(),
+            ),
         };
         Self { phase, waiting_on, reason, message }
     }

@@ -8,6 +8,7 @@ use belay_protocol::event::{DenyReason, LaterReason, ProposedCall, Verdict};
 use belay_protocol::fold::{Approved, RunState};
 use belay_protocol::judgement::{Judged, Judgement, PolicyRequirement};
 
+use super::children::share;
 use super::grants::covering;
 use super::law::covers;
 use super::{Circumstances, Word, held};
@@ -21,9 +22,8 @@ pub struct Proposal<'a> {
 }
 
 /// Checks, in order: is the run going on and not waiting for a definition, does the Agent list the operation, is its
-/// definition the accepted one, is the digest the one over exactly this call, what do policies, people and their grants
-/// say, and may it go just now. Whatever
-/// fails means no. People are asked at once, also about a call that could not go yet.
+/// definition the accepted one, is the digest the one over exactly this call, may the run start a further one where the
+/// tool is an Agent, what do policies, people and their grants say, and may it go just now. Whatever fails means no. People are asked at once, also about a call that could not go yet.
 pub fn judge(run: &RunState, proposal: &Proposal<'_>, circumstances: &Circumstances<'_>) -> (Verdict, Option<Judged>) {
     if run.cancel_requested || run.end.is_some() {
         return (deny(DenyReason::RunEnding, "the run is ending".into()), None);
@@ -122,6 +122,9 @@ fn listed(run: &RunState, proposal: &Proposal<'_>) -> Result<(), Verdict> {
         return Err(deny(DenyReason::DefinitionChanged, message));
     }
     let binding = CallBinding::new(plan, tool, call.definition, &call.operation, &call.args);
+    if let Some(Err(why)) = tool.agent.as_ref().map(|agent| share(run, agent, &call.args)) {
+        return Err(deny(DenyReason::NoChild, format!("{name} starts no run: {why}")));
+    }
     let inputs = run.inputs.get(proposal.call_id).map_or(Ok(None), Inputs::digest);
     match inputs.and_then(|inputs| CallBinding { inputs, ..binding }.digest()) {
         Ok(digest) if digest == call.digest => Ok(()),

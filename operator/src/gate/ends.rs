@@ -30,7 +30,9 @@ pub fn before_request(run: &RunState, reserved_tokens: u64) -> Option<Vec<Event>
         return None;
     };
     let (agent, name) = (&plan.agent.name, &plan.run.name);
-    let message = format!("{message}. Raise it in Agent {agent} or, where AgentRun {name} sets a tighter one, there");
+    let below = if run.children_total == 0 { "" } else { ", runs that it started included" };
+    let message =
+        format!("{message}{below}. Raise it in Agent {agent} or, where AgentRun {name} sets a tighter one, there");
     Some(vec![Event::LimitReached { limit }, failed(reason, message)])
 }
 

@@ -2,6 +2,7 @@
 //! said. Pure; the journal records proposal and decision together.
 
 mod calls;
+mod children;
 mod closing;
 mod ends;
 mod grants;
@@ -78,7 +79,10 @@ pub fn decide(
         let end = ends::after(&run, &event);
         take(&mut run, &mut decided, event)?;
         if let Some(verdict) = answer {
-            take(&mut run, &mut decided, verdict)?;
+            take(&mut run, &mut decided, verdict.clone())?;
+            if let Some(opened) = children::open(&run, &verdict) {
+                take(&mut run, &mut decided, opened)?;
+            }
         }
         for event in end.map(|end| conclude(&run, end)).unwrap_or_default() {
             take(&mut run, &mut decided, event)?;

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use super::{Circumstances, Room, Standing, Word, Words, decide, held};
 
+mod children;
 mod grants;
 
 fn definition() -> Digest {
@@ -67,6 +68,7 @@ pub(crate) fn plan_of(run: &ObjectId) -> Plan {
             call_timeout_seconds: 5,
             policies: vec![],
             on_drift: OnDrift::Continue,
+            agent: None,
             operations: vec![PlanOperation {
                 name: "read".into(),
                 model_name: "files__read".into(),
@@ -81,6 +83,7 @@ pub(crate) fn plan_of(run: &ObjectId) -> Plan {
         private_hosts: Vec::new(),
         limits: Limits { steps: 2, tokens: Some(100), cost_micro_usd: Some(50), active_seconds: 60, wait_seconds: 60 },
         output_schema: None,
+        parent: None,
     }
 }
 
@@ -886,6 +889,7 @@ fn attempt_of(state: &RunState, id: &str) -> u32 {
             | CallState::Asked { attempt, .. }
             | CallState::Permitted { attempt, .. }
             | CallState::InputRequired { attempt, .. }
+            | CallState::Delegated { attempt, .. }
             | CallState::Unknown { attempt, .. },
         ) => *attempt,
         Some(CallState::Settled(_)) | None => 1,

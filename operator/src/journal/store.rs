@@ -92,6 +92,9 @@ fn ends(event: &Event) -> bool {
         | Event::CallObserved { .. }
         | Event::CallNotSent { .. }
         | Event::CallInputRequired { .. }
+        | Event::ChildOpened { .. }
+        | Event::ChildPosted { .. }
+        | Event::ChildEnded { .. }
         | Event::AskOpened { .. }
         | Event::AskPosted { .. }
         | Event::GrantOpened { .. }

@@ -191,8 +191,8 @@ pub(crate) mod tests {
     fn called(outcome: EffectOutcome) -> Span {
         let call = CallName { call_id: "c1".into(), attempt: 1, tool: "files".into(), operation: "read".into() };
         let effects = belay_protocol::plan::Effects::None;
-        let (milliseconds, arguments, result) = (Some(40), None, None);
-        span(What::Call(Box::new(CallSpan { call, effects, outcome, milliseconds, arguments, result })))
+        let (milliseconds, arguments, result, child) = (Some(40), None, None, None);
+        span(What::Call(Box::new(CallSpan { call, effects, outcome, milliseconds, arguments, result, child })))
     }
 
     /// A request that was answered, one that was not, and calls that did, may have, and did not reach their tool.

@@ -28,14 +28,14 @@ pub fn named<'a>(
         base_url(model).map(|url| Named { subject, url })
     };
     let models = models.into_iter().filter_map(of_model);
-    let tools = tools.into_iter().map(|tool| of_tool(tool));
+    let tools = tools.into_iter().filter_map(|tool| of_tool(tool));
     models.chain(tools).chain(credentials.into_iter().filter_map(|credential| of_credential(credential))).collect()
 }
 
 /// What a probe of the Tool would request, and the token endpoint of its Credential.
 #[must_use]
 pub fn of_probe(tool: &Tool, credential: Option<&Credential>) -> Vec<Named> {
-    std::iter::once(of_tool(tool)).chain(credential.and_then(of_credential)).collect()
+    of_tool(tool).into_iter().chain(credential.and_then(of_credential)).collect()
 }
 
 /// Where the Credential is exchanged for tokens.
@@ -45,9 +45,14 @@ fn of_credential(credential: &Credential) -> Option<Named> {
     Some(Named { subject, url: client.token_url.clone() })
 }
 
-fn of_tool(tool: &Tool) -> Named {
-    let field = if tool.spec.http.is_some() { "spec.http.baseURL" } else { "spec.mcp.url" };
-    Named { subject: format!("Tool {}: {field}", tool.name_any()), url: tool.spec.url().to_owned() }
+/// None where an Agent carries out its calls.
+fn of_tool(tool: &Tool) -> Option<Named> {
+    let field = match (&tool.spec.mcp, &tool.spec.http) {
+        (Some(_), _) => "spec.mcp.url",
+        (None, Some(_)) => "spec.http.baseURL",
+        (None, None) => return None,
+    };
+    Some(Named { subject: format!("Tool {}: {field}", tool.name_any()), url: tool.spec.url().to_owned() })
 }
 
 /// The first of these that what lies in `namespace` may not request, in words that name object and field.

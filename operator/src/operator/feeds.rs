@@ -265,7 +265,10 @@ impl Feeds {
     async fn saw_run(&self, seen: Seen<AgentRun>) {
         match seen {
             Seen::There(run) => self.relations.run_changed(&run).await,
-            Seen::Gone(run) => self.orphans.report(id_of(&*run)).await,
+            Seen::Gone(run) => {
+                self.orphans.report(id_of(&*run)).await;
+                self.relations.child_changed(&run).await;
+            }
             Seen::Listed => {
                 if let Err(failure) = self.runs.report_missing(&self.orphans).await {
                     tracing::warn!(%failure, "deleted runs not looked for");

@@ -81,8 +81,11 @@ fn model_verdict(state: &RunState, step: u32, attempt: u32) -> Said {
 /// A permit that was used or given back is not handed out again.
 fn call_verdict(state: &RunState, call_id: &str, attempt: u32, verdict: &Verdict) -> Said {
     let out = matches!(state.calls.get(call_id), Some(CallState::Permitted { attempt: a, .. }) if *a == attempt);
+    let delegated = matches!(state.calls.get(call_id), Some(CallState::Delegated { attempt: a, .. }) if *a == attempt);
     match verdict {
         Verdict::Allowed { digest } if out => permit(digest.as_bytes()),
+        // A run of another Agent carries it out. What comes of it another pod hears, as with what people are asked.
+        Verdict::Allowed { .. } if delegated => Said::Asked(Asked {}),
         Verdict::Allowed { .. } => Said::Denied("this permit was used or given back".to_owned()),
         Verdict::Denied { message, .. } => Said::Denied(message.clone()),
         Verdict::Asked { .. } => Said::Asked(Asked {}),

@@ -57,6 +57,7 @@ impl Parked {
             | CallState::Permitted { .. }
             | CallState::Unknown { .. }
             | CallState::InputRequired { .. }
+            | CallState::Delegated { .. }
             | CallState::Settled(_) => None,
         };
         Self(state.calls.iter().filter_map(waits).collect())
@@ -72,6 +73,7 @@ impl Parked {
             | CallState::Permitted { .. }
             | CallState::Unknown { .. }
             | CallState::InputRequired { .. }
+            | CallState::Delegated { .. }
             | CallState::Settled(_) => None,
         };
         Self(state.calls.iter().filter_map(waits).collect())
@@ -134,6 +136,7 @@ impl Parked {
                     | CallState::Permitted { .. }
                     | CallState::Unknown { .. }
                     | CallState::InputRequired { .. }
+                    | CallState::Delegated { .. }
                     | CallState::Settled(_),
                 )
                 | None => return false,

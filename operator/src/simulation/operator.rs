@@ -78,6 +78,7 @@ impl World {
             }
             Decision::Settle { name } => self.settle_ask(name),
             Decision::Adopt { .. } => unreachable!("its tool never drifts"),
+            Decision::PostChild { .. } | Decision::SettleChild { .. } => unreachable!("its tool is no Agent"),
         }
     }
 
@@ -119,6 +120,8 @@ impl World {
             ended_for: since(memory.ended_since),
             undead,
             asks: self.asks_seen(),
+            children: Vec::new(),
+            cut_off: None,
             drift: crate::agent_run::drift::DriftSeen::None,
             grants: Vec::new(),
             guard_down: None,

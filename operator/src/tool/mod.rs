@@ -6,6 +6,7 @@ mod offer;
 mod question;
 #[cfg(test)]
 mod question_tests;
+pub mod subagent;
 mod unrest;
 mod verdict;
 
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use belay_crds::conditions;
 use belay_crds::reason::ToolReason;
-use belay_crds::{Credential, Tool, ToolStatus};
+use belay_crds::{Credential, Tool, ToolAgent, ToolStatus};
 use belay_protocol::plan::Timeouts;
 use belay_protocol::probe::ProbeTask;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
@@ -70,6 +71,9 @@ impl Reconcile for Tools {
         if service == Service::Starting {
             return Ok(Action::await_change());
         }
+        if let Some(named) = &tool.spec.agent {
+            return self.stand_for(&tool, named, service).await;
+        }
         let found = self.find(&tool, &namespace, service).await;
         let probe_again = match &found {
             Found::Probe(Step::Use { again, .. }) => *again,
@@ -121,6 +125,19 @@ fn standing(tool: &Tool, status: &ToolStatus, judged: Judged, asked: &Asked) -> 
 }
 
 impl Tools {
+    /// 1. Look up the Agent. 2. Decide. 3. Write status, if it has changed. 4. Announce a flip.
+    async fn stand_for(&self, tool: &Tool, named: &ToolAgent, service: Service) -> Result<Action, Failure> {
+        let namespace = tool.namespace().unwrap_or_default();
+        let there = self.world.agent(&namespace, &named.agent_ref.name).is_some();
+        let (mut status, verdict) = subagent::judge(tool, named, service, there);
+        let flip = verdict.write(&mut status.conditions, tool.metadata.generation, &Time(self.clock.now()));
+        if tool.status.as_ref() != Some(&status) {
+            self.writes.apply_status(tool, &status).await?;
+        }
+        self.writes.announce(tool, flip, &verdict).await;
+        Ok(Action::await_change())
+    }
+
     async fn find(&self, tool: &Tool, namespace: &str, service: Service) -> Found {
         if matches!(service, Service::NotEnabled | Service::Forbidden) {
             return Found::NotServed(service);

@@ -182,8 +182,12 @@ impl World {
 
     /// A run whose pod `belay-run-{name}` may say Hello.
     pub async fn accept(&self, name: &str) -> ObjectId {
-        let plan = plan(name);
+        self.accept_plan(plan(name)).await
+    }
+
+    pub async fn accept_plan(&self, plan: Plan) -> ObjectId {
         let run = plan.run.clone();
+        let name = &run.name;
         let accepted = Event::RunAccepted { plan_digest: plan.digest().unwrap(), plan: Box::new(plan) };
         let opened = Event::EpochOpened { epoch: 1, pod_name: format!("belay-run-{name}") };
         self.journal.append(&run, 0, vec![accepted, opened]).await.unwrap();
@@ -358,6 +362,7 @@ pub fn plan(name: &str) -> Plan {
             call_timeout_seconds: 5,
             policies: vec![],
             on_drift: OnDrift::Wait,
+            agent: None,
             operations: ["read", "delete"].map(operation).to_vec(),
         }],
         credentials: vec![],
@@ -366,6 +371,7 @@ pub fn plan(name: &str) -> Plan {
         private_hosts: Vec::new(),
         limits: Limits { steps: 5, tokens: None, cost_micro_usd: None, active_seconds: 60, wait_seconds: 60 },
         output_schema: None,
+        parent: None,
     }
 }
 
@@ -408,9 +414,13 @@ pub fn asks(call_id: &str) -> Item {
 }
 
 pub fn proposed(call_id: &str, operation: &str) -> Event {
-    let (plan, args) = (plan("any"), json!({"path": "a"}));
+    proposed_with(call_id, operation, &json!({"path": "a"}))
+}
+
+pub fn proposed_with(call_id: &str, operation: &str, args: &serde_json::Value) -> Event {
+    let plan = plan("any");
     let tool = plan.tool("files").unwrap();
-    let digest = CallBinding::new(&plan, tool, definition(), operation, &args).digest().unwrap();
+    let digest = CallBinding::new(&plan, tool, definition(), operation, args).digest().unwrap();
     let call = ProposedCall {
         tool: "files".into(),
         operation: operation.into(),

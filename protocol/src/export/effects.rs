@@ -106,6 +106,10 @@ impl Effects {
                 let outcome = if result.is_error { EffectOutcome::ObservedError } else { EffectOutcome::Observed };
                 self.settle(call_id, *attempt, outcome, Some(settled("runner", record.at)));
             }
+            Event::ChildEnded { call_id, attempt, name, end } => {
+                let outcome = if end.result.is_error { EffectOutcome::ObservedError } else { EffectOutcome::Observed };
+                self.settle(call_id, *attempt, outcome, Some(settled(&format!("agentrun {name}"), record.at)));
+            }
             Event::CallNotSent { call_id, attempt, reason, .. } => {
                 let outcome = EffectOutcome::NotSent(*reason);
                 self.settle(call_id, *attempt, outcome, Some(settled("runner", record.at)));
@@ -141,6 +145,8 @@ impl Effects {
             | Event::ModelReplaced { .. }
             | Event::LimitReached { .. }
             | Event::CancelRequested {}
+            | Event::ChildOpened { .. }
+            | Event::ChildPosted { .. }
             | Event::AskPosted { .. }
             | Event::DefinitionsAccepted { .. }
             | Event::GrantRefused { .. }

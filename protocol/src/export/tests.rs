@@ -326,3 +326,25 @@ fn a_permit_after_an_answer_binds_the_answer() {
     let unbound = answered_and_permitted(|binding, _| binding.digest().unwrap());
     assert!(matches!(fault(&file_of(unbound)).wrong, Wrong::CallDigest { .. }));
 }
+
+#[test]
+fn what_a_child_came_to_is_the_effect_of_its_call_and_is_told_as_the_childs() {
+    let mut all = events();
+    let Some(Event::RunAccepted { plan_digest, plan }) = all.first_mut() else { panic!() };
+    let agent = json!({"name": "helper", "description": "", "limits": plan.limits, "priced": true});
+    plan.tools[0].agent = serde_json::from_value(agent).unwrap();
+    *plan_digest = plan.digest().unwrap();
+    let child = crate::event::Child { name: "triage-1-c4-x".into(), agent: "helper".into(), limits: plan.limits };
+    let result = ToolResult { is_error: false, content: "found".into(), truncated_from_bytes: None };
+    let end = crate::event::ChildEnd { outcome: None, result, tokens: 5, cost_micro_usd: 0 };
+    let (call_id, name) = ("c4".to_owned(), child.name.clone());
+    all.extend([
+        Event::ChildOpened { call_id: call_id.clone(), attempt: 1, child },
+        Event::ChildPosted { name: name.clone(), uid: "u".into() },
+        Event::ChildEnded { call_id, attempt: 1, name, end: Box::new(end) },
+    ]);
+    let verified = verify(&file_of(all)).unwrap();
+    let last = verified.effects.last().unwrap();
+    let by = last.settled.as_ref().map(|settled| settled.by.as_str());
+    assert_eq!((last.outcome, by), (EffectOutcome::Observed, Some("agentrun triage-1-c4-x")));
+}

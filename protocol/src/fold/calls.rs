@@ -24,6 +24,7 @@ impl RunState {
             | CallState::Permitted { .. }
             | CallState::Unknown { .. }
             | CallState::InputRequired { .. }
+            | CallState::Delegated { .. }
             | CallState::Settled(_) => None,
         })
     }
@@ -55,6 +56,7 @@ impl RunState {
                 | CallState::Permitted { .. }
                 | CallState::Unknown { .. }
                 | CallState::InputRequired { .. }
+                | CallState::Delegated { .. }
                 | CallState::Settled(_) => return None,
             };
             match verdict {
@@ -116,6 +118,7 @@ impl RunState {
             | CallState::Proposed { .. }
             | CallState::Unknown { .. }
             | CallState::InputRequired { .. }
+            | CallState::Delegated { .. }
             | CallState::Settled(_) => None,
         })
     }
@@ -232,11 +235,12 @@ impl RunState {
             | CallState::Proposed { .. }
             | CallState::Unknown { .. }
             | CallState::InputRequired { .. }
+            | CallState::Delegated { .. }
             | CallState::Settled(_) => None,
         })
     }
 
-    fn move_call(
+    pub(super) fn move_call(
         &mut self,
         event: &'static str,
         call_id: &str,
@@ -275,6 +279,7 @@ fn settled(now: &CallState, ask: &Ask, answer: &Answer) -> Option<CallState> {
             | CallState::Permitted { .. }
             | CallState::Unknown { .. }
             | CallState::InputRequired { .. }
+            | CallState::Delegated { .. }
             | CallState::Settled(_) => None,
         },
     }

@@ -10,7 +10,8 @@ impl RunState {
     ///
     /// Calls of one response go in its order. One that may change something goes alone, so that a crash leaves one
     /// Unknown and not several, and what follows sees what it did. Calls that only read go together, one to a tool:
-    /// a tool's server is one conversation. A call that people are asked about holds up no other.
+    /// a tool's server is one conversation. A call that people are asked about, or that another run carries out,
+    /// holds up no other.
     #[must_use]
     pub fn has_room(&self, call_id: &str, call: &ProposedCall) -> bool {
         let reads = self.reads(call);
@@ -23,6 +24,7 @@ impl RunState {
                 | CallState::Permitted { .. }
                 | CallState::Unknown { .. }
                 | CallState::InputRequired { .. }
+                | CallState::Delegated { .. }
                 | CallState::Settled(_) => false,
             };
             holds_up && call_number(id) < call_number(call_id)

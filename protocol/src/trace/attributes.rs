@@ -110,6 +110,11 @@ impl RunSpan {
         to.text("belay.run.namespace", self.run.namespace.as_str());
         to.text("belay.run.name", self.run.name.as_str());
         to.maybe("belay.run.requested_by", self.requested_by.clone());
+        if let Some(parent) = &self.parent {
+            to.text("belay.parent.run.name", parent.run.name.as_str());
+            to.text("belay.parent.conversation.id", parent.run.uid.as_str());
+            to.text("belay.parent.call.id", parent.call_id.as_str());
+        }
         to.number("belay.run.steps", self.steps);
         if let Some(end) = &self.end {
             to.text("belay.run.outcome", format!("{:?}", end.outcome));
@@ -203,6 +208,7 @@ impl CallSpan {
         to.call(&self.call);
         to.text("belay.call.effects", format!("{:?}", self.effects));
         to.text("belay.call.outcome", format!("{:?}", self.outcome));
+        to.maybe("belay.child.run.name", self.child.clone());
         to.maybe("gen_ai.tool.call.arguments", self.arguments.clone());
         to.maybe("gen_ai.tool.call.result", self.result.clone());
     }

@@ -4,7 +4,7 @@ use super::id::SpanId;
 use crate::cost::{Cost, Usage};
 use crate::event::{Answer, AskPurpose, DenyReason, EpochEnd, FailureReason, Finish, LaterReason, RunEnd};
 use crate::export::{EffectOutcome, PermittedBy};
-use crate::plan::{Effects, ObjectId};
+use crate::plan::{Effects, ObjectId, PlanParent};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Span {
@@ -45,6 +45,8 @@ pub struct RunSpan {
     pub agent: ObjectId,
     pub agent_generation: i64,
     pub requested_by: Option<String>,
+    /// Whose call it carries out, where it is a child.
+    pub parent: Option<PlanParent>,
     /// The model that is asked first.
     pub model: ModelAsked,
     /// Model requests that were answered.
@@ -163,6 +165,8 @@ pub struct CallSpan {
     /// JSON, and what the tool answered, where content is kept.
     pub arguments: Option<String>,
     pub result: Option<String>,
+    /// The run that carries it out, by the name of its AgentRun; its own spans are in its own trace.
+    pub child: Option<String>,
 }
 
 impl CallName {

@@ -359,3 +359,43 @@ fn who_begins_again_comes_to_the_same_ids_and_is_done_when_the_pod_is_gone() {
     }
     assert!(tracer.is_over() && tracer.open().next().is_none());
 }
+
+/// A run whose call c1 another run carries out, up to there and on with `rest`.
+fn delegated(rest: Vec<(i64, Event)>) -> Vec<Record> {
+    let Event::RunAccepted { plan_digest, mut plan } = accepted() else { panic!("a plan") };
+    let agent = json!({"name": "helper", "description": "", "limits": plan.limits, "priced": true});
+    plan.tools[0].agent = serde_json::from_value(agent).unwrap();
+    let up = json!({"run": {"namespace": "team", "name": "up", "uid": "up-uid"}, "callId": "c7", "depth": 1});
+    plan.parent = serde_json::from_value(up).unwrap();
+    let child = crate::event::Child { name: "triage-1-c1-x".into(), agent: "helper".into(), limits: plan.limits };
+    let before = vec![
+        (0, Event::RunAccepted { plan_digest, plan }),
+        (100, opened(1)),
+        (200, claimed(1)),
+        (210, requested(1, 1)),
+        (300, responded(1, &["c1"])),
+        (310, proposed("c1", "delete")),
+        (310, decided("c1", allowed(), None)),
+        (310, Event::ChildOpened { call_id: "c1".into(), attempt: 1, child }),
+    ];
+    records(before.into_iter().chain(rest).collect())
+}
+
+#[test]
+fn a_call_that_another_run_carries_out_names_it_and_that_run_names_the_call() {
+    let result = ToolResult { is_error: true, content: "the secret failure".into(), truncated_from_bytes: None };
+    let end = crate::event::ChildEnd { outcome: Some(Outcome::Failed), result, tokens: 5, cost_micro_usd: 0 };
+    let over = Event::ChildEnded { call_id: "c1".into(), attempt: 1, name: "triage-1-c1-x".into(), end: Box::new(end) };
+    for (rest, outcome) in [(vec![(900, over)], "ObservedError"), (vec![(900, ended())], "UnderWay")] {
+        let spans = spans(UID, &delegated(rest));
+        let call = spans.iter().find(|span| matches!(span.what, What::Call(_))).unwrap();
+        assert_eq!((call.start, call.end), (310, Some(900)), "also where the run ends before it hears of its child");
+        assert_eq!(attribute(call, "belay.child.run.name"), text("triage-1-c1-x"));
+        assert_eq!(attribute(call, "belay.call.outcome"), text(outcome));
+        let run = spans.iter().find(|span| matches!(span.what, What::Run(_))).unwrap();
+        assert_eq!(attribute(run, "belay.parent.run.name"), text("up"));
+        assert_eq!(attribute(run, "belay.parent.conversation.id"), text("up-uid"));
+        assert_eq!(attribute(run, "belay.parent.call.id"), text("c7"));
+        assert!(!format!("{:?}", call.attributes()).contains("secret"), "content only where it is asked for");
+    }
+}

@@ -131,6 +131,17 @@ impl Tracer {
             Event::PermitReturned { call_id, .. } => self.come_to(call_id, at, EffectOutcome::Returned),
             Event::CallUnknown { call_id, .. } => self.come_to(call_id, at, EffectOutcome::Unknown),
             Event::CallInterrupted { call_id, .. } => self.come_to(call_id, at, EffectOutcome::Interrupted),
+            Event::ChildOpened { call_id, child, .. } => {
+                if let Some(call) = self.calls.get_mut(call_id) {
+                    call.of.child = Some(child.name.clone());
+                }
+                Vec::new()
+            }
+            Event::ChildEnded { call_id, end, .. } => {
+                let outcome = if end.result.is_error { EffectOutcome::ObservedError } else { EffectOutcome::Observed };
+                let content = self.content.keep(|| cut(&end.result.content));
+                self.settle(call_id, at, |call| (call.outcome, call.result) = (outcome, content))
+            }
             Event::AskOpened { ask } => self.ask(ask, record),
             Event::AskSettled { name, answer } => self.settle_ask(name, answer, at),
             Event::GrantOpened { grant } => {
@@ -140,6 +151,7 @@ impl Tracer {
             }
             Event::RunEnded { end } => self.end(end, at),
             Event::ToolsListed { .. }
+            | Event::ChildPosted { .. }
             | Event::AskPosted { .. }
             | Event::DefinitionsAccepted { .. }
             | Event::GrantRefused { .. }
@@ -191,6 +203,7 @@ impl Tracer {
                 agent: plan.agent.clone(),
                 agent_generation: plan.agent_generation,
                 requested_by: plan.requested_by.clone(),
+                parent: plan.parent.clone(),
                 model: priced(&plan.model).asked,
                 steps: 0,
                 usage: crate::cost::Usage::default(),
@@ -283,18 +296,24 @@ impl Tracer {
         Some(model.span(self.root, Some(at), |model| What::Model(Box::new(model))))
     }
 
-    /// What people were asked is over with the run. Pod, request and calls may outlast it.
+    /// What people were asked is over with the run, and what it hears of its children. Pod, request and calls may outlast
+    /// it.
     fn end(&mut self, end: &RunEnd, at: i64) -> Vec<Span> {
         self.ended = true;
         let root = self.root;
         let rest = self.end_rest(at);
         let asks = std::mem::take(&mut self.asks).into_values();
         let asks = asks.map(|ask| ask.span(root, Some(at), |ask| What::Ask(Box::new(ask))));
+        let (delegated, calls) =
+            std::mem::take(&mut self.calls).into_iter().partition::<BTreeMap<_, _>, _>(|(_, it)| it.of.child.is_some());
+        self.calls = calls;
+        let delegated =
+            delegated.into_values().map(|call| call.span(root, Some(at), |call| What::Call(Box::new(call))));
         let run = self.run.take().map(|mut run| {
             run.of.end = Some(end.clone());
             run.span(None, Some(at), |run| What::Run(Box::new(run)))
         });
-        rest.into_iter().chain(asks).chain(run).collect()
+        rest.into_iter().chain(asks).chain(delegated).chain(run).collect()
     }
 }
 

@@ -74,6 +74,7 @@ fn due(state: &RunState, parked: &BTreeSet<String>) -> Vec<Due> {
                 | CallState::Permitted { .. }
                 | CallState::Unknown { .. }
                 | CallState::InputRequired { .. }
+                | CallState::Delegated { .. }
                 | CallState::Settled(_) => return None,
             };
             Some(Due { call_id: call_id.clone(), attempt })

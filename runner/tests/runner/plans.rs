@@ -34,6 +34,7 @@ pub fn plan(model: PlanModel, tools: Vec<PlanTool>) -> Plan {
         private_hosts: vec!["127.0.0.1".into()],
         limits: Limits { steps: 50, tokens: None, cost_micro_usd: None, active_seconds: 1800, wait_seconds: 60 },
         output_schema: None,
+        parent: None,
     }
 }
 
@@ -116,6 +117,7 @@ pub fn tool(url: &str, operations: &[&str]) -> PlanTool {
         call_timeout_seconds: 5,
         policies: Vec::new(),
         on_drift: OnDrift::Continue,
+        agent: None,
         operations: operations.iter().map(operation).collect(),
     }
 }

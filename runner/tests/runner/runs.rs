@@ -6,11 +6,12 @@ use std::time::Duration;
 use belay_protocol::Event;
 use belay_protocol::event::{EndReason, NotSentReason, Outcome, ToolResult};
 use belay_protocol::fold::CallState;
-use belay_protocol::plan::{Effects, OnDrift, PlanTool, ScriptedTurn};
+use belay_protocol::plan::{Effects, OnDrift, PlanAgent, PlanTool, ScriptedTurn};
 use belay_runner::agent_loop::Parting;
 use belay_runner::models::scripted::Scripted;
 use belay_runner::redact::Redactor;
-use belay_runner::tools::mcp::McpServer;
+use belay_runner::tools::http::Documents;
+use belay_runner::tools::of_plan;
 use rstest::rstest;
 use serde_json::json;
 
@@ -28,8 +29,8 @@ pub async fn run_plan(plan: belay_protocol::Plan, script: Script, secrets: &[(&s
     let (_folder, credentials) = mounted(secrets);
     let redactor = Redactor::new(credentials.clone(), &plan.credentials);
     let servers = plan.tools.iter().map(|tool| {
-        let server = McpServer::of_plan(&plan, tool, credentials.clone(), redactor.clone()).unwrap();
-        (tool.name.clone(), Box::new(server) as _)
+        let documents = Documents::new("/nowhere".into());
+        (tool.name.clone(), of_plan(&plan, tool, &credentials, &documents, &redactor).unwrap())
     });
     let servers = servers.collect();
     let model = Box::new(Scripted::new(&plan, &plan.model));
@@ -469,4 +470,34 @@ async fn arguments_that_do_not_fit_the_schema_go_back_to_the_model_unproposed() 
                  /properties/text/type)";
     assert_eq!(refused, Some(("c1", NotSentReason::MalformedArguments, words)));
     assert_eq!(journal.end().outcome, Outcome::Succeeded);
+}
+
+/// The operator starts a run for it; no permit of any sort makes a runner send something.
+#[tokio::test]
+async fn a_tool_that_is_an_agent_is_offered_as_the_plan_has_it_and_sends_nothing_even_with_a_permit() {
+    let server = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let mut helper = tool("agent/helper", &["run"]);
+    let limits = plan(scripted(vec![]), vec![]).limits;
+    let agent = PlanAgent { name: "helper".into(), description: "Finds it.".into(), limits, priced: true };
+    helper.operations[0].definition = agent.definition().unwrap();
+    helper.agent = Some(agent);
+    let turns =
+        vec![calls(&[("run", json!({"input": "find it"})), ("run", json!({"text": "no input"}))]), says("done")];
+    let journal = run_plan(plan(scripted(turns), vec![helper]), Script::default(), &[]).await;
+    assert!(journal.state.differs.is_empty(), "it is listed as it was accepted");
+    let proposed = journal.events().filter(|event| matches!(event, Event::CallProposed { .. })).count();
+    assert_eq!(proposed, 1, "what is no input is not even proposed");
+    let unsent: Vec<_> = journal
+        .events()
+        .filter_map(|event| match event {
+            Event::CallNotSent { call_id, reason, .. } => Some((call_id.as_str(), *reason)),
+            _ => None,
+        })
+        .collect();
+    let malformed = ("c2", NotSentReason::MalformedArguments);
+    assert!(
+        unsent.contains(&malformed) && unsent.contains(&("c1", NotSentReason::DestinationNotAllowed)),
+        "{unsent:?}"
+    );
+    assert_eq!(server.called_operations(), Vec::<String>::new());
 }

@@ -59,7 +59,9 @@ impl Observed<'_> {
             return self.unclaimed(epoch);
         }
         let Some(wait) = self.wait(state) else { return Decision::Follow(self.at_work(state)) };
-        let patient = self.idle_for < self.times.wait_grace && !self.drift_is_over();
+        // What a child comes to another pod reads: this one would wait for nothing.
+        let in_vain = self.drift_is_over() || wait.reason == RunReason::ChildRunning;
+        let patient = self.idle_for < self.times.wait_grace && !in_vain;
         if is_idle(state, self.withheld) && !patient {
             let message = format!("the run waits for {}", wait.on.display);
             let (epoch, cause) = (epoch.number, EpochEnd::Released);

@@ -50,7 +50,7 @@ impl Tracer {
         let effects = self.effects.get(&(call.tool.clone(), call.operation.clone())).copied().unwrap_or_default();
         let arguments = self.named.get(call_id).and_then(|named| named.arguments.clone());
         let outcome = EffectOutcome::UnderWay;
-        let call = CallSpan { call, effects, outcome, milliseconds: None, arguments, result: None };
+        let call = CallSpan { call, effects, outcome, milliseconds: None, arguments, result: None, child: None };
         self.calls.insert(call_id.to_owned(), self.begin("call", record, call));
     }
 
