@@ -1,5 +1,6 @@
 //! `belay get`: runs as a table, or one run with everything that its status says.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use belay_crds::{AgentRun, Phase};
@@ -23,9 +24,42 @@ pub async fn list(target: &Target) -> Result<ExitCode, CliError> {
         println!("no AgentRuns in namespace {}", target.namespace);
         return Ok(ExitCode::SUCCESS);
     }
-    let rows = list.items.iter().map(row).collect();
+    let rows = tree(&list.items).into_iter().map(|Placed { run, depth }| indented(row(run), depth)).collect();
     table::print(&["NAME", "AGENT", "PHASE", "REASON", "WAITING-ON", "STEPS", "TOKENS", "COST-USD"], rows);
     Ok(ExitCode::SUCCESS)
+}
+
+/// A run and how many runs above it are listed.
+struct Placed<'a> {
+    run: &'a AgentRun,
+    depth: usize,
+}
+
+/// Each run followed by those that carry out its calls. One whose parent is not there stands by itself.
+fn tree(runs: &[AgentRun]) -> Vec<Placed<'_>> {
+    let uid = |run: &AgentRun| run.metadata.uid.clone().unwrap_or_default();
+    let uids: BTreeSet<String> = runs.iter().map(uid).collect();
+    let parent = |run: &AgentRun| run.spec.parent.as_ref().map(|it| it.uid.clone()).filter(|uid| uids.contains(uid));
+    let mut below: BTreeMap<Option<String>, Vec<&AgentRun>> = BTreeMap::new();
+    for run in runs {
+        below.entry(parent(run)).or_default().push(run);
+    }
+    let roots = below.remove(&None).unwrap_or_default();
+    let mut due: Vec<Placed<'_>> = roots.into_iter().rev().map(|run| Placed { run, depth: 0 }).collect();
+    let mut placed = Vec::with_capacity(runs.len());
+    while let Some(next) = due.pop() {
+        let children = below.remove(&Some(uid(next.run))).unwrap_or_default();
+        due.extend(children.into_iter().rev().map(|run| Placed { run, depth: next.depth + 1 }));
+        placed.push(next);
+    }
+    placed
+}
+
+fn indented(mut row: Vec<String>, depth: usize) -> Vec<String> {
+    if let Some(name) = row.first_mut() {
+        *name = format!("{}{name}", "  ".repeat(depth));
+    }
+    row
 }
 
 pub async fn one(target: &Target, name: &str) -> Result<ExitCode, CliError> {
@@ -93,4 +127,36 @@ fn row(run: &AgentRun) -> Vec<String> {
         usage.and_then(|u| u.total_tokens).map(|t| t.to_string()).unwrap_or_default(),
         usage.and_then(|u| u.cost_usd).map(|c| c.to_string()).unwrap_or_default(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use belay_crds::{AgentRunSpec, ParentRun};
+
+    use super::*;
+
+    fn run(name: &str, parent: Option<&str>) -> AgentRun {
+        let mut run = AgentRun::new(name, AgentRunSpec::default());
+        run.metadata.uid = Some(format!("uid-{name}"));
+        let above =
+            |parent: &str| ParentRun { name: parent.into(), uid: format!("uid-{parent}"), call_id: "c1".into() };
+        run.spec.parent = parent.map(above);
+        run
+    }
+
+    #[test]
+    fn runs_are_listed_below_those_whose_calls_they_carry_out() {
+        let runs = [
+            run("a-c1-x", Some("a")),
+            run("z", None),
+            run("a-c1-x-c2-y", Some("a-c1-x")),
+            run("a", None),
+            run("left", Some("gone")),
+        ];
+        let listed: Vec<String> = tree(&runs)
+            .into_iter()
+            .map(|it| indented(vec![it.run.metadata.name.clone().unwrap_or_default()], it.depth).concat())
+            .collect();
+        assert_eq!(listed, ["z", "a", "  a-c1-x", "    a-c1-x-c2-y", "left"]);
+    }
 }
