@@ -137,6 +137,36 @@ fn a_tool_of_an_http_api_needs_use_on_its_credential() {
 }
 
 #[test]
+fn a_tool_that_is_an_agent_needs_use_on_that_agent() {
+    needs(
+        "adm-subagent",
+        "{apiVersion: belay.dev/v1alpha1, kind: Tool, metadata: {name: t}, spec: {agent: {agentRef: {name: helper}}}}",
+        "spec.agent.agentRef names the Agent helper",
+        "decide.belay.dev",
+        "agents",
+        "helper",
+        "use",
+    );
+}
+
+#[test]
+fn nobody_but_the_operator_starts_a_run_for_a_call_and_the_operator_no_other() {
+    let (namespace, author) = with_author("adm-child");
+    grant(&namespace, "decide.belay.dev", "agents", "a", "use");
+    let run = |more: &str| {
+        format!(
+            "{{apiVersion: belay.dev/v1alpha1, kind: AgentRun, metadata: {{name: r}}, spec: {{agentRef: {{name: a}}, input: go{more}}}}}"
+        )
+    };
+    let parent = ", parent: {name: up, uid: u, callId: c1}";
+    refused(&author, &run(parent), "spec.parent: only the operator starts runs for calls of other runs");
+    let operator = namespace.kubectl.as_user("system:serviceaccount:belay-system:belay-operator");
+    let create = |yaml: &str| operator.output(&["create", "-f", "-"], Some(yaml)).unwrap();
+    stage::refused("needs the verb use on agents.decide.belay.dev a", || create(&run("")));
+    stage::accepted(|| create(&run(&format!("{parent}, requestedBy: eve"))));
+}
+
+#[test]
 fn an_agent_needs_use_on_its_model_and_on_every_tool() {
     let (namespace, author) = with_author("adm-agent");
     let yaml = "{apiVersion: belay.dev/v1alpha1, kind: Agent, metadata: {name: a}, spec: {modelRef: {name: m}, tools: [{name: t, operations: [x]}, {name: u, operations: [x]}]}}";

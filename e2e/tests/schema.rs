@@ -63,6 +63,9 @@ fn what_is_right_is_accepted_and_the_samples_are() {
         credential(
             "{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: [a.example], policyRefs: [{name: p}]}",
         ),
+        tool(
+            "{agent: {agentRef: {name: a}, description: Finds it., limits: {tokens: 20000}}, effects: {default: None}}",
+        ),
         run("r", "{agentRef: {name: a}, input: go}"),
     ] {
         namespace.kubectl.apply(&yaml).unwrap();
@@ -75,6 +78,7 @@ fn what_is_right_is_accepted_and_the_samples_are() {
         "scheduled.yaml",
         "approval.yaml",
         "http-api.yaml",
+        "subagent.yaml",
     ] {
         namespace.apply_manifest(&format!("samples/{sample}")).unwrap();
     }
@@ -90,6 +94,7 @@ fn the_url_column_shows_whichever_kind_a_tool_is() {
             "{http: {baseURL: 'http://api:8080/v1', operations: [{name: a, method: GET, path: /a}]}}",
             "http://api:8080/v1",
         ),
+        ("{agent: {agentRef: {name: helper}}}", "helper"),
     ] {
         namespace.kubectl.run(&["delete", "tool", "t", "--ignore-not-found"]).unwrap();
         namespace.kubectl.apply(&tool(spec)).unwrap();
@@ -102,9 +107,14 @@ fn the_url_column_shows_whichever_kind_a_tool_is() {
 #[test]
 fn what_the_docs_show_is_accepted() {
     let namespace = TempNamespace::plain("schema-docs").unwrap();
-    for (page, least) in
-        [("tools-and-models.md", 5), ("models.md", 4), ("http-apis.md", 3), ("credentials.md", 6), ("network.md", 1)]
-    {
+    for (page, least) in [
+        ("tools-and-models.md", 5),
+        ("models.md", 4),
+        ("http-apis.md", 3),
+        ("credentials.md", 6),
+        ("network.md", 1),
+        ("subagents.md", 3),
+    ] {
         let text = std::fs::read_to_string(format!("{}/../docs/{page}", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let blocks: Vec<&str> = text
             .split("```yaml\n")
@@ -257,7 +267,7 @@ fn what_is_wrong_of_an_agent_a_tool_or_a_run_is_refused_in_words_that_name_the_f
             tool("{mcp: {url: 'http://x/mcp'}, policyRefs: [{name: p}, {name: p}]}"),
             "duplicate entries for key [name=\"p\"]",
         ),
-        (tool("{}"), "spec holds exactly one of mcp and http"),
+        (tool("{}"), "spec holds exactly one of mcp, http and agent"),
         (tool("{http: {baseURL: 'http://x'}}"), "spec.http holds exactly one of openAPI and operations"),
         (http_operation("{name: o, method: TRACE, path: /}"), "Unsupported value: \"TRACE\""),
         (http_operation("{name: o, method: GET, path: '/a?b'}"), "spec.http.operations[0].path"),
@@ -349,7 +359,7 @@ fn the_columns_of_a_run_print_what_is_known_and_nothing_else() {
     let wide = table(&["-o", "wide"]);
     assert_eq!(
         wide[0].join(" "),
-        "NAME AGENT PHASE REASON WAITING-ON STEPS TOKENS COST-USD AGE MODEL POD REQUESTED-BY"
+        "NAME AGENT PHASE REASON WAITING-ON STEPS TOKENS COST-USD AGE MODEL POD REQUESTED-BY PARENT"
     );
     assert_eq!(wide[1][..7], ["r", "a", "Failed", "PodLost", "3", "9214", "0.041"]);
     assert_eq!(wide[1][8..], ["m", "p"]);
