@@ -11,6 +11,7 @@ use belay_runner::agent_loop::Parting;
 use belay_runner::models::scripted::Scripted;
 use belay_runner::redact::Redactor;
 use belay_runner::tools::http::Documents;
+use belay_runner::tools::mcp::McpServer;
 use belay_runner::tools::of_plan;
 use rstest::rstest;
 use serde_json::json;
