@@ -152,7 +152,7 @@ mod tests {
         assert!(asks_about(&open, "github", now));
         assert!(!asks_about(&open, "files", now) && !asks_about(&open, "github", late));
         let mut sealed = open.clone();
-        sealed.status = Some(belay_crds::ApprovalStatus { sealed: Some(true), given: None });
+        sealed.status = Some(belay_crds::ApprovalStatus { sealed: Some(true), ..Default::default() });
         assert!(!asks_about(&sealed, "github", now));
         assert!(!asks_about(&approval(&json!({}), &[]), "github", now), "it asks about a call");
     }

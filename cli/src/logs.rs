@@ -45,6 +45,7 @@ pub async fn logs(target: &Target, name: &str, follow: bool) -> Result<ExitCode,
 }
 
 fn print_without_pod(run: &AgentRun) {
-    eprintln!("belay: the run's pod is gone, and its log with it; what the run ended with:");
+    let is = if get::is_ended(run) { "ended with" } else { "stands at" };
+    eprintln!("belay: the run's pod is gone, and its log with it (belay trace shows every step); what the run {is}:");
     get::print_end(run);
 }

@@ -40,7 +40,8 @@ pub const ALLOWS_MAX: usize = 24;
     printcolumn(name = "NEEDS", type_ = "string", json_path = ".spec.request.requirements[*].policy"),
     printcolumn(name = "GIVEN", type_ = "string", json_path = ".status.given"),
     printcolumn(name = "EXPIRES", type_ = "string", json_path = ".spec.request.expiresAt"),
-    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "OUTCOME", type_ = "string", json_path = ".status.outcome", priority = 1)
 )]
 #[x_kube(
     validation = ("!has(oldSelf.decisions) || has(self.decisions)", "decisions cannot be removed"),
@@ -281,4 +282,22 @@ pub struct ApprovalStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub given: Option<String>,
+    /// What became of the question when it was sealed. Absent: it is open. The journal has who said so, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<ApprovalOutcome>,
+}
+
+/// What becomes of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum ApprovalOutcome {
+    /// Everyone said yes whose yes it needs.
+    Allowed,
+    /// Somebody said no.
+    Denied,
+    /// People said what became of a call, or what its server wanted to know.
+    Answered,
+    /// Not enough people decided in time.
+    Expired,
+    /// It was closed undecided: its run ended, it is asked anew, or what was said does not count. The journal says why.
+    Withdrawn,
 }

@@ -26,9 +26,9 @@ pub use agent_run::{
     AgentRun, AgentRunSpec, AgentRunStatus, JournalRef, ParentRun, Phase, PodRef, RunUsage, WaitingOn,
 };
 pub use approval::{
-    ALLOWS_MAX, Approval, ApprovalPurpose, ApprovalQuestion, ApprovalRequest, ApprovalRun, ApprovalSpec,
-    ApprovalStatus, DECISIONS_MAX, Decision, DecisionAnswer, DecisionInput, DecisionVerdict, EarlierAnswer, Happened,
-    Requirement, Retry, is_person,
+    ALLOWS_MAX, Approval, ApprovalOutcome, ApprovalPurpose, ApprovalQuestion, ApprovalRequest, ApprovalRun,
+    ApprovalSpec, ApprovalStatus, DECISIONS_MAX, Decision, DecisionAnswer, DecisionInput, DecisionVerdict,
+    EarlierAnswer, Happened, Requirement, Retry, is_person,
 };
 pub use approval_grant::{ApprovalGrant, ApprovalGrantSpec, ApprovalGrantStatus, GrantAnswer, GrantTerms};
 pub use approval_policy::{

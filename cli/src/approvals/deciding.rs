@@ -106,7 +106,7 @@ pub enum Refused {
     )]
     MayNot { resource: &'static str, policies: String },
     #[error(
-        "you created the run, and {policies} wants others to say yes: ask one of them. You may say no: belay deny {name}"
+        "you created the run, and {policies} wants others to say yes: ask one of them. You may say no: belay deny {name} --reason WHY"
     )]
     OwnRun { name: String, policies: String },
     #[error(
@@ -525,7 +525,7 @@ mod tests {
             Err(Refused::Expired { name: "a".to_owned(), at: late })
         );
         let mut sealed = open.clone();
-        sealed.status = Some(ApprovalStatus { sealed: Some(true), given: None });
+        sealed.status = Some(ApprovalStatus { sealed: Some(true), ..Default::default() });
         assert_eq!(can_be_decided("a", &sealed, &wish(ALLOW), early), Err(Refused::Sealed { name: "a".to_owned() }));
         let unknown = approval(&json!({"purpose": "Unknown"}), &[]);
         let words = can_be_decided("a", &unknown, &wish(ALLOW), early).unwrap_err().to_string();

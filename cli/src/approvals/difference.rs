@@ -136,7 +136,7 @@ mod tests {
     fn made_at(mut approval: Approval, uid: &str, second: i64, sealed: bool) -> Approval {
         approval.metadata.uid = Some(uid.to_owned());
         approval.metadata.creation_timestamp = Some(Time(jiff::Timestamp::from_second(second).unwrap()));
-        approval.status = Some(ApprovalStatus { sealed: Some(sealed), given: None });
+        approval.status = Some(ApprovalStatus { sealed: Some(sealed), ..ApprovalStatus::default() });
         approval
     }
 

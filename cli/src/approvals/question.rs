@@ -1,7 +1,8 @@
 //! The whole question, as it is read before it is decided: what would be done, for whom, and who said what so far.
 
 use belay_crds::{
-    Approval, ApprovalPurpose, ApprovalRequest, Decision, DecisionVerdict, Requirement, is_person, visible,
+    Approval, ApprovalOutcome, ApprovalPurpose, ApprovalRequest, Decision, DecisionAnswer, DecisionVerdict,
+    Requirement, is_person, visible,
 };
 
 use super::arguments::{Detail, rows, shown};
@@ -134,9 +135,21 @@ pub fn standing(approval: &Approval, digest: &str) -> String {
         lines.push("  a Deny beats every Allow".to_owned());
     }
     if approval.is_sealed() {
-        lines.push("  sealed: it takes no more decisions".to_owned());
+        let outcome = approval.status.as_ref().and_then(|status| status.outcome);
+        lines.push(format!("  {}it takes no more decisions", outcome.map_or("sealed: ", became)));
     }
     joined(&lines)
+}
+
+/// What became of it.
+fn became(outcome: ApprovalOutcome) -> &'static str {
+    match outcome {
+        ApprovalOutcome::Allowed => "sealed as Allowed: ",
+        ApprovalOutcome::Denied => "sealed as Denied: ",
+        ApprovalOutcome::Answered => "sealed as Answered: ",
+        ApprovalOutcome::Expired => "sealed as Expired, not enough people decided in time: ",
+        ApprovalOutcome::Withdrawn => "sealed undecided (the run ended, or it is asked anew; its journal says why): ",
+    }
 }
 
 fn said(decision: &Decision, counts: bool) -> String {
@@ -148,7 +161,23 @@ fn said(decision: &Decision, counts: bool) -> String {
     let void = if counts { "" } else { " (does not count)" };
     let more = grant::grant_of(decision.answer.as_ref());
     let more = more.map_or_else(String::new, |more| format!(", and {}", grant::said(more)));
-    format!("  {verdict} by {}{more}", visible(&format!("{} for {}{void}{reason}", decision.by, decision.policy)))
+    let answer = decision.answer.as_ref().map_or_else(String::new, answered);
+    format!(
+        "  {verdict} by {}{more}{answer}",
+        visible(&format!("{} for {}{void}{reason}", decision.by, decision.policy))
+    )
+}
+
+/// What was said of a call whose end nobody knew, or to its server.
+fn answered(answer: &DecisionAnswer) -> String {
+    let happened = answer.happened.as_ref().map(|it| format!(", it happened: {}", visible(&it.result)));
+    let retry = answer.retry.as_ref().map(|_| ", send it again".to_owned());
+    let input = answer.input.as_ref().map(|it| {
+        it.content
+            .as_deref()
+            .map_or_else(|| ", the page was opened".to_owned(), |content| format!(", the answer {}", visible(content)))
+    });
+    happened.or(retry).or(input).unwrap_or_default()
 }
 
 /// Whom a policy wants.
@@ -370,5 +399,17 @@ pub mod tests {
             "{hidden}"
         );
         assert!(hidden.contains("3 more needed"), "{hidden}");
+    }
+
+    #[test]
+    fn a_sealed_question_says_what_became_of_it_and_what_people_said_of_an_unknown() {
+        let mut unknown = approval(&json!({"purpose": "Unknown"}), &[("careful", "ada", "Allow")]);
+        let happened = serde_json::from_value(json!({"happened": {"result": "3 gone\u{1b}"}})).unwrap();
+        unknown.spec.decisions[0].answer = Some(happened);
+        let status = json!({"sealed": true, "outcome": "Answered"});
+        unknown.status = Some(serde_json::from_value(status).unwrap());
+        let shown = standing(&unknown, &unknown.spec.request.digest);
+        assert!(shown.contains("Allow by ada for careful, it happened: 3 gone\\u{1b}"), "{shown}");
+        assert!(shown.ends_with("  sealed as Answered: it takes no more decisions\n"), "{shown}");
     }
 }

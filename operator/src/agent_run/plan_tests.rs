@@ -372,17 +372,29 @@ fn a_wait_says_that_decisions_do_not_count_while_nobody_checks_them() {
 
 #[test]
 fn a_wait_for_people_says_who_may_decide_and_how() {
-    let look = Look {
-        asks: vec![AskSeen { name: "nightly-c1-x".into(), seen: Approved::Open }],
-        ..Look::new(Some(asked_before(false)))
+    let said = |requested_by: Option<&str>| {
+        let mut state = asked_before(false);
+        let mut plan = state.plan.as_deref().cloned().unwrap_or_else(|| unreachable!("it was accepted"));
+        plan.requested_by = requested_by.map(str::to_owned);
+        state.plan = Some(std::sync::Arc::new(plan));
+        let look = Look {
+            asks: vec![AskSeen { name: "nightly-c1-x".into(), seen: Approved::Open }],
+            ..Look::new(Some(state))
+        };
+        let Decision::Follow(Follow::Waiting(wait)) = look.decide() else { unreachable!("it waits") };
+        wait.message
     };
-    let Decision::Follow(Follow::Waiting(wait)) = look.decide() else { unreachable!("it waits") };
-    assert_eq!(
-        wait.message,
-        "call c1 of github/list_issues waits until 2026-11-23T11:00:00Z for 2 who may approve on ApprovalPolicy careful, \
-         not whoever created the run: belay show nightly-c1-x, then belay approve nightly-c1-x or belay deny \
-         nightly-c1-x --reason WHY"
-    );
+    let for_whom = |who: &str| {
+        format!(
+            "call c1 of github/list_issues waits until 2026-11-23T11:00:00Z for {who}: belay show nightly-c1-x, then \
+             belay approve nightly-c1-x or belay deny nightly-c1-x --reason WHY"
+        )
+    };
+    let two = "2 who may approve on ApprovalPolicy careful, not whoever created the run";
+    let three = "3 who may approve on ApprovalPolicy careful, one more since nobody knows who created the run";
+    assert_eq!(said(Some("eve")), for_whom(two));
+    assert_eq!(said(None), for_whom(three));
+    assert_eq!(said(Some("system:serviceaccount:team:cron")), for_whom(three));
 }
 
 fn wait_of(decision: Decision) -> (RunReason, String) {

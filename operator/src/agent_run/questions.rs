@@ -1,5 +1,6 @@
 //! What a run asks people, as plan and journal tell it. Pure.
 
+use belay_crds::is_person;
 use belay_protocol::event::{Ask, AskPurpose};
 use belay_protocol::fold::{CallState, RunState};
 
@@ -165,9 +166,17 @@ pub fn words(state: &RunState, ask: &Ask) -> String {
             ask.call_id
         ),
         AskPurpose::Call => {
+            let known = state.plan.as_ref().and_then(|plan| plan.requested_by.as_deref()).is_some_and(is_person);
+            // As `ApprovalRequest::people_needed` counts them.
             let who = |one: &belay_protocol::judgement::PolicyRequirement| {
-                let duty = if one.separation_of_duty { ", not whoever created the run" } else { "" };
-                format!("{} who may approve on ApprovalPolicy {}{duty}", one.quorum, one.policy)
+                let (needed, duty) = match (one.separation_of_duty, known) {
+                    (true, true) => (one.quorum, ", not whoever created the run"),
+                    (true, false) => {
+                        (one.quorum.saturating_add(1), ", one more since nobody knows who created the run")
+                    }
+                    (false, _) => (one.quorum, ""),
+                };
+                format!("{needed} who may approve on ApprovalPolicy {}{duty}", one.policy)
             };
             let who: Vec<String> = ask.requirements.iter().map(who).collect();
             let until = crate::clock::from_milliseconds(ask.expires_at);

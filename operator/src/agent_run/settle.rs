@@ -1,7 +1,7 @@
 //! How answers of people are taken. An Approval is sealed before its decisions are journaled, so that a Deny lands
 //! before the seal and wins, or is refused; and nothing is sealed before the admission rules were seen to be in force.
 
-use belay_crds::{AgentRun, Approval};
+use belay_crds::{AgentRun, Approval, ApprovalOutcome};
 use belay_protocol::elicitation::MISFITS_MAX;
 use belay_protocol::event::{Answer, Ask, AskPurpose, DenyReason, EndReason, EpochEnd, Event, Verdict};
 use belay_protocol::fold::{CallState, OpenAsk, RunState};
@@ -36,7 +36,7 @@ impl AgentRuns {
         let found = found?.filter(|found| found.uid() == open.uid);
         if let Some(why) = out_of_date(state, &open.ask) {
             if let Some(found) = found {
-                self.seal(found, &open.ask).await?;
+                self.seal(found, &open.ask, ApprovalOutcome::Withdrawn).await?;
             }
             return self.withdraw(sight, name, why).await;
         }
@@ -48,7 +48,7 @@ impl AgentRuns {
             return self.withdraw(sight, name, "the Approval before this one was deleted".to_owned()).await;
         };
         if overdue {
-            self.seal(found, &open.ask).await?;
+            self.seal(found, &open.ask, ApprovalOutcome::Expired).await?;
             return self.take(sight, state, &open.ask, Answer::Expired {}).await;
         }
         if approval::tally(&found, open.ask.digest) == Tally::Open && !found.is_sealed() {
@@ -57,11 +57,14 @@ impl AgentRuns {
         if let Some(action) = self.distrust(run, sight, open, &found, early).await? {
             return Ok(action);
         }
-        let sealed = self.seal(found, &open.ask).await?;
-        let answer = match approval::settled(&sealed, open.ask.digest) {
+        let settled = match approval::settled(&found, open.ask.digest) {
             Settled::Answer(Answer::Allowed { .. } | Answer::Answered { .. }) if self.is_over(state, &open.ask) => {
-                Answer::Expired {}
+                Settled::Answer(Answer::Expired {})
             }
+            settled => settled,
+        };
+        let sealed = self.seal(found, &open.ask, settled.outcome()).await?;
+        let answer = match settled {
             Settled::Answer(answer) => answer,
             Settled::Misfit(why) => Answer::Misfit { why },
             Settled::Nothing(why) => return self.withdraw(sight, name, why).await,
@@ -101,7 +104,7 @@ impl AgentRuns {
         let (ask, name) = (&open.ask, &open.ask.name);
         let Some(stamp) = &ask.guard else {
             let why = "it was put before the operator watched its admission rules".to_owned();
-            self.seal(found.clone(), ask).await?;
+            self.seal(found.clone(), ask, ApprovalOutcome::Withdrawn).await?;
             return self.withdraw(sight, name, why).await.map(Some);
         };
         // A decision that came after it began is not vouched for by that look.
@@ -115,7 +118,7 @@ impl AgentRuns {
             Ok(_) => Ok(Some(Action::requeue(SOON))),
             Err(why) if why.asks_anew() => {
                 tracing::error!(namespace = sight.id.namespace, approval = name, %why, "decisions are not honoured");
-                self.seal(found.clone(), ask).await?;
+                self.seal(found.clone(), ask, ApprovalOutcome::Withdrawn).await?;
                 self.withdraw(sight, name, why.to_string()).await.map(Some)
             }
             Err(why) => {
@@ -127,8 +130,8 @@ impl AgentRuns {
         }
     }
 
-    async fn seal(&self, approval: Approval, ask: &Ask) -> Result<Approval, Failure> {
-        approval::seal(&self.writes, approval, ask.digest).await
+    async fn seal(&self, approval: Approval, ask: &Ask, outcome: ApprovalOutcome) -> Result<Approval, Failure> {
+        approval::seal(&self.writes, approval, ask.digest, outcome).await
     }
 
     /// `GIVEN` follows the decisions, one write for each.
@@ -145,7 +148,7 @@ impl AgentRuns {
         for (name, open) in &state.asks {
             let found = self.fetch_approval(&sight.id.namespace, name).await?;
             if let Some(found) = found.filter(|found| open.uid.is_some() && found.uid() == open.uid) {
-                match self.seal(found, &open.ask).await {
+                match self.seal(found, &open.ask, ApprovalOutcome::Withdrawn).await {
                     Ok(_) | Err(Failure::Gone) => {}
                     Err(failure) => return Err(failure),
                 }

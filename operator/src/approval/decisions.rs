@@ -1,6 +1,6 @@
 //! What decisions come to. A decision counts only for the request that it was given for, and on a policy that asks.
 
-use belay_crds::{Approval, ApprovalPurpose, Decision, DecisionVerdict};
+use belay_crds::{Approval, ApprovalOutcome, ApprovalPurpose, Decision, DecisionVerdict};
 use belay_protocol::Digest;
 use belay_protocol::call::request_digest;
 use belay_protocol::event::{Answer, Approver};
@@ -24,6 +24,24 @@ pub enum Settled {
     Nothing(String),
     /// What they answered a server cannot be sent, and why.
     Misfit(String),
+}
+
+impl Settled {
+    /// The same in one word, for whoever looks at the Approval.
+    #[must_use]
+    pub fn outcome(&self) -> ApprovalOutcome {
+        match self {
+            Self::Answer(Answer::Allowed { .. }) => ApprovalOutcome::Allowed,
+            Self::Answer(Answer::Denied { .. } | Answer::End { .. }) => ApprovalOutcome::Denied,
+            Self::Answer(Answer::Happened { .. } | Answer::Retry { .. } | Answer::Answered { .. }) => {
+                ApprovalOutcome::Answered
+            }
+            Self::Answer(Answer::Expired {}) => ApprovalOutcome::Expired,
+            Self::Answer(Answer::Withdrawn { .. } | Answer::Misfit { .. }) | Self::Nothing(_) | Self::Misfit(_) => {
+                ApprovalOutcome::Withdrawn
+            }
+        }
+    }
 }
 
 #[must_use]

@@ -1,6 +1,6 @@
 //! Ends a question in the API server: no decision is added once it is sealed.
 
-use belay_crds::{Approval, ApprovalStatus};
+use belay_crds::{Approval, ApprovalOutcome, ApprovalStatus};
 use belay_protocol::Digest;
 
 use super::given;
@@ -8,12 +8,18 @@ use crate::controller::Failure;
 use crate::writes::Writes;
 
 /// Seals that very version: one that was decided on meanwhile is a lost race, and read again.
-pub async fn seal(writes: &Writes, approval: Approval, digest: Digest) -> Result<Approval, Failure> {
+pub async fn seal(
+    writes: &Writes,
+    approval: Approval,
+    digest: Digest,
+    outcome: ApprovalOutcome,
+) -> Result<Approval, Failure> {
     if approval.is_sealed() {
         return Ok(approval);
     }
     let given = Some(given(&approval, digest));
-    writes.apply_status(&approval, &ApprovalStatus { sealed: Some(true), given }).await
+    let status = ApprovalStatus { sealed: Some(true), given, outcome: Some(outcome) };
+    writes.apply_status(&approval, &status).await
 }
 
 /// `GIVEN` follows the decisions, one write for each.

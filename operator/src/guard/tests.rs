@@ -183,7 +183,7 @@ async fn nothing_is_honoured_before_the_first_look() {
 #[tokio::test]
 async fn a_patrol_forges_one_decision_in_each_namespace_that_has_an_open_approval() {
     let mut sealed = approval("c", "sealed");
-    sealed.status = Some(ApprovalStatus { sealed: Some(true), given: None });
+    sealed.status = Some(ApprovalStatus { sealed: Some(true), ..Default::default() });
     let stage = Stage::new(&[approval("a", "two"), approval("a", "one"), approval("b", "three"), sealed]);
     stage.patrol().await;
     assert_eq!(stage.forged(), ["decision a/one", "decision b/three"]);

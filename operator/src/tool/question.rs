@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use belay_crds::{Acceptance, Approval, DriftQuestion, DriftRefusal, Tool, ToolStatus};
+use belay_crds::{Acceptance, Approval, ApprovalOutcome, DriftQuestion, DriftRefusal, Tool, ToolStatus};
 use belay_protocol::Digest;
 use belay_protocol::event::Answer;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -153,14 +153,14 @@ impl Tools {
             return Ok(Asked { again: Some(left.saturating_add(SOON)), unasked: None });
         }
         if left <= 0 {
-            approval::seal(&self.writes, found, digest).await?;
+            approval::seal(&self.writes, found, digest, ApprovalOutcome::Expired).await?;
             return Ok(anew(tool, status, "nobody decided in time"));
         }
         match self.guard.vouch(&found, &stamp(&question.guard)).await {
             Ok(vouched) if vouched.covers(&found) => {}
             Ok(_) => return Ok(Asked::soon()),
             Err(why) if why.asks_anew() => {
-                approval::seal(&self.writes, found, digest).await?;
+                approval::seal(&self.writes, found, digest, ApprovalOutcome::Withdrawn).await?;
                 return Ok(anew(tool, status, &format!("decisions are not honoured: {why}")));
             }
             Err(why) => {
@@ -168,8 +168,9 @@ impl Tools {
                 return Ok(Asked::not(format!("decisions on Approval {name} do not count for now: {why}")));
             }
         }
-        let sealed = approval::seal(&self.writes, found, digest).await?;
-        Ok(self.taken(tool, status, question, approval::settled(&sealed, digest)))
+        let settled = approval::settled(&found, digest);
+        approval::seal(&self.writes, found, digest, settled.outcome()).await?;
+        Ok(self.taken(tool, status, question, settled))
     }
 
     fn taken(&self, tool: &Tool, status: &mut ToolStatus, question: &DriftQuestion, settled: Settled) -> Asked {
@@ -213,7 +214,7 @@ impl Tools {
         let found = self.fetch(tool, question).await?;
         // Made a moment ago, perhaps: its name is random, and nobody else may make one.
         match found.filter(|found| question.uid.is_none() || found.uid() == question.uid) {
-            Some(found) => match approval::seal(&self.writes, found, digest).await {
+            Some(found) => match approval::seal(&self.writes, found, digest, ApprovalOutcome::Withdrawn).await {
                 Ok(_) | Err(Failure::Gone) => Ok(()),
                 Err(failure) => Err(failure),
             },

@@ -52,6 +52,7 @@ impl Server {
                 let at = at(&self.approvals, parts[1]).unwrap();
                 self.approvals[at]["status"] = body["status"].clone();
                 let sealed = body["status"]["sealed"] == true;
+                assert_eq!(sealed, body["status"]["outcome"].is_string(), "{body}");
                 self.writes.push(if sealed { "sealed" } else { "counted" }.to_owned());
                 (200, self.approvals[at].clone())
             }
@@ -219,6 +220,7 @@ async fn a_no_beats_a_yes_holds_the_offer_and_is_not_asked_again_until_something
     stage.decides(&json!({"by": "bob", "verdict": "Deny", "reason": "no"}));
     stage.settle().await;
     assert_eq!(stage.writes(), ["approval made", "sealed"]);
+    assert_eq!(stage.server.lock().approvals.first().unwrap()["status"]["outcome"], "Denied");
     assert_eq!(stage.accepted(), "sha256:Sets labels.");
     let drift = stage.status().drift.clone().unwrap();
     assert_eq!((drift.refused.as_ref().unwrap().by.as_str(), drift.question), ("bob", None));

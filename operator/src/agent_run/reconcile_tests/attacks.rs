@@ -9,7 +9,7 @@ mod before_the_send;
 mod behind_the_guard;
 mod what_a_server_asks;
 
-use belay_crds::{Approval, ApprovalStatus};
+use belay_crds::{Approval, ApprovalOutcome, ApprovalStatus};
 use belay_policy::{Identity, freeze};
 use belay_protocol::Digest;
 use belay_protocol::call::{CallBinding, request_digest};
@@ -319,7 +319,8 @@ async fn two_people_who_may_are_believed() {
     scene.passes().await;
     let by = ["ada", "bob"].map(|by| Approver { policy: "careful".into(), by: by.into() });
     assert_eq!(scene.answers().await, [Answer::Allowed { by: by.into() }]);
-    assert!(scene.approval().is_sealed());
+    let status = scene.approval().status.unwrap_or_default();
+    assert_eq!((status.sealed, status.outcome), (Some(true), Some(ApprovalOutcome::Allowed)));
     let verdict = scene.propose("c1", the_call()).await;
     assert_eq!(verdict, Verdict::Allowed { digest: the_call().digest });
     scene.stage.end().await;
@@ -534,7 +535,7 @@ async fn two_operators_take_one_approval_once() {
 async fn a_crash_between_seal_and_journal_is_made_good_once() {
     let scene = Scene::asked().await;
     scene.decide(&[ada(), bob()]);
-    let sealed = ApprovalStatus { sealed: Some(true), given: Some("2/2".into()) };
+    let sealed = ApprovalStatus { sealed: Some(true), given: Some("2/2".into()), ..ApprovalStatus::default() };
     scene.write(|approval| approval["status"] = json!(sealed));
     scene.passes().await;
     assert!(matches!(&scene.answers().await[..], [Answer::Allowed { .. }]), "{:?}", scene.answers().await);
