@@ -249,8 +249,8 @@ async fn a_child_starts_under_its_parent_and_ends_with_it() {
     let end = RunEnd { outcome: Outcome::Cancelled, reason: EndReason::Cancelled, message: String::new() };
     append(&stage, &id_of(&run("nightly", "triage")), vec![Event::RunEnded { end }]).await;
     stage.pass_over(child()).await.unwrap();
-    let state = stage.journal.state("uid-child").await.unwrap().unwrap();
-    let end = state.end.as_ref().unwrap();
+    let after = stage.journal.state("uid-child").await.unwrap().unwrap();
+    let end = after.end.as_ref().unwrap();
     assert_eq!(end.outcome, Outcome::Cancelled);
     assert_eq!(end.message, "AgentRun nightly, whose call it carries out, has ended");
     stage.end().await;
