@@ -19,6 +19,13 @@ pub fn needed_for(what: &str) -> Result<()> {
     Ok(())
 }
 
+/// Where the embedded cluster keeps what it needs while it runs.
+pub fn run_folder() -> Result<PathBuf> {
+    needed_for("reaching the cluster's own files")?;
+    let kubeconfig = PathBuf::from(std::env::var_os("KUBECONFIG").context("KUBECONFIG is not set")?);
+    Ok(kubeconfig.parent().context("KUBECONFIG names no file in a folder")?.to_owned())
+}
+
 /// Waits until `is` holds.
 pub fn until(what: &str, is: impl Fn() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
@@ -178,8 +185,7 @@ pub struct NoApiServer {
 impl NoApiServer {
     pub fn kill() -> Result<Self> {
         needed_for("killing the API server")?;
-        let kubeconfig = PathBuf::from(std::env::var_os("KUBECONFIG").context("KUBECONFIG is not set")?);
-        let run = kubeconfig.parent().context("KUBECONFIG names no file in a folder")?.to_owned();
+        let run = run_folder()?;
         let noted = run.join("pids/kube-apiserver.pid");
         let pid = std::fs::read_to_string(&noted).with_context(|| format!("reading {}", noted.display()))?;
         let process = Process { pid: pid.trim().parse()? };
