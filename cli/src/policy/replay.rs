@@ -1,6 +1,6 @@
 //! `belay policy replay`: what runs proposed, judged by the policies of their plans, and again with one policy changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -33,8 +33,10 @@ pub struct ReplayArguments {
 
 pub fn replay(arguments: &ReplayArguments) -> Result<ExitCode, CliError> {
     let policy = the_policy(&arguments.file)?;
-    let engine = Engine::compile(&policy)
-        .map_err(|faults| CliError::Failed(faults.first().map_or_else(String::new, ToString::to_string)))?;
+    let engine = Engine::compile(&policy).map_err(|faults| {
+        let fault = faults.first().map_or_else(String::new, ToString::to_string);
+        CliError::Failed(format!("{}: ApprovalPolicy {}: spec.{fault}", arguments.file.display(), policy.name))
+    })?;
     let engine = Arc::new(engine);
     let from = arguments.since.as_deref().map(|since| start(since, Timestamp::now())).transpose()?;
     let mut proposals = Vec::new();
@@ -47,6 +49,7 @@ pub fn replay(arguments: &ReplayArguments) -> Result<ExitCode, CliError> {
         proposals.extend(read(&bytes).map_err(|why| CliError::Failed(format!("{}: {why}", file.display())))?);
     }
     proposals.retain(|proposal| from.is_none_or(|from| proposal.at >= from));
+    let proposals = distinct(proposals);
     let changes = on_a_large_stack(|| proposals.iter().filter_map(|it| change(it, &engine)).collect::<Vec<_>>());
     print(&changes.map_err(CliError::Failed)?, proposals.len(), &policy.name);
     Ok(ExitCode::SUCCESS)
@@ -114,6 +117,13 @@ fn read(bytes: &[u8]) -> Result<Vec<Proposal>, String> {
     Ok(proposals)
 }
 
+/// Each call once: one that was asked about is proposed again after people decided, and a file may be given twice.
+fn distinct(mut proposals: Vec<Proposal>) -> Vec<Proposal> {
+    let mut seen = BTreeSet::new();
+    proposals.retain(|it| seen.insert((it.plan.run.uid.clone(), it.call_id.clone(), it.call.digest)));
+    proposals
+}
+
 /// A proposal that the policy would change.
 #[derive(Debug, PartialEq, Eq)]
 struct Change {
@@ -142,8 +152,8 @@ fn change(proposal: &Proposal, policy: &Arc<Engine>) -> Option<Change> {
         format!("{}/{}", plan.run.namespace, plan.run.name),
         proposal.call_id.clone(),
         format!("{}/{}", call.tool, call.operation),
-        word(&before).to_owned(),
-        word(&after).to_owned(),
+        told(&before, &after),
+        told(&after, &before),
         rule.unwrap_or_default(),
     ];
     Some(Change { cells, after: word(&after) })
@@ -169,6 +179,20 @@ fn terms(judged: &Judged) -> (&'static str, Vec<PolicyRequirement>) {
     };
     let each = requirements.iter().map(|it| PolicyRequirement { generation: 0, ..it.clone() });
     (word(judged), each.collect())
+}
+
+/// The verdict; where both ask, of whom what, since that is what differs.
+fn told(judged: &Judged, beside: &Judged) -> String {
+    let (Judgement::Ask { requirements }, Judgement::Ask { .. }) = (&judged.judgement, &beside.judgement) else {
+        return word(judged).to_owned();
+    };
+    let each = requirements.iter().map(|it| {
+        let apart = if it.separation_of_duty { ", not the requester" } else { "" };
+        let grants =
+            it.grants.map_or_else(String::new, |most| format!(", grants {} in {} s", most.max_count, most.max_seconds));
+        format!("{}({}, {} s{apart}{grants})", it.policy, it.quorum, it.expires_after_seconds)
+    });
+    format!("asked: {}", each.collect::<Vec<_>>().join(" "))
 }
 
 fn word(judged: &Judged) -> &'static str {

@@ -69,7 +69,12 @@ fn other_terms_are_a_change_and_another_generation_is_none() {
     let now = change(&proposal(&plan, "push", json!({})), &same);
     assert_eq!(now, None);
     let more = engine("{rules: [{name: two, action: Ask, ask: {quorum: 2}}]}");
-    assert_eq!(change(&proposal(&plan, "push", json!({})), &more).unwrap().cells[3..], ["asked", "asked", "two"]);
+    let cells = change(&proposal(&plan, "push", json!({})), &more).unwrap().cells;
+    assert_eq!(
+        cells[3..],
+        ["asked: careful(1, 86400 s)", "asked: careful(2, 86400 s)", "two"],
+        "what differs is shown"
+    );
 }
 
 #[test]
@@ -80,6 +85,15 @@ fn a_policy_that_no_plan_names_is_judged_by_beside_the_others() {
     let mut other = old("Deny");
     other[0]["name"] = json!("owners");
     assert_eq!(change(&proposal(&plan(&other), "push", json!({})), &policy), None);
+}
+
+#[test]
+fn a_call_that_is_proposed_again_is_one_call() {
+    let plan = plan(&old("Ask"));
+    let mut other = proposal(&plan, "push", json!({}));
+    other.call.digest = Digest::of(b"other arguments");
+    let proposals = vec![proposal(&plan, "push", json!({})), other, proposal(&plan, "push", json!({}))];
+    assert_eq!(distinct(proposals).len(), 2);
 }
 
 #[test]
