@@ -213,25 +213,25 @@ fn a_model_that_answers_garbage_ends_the_run_in_words() {
 #[test]
 fn a_server_that_hangs_makes_the_tool_unreachable_in_words() {
     let namespace = TempNamespace::enabled("tool-hang").unwrap();
-    // Accepts and never answers.
+    // Accepts, one connection beside another, and never answers.
     namespace
         .kubectl
         .apply(&format!(
-            "{{apiVersion: v1, kind: Pod, metadata: {{name: hang, labels: {{app: hang}}}}, spec: {{securityContext: {{{SECURE_POD}}}, \
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: hang, labels: {{app: hang}}}}, spec: {{terminationGracePeriodSeconds: 0, securityContext: {{{SECURE_POD}}}, \
              containers: [{{name: c, image: 'localhost/belay-peer-busybox:1', imagePullPolicy: Never, \
-             command: [/bin/busybox, nc, -lk, -p, '9000', -e, /bin/busybox, sleep, '600'], securityContext: {{{SECURE_CONTAINER}}}}}]}}}}\n---\n\
-             {{apiVersion: v1, kind: Service, metadata: {{name: hang}}, spec: {{selector: {{app: hang}}, ports: [{{port: 9000}}]}}}}\n---\n\
-             {{apiVersion: belay.dev/v1alpha1, kind: Tool, metadata: {{name: t}}, spec: {{callTimeoutSeconds: 5, mcp: {{url: 'http://hang:9000/mcp'}}, effects: {{default: None}}}}}}\n"
+             command: [/bin/busybox, nc, -ll, -p, '9000', -e, /bin/busybox, sleep, '600'], \
+             readinessProbe: {{tcpSocket: {{port: 9000}}, periodSeconds: 1}}, securityContext: {{{SECURE_CONTAINER}}}}}]}}}}\n---\n\
+             {{apiVersion: v1, kind: Service, metadata: {{name: hang}}, spec: {{selector: {{app: hang}}, ports: [{{port: 9000}}]}}}}\n"
         ))
         .unwrap();
-    let tool = namespace
-        .wait_until("tool", "t", TWO_MINUTES, |tool| {
-            let ready = condition(tool, "Ready")?;
-            (ready["status"] == "False" && tool["status"]["observedGeneration"].is_i64()).then(|| tool.clone())
-        })
+    namespace.kubectl.run(&["wait", "--for=condition=Ready", "pod/hang", "--timeout=60s"]).unwrap();
+    namespace
+        .kubectl
+        .apply("{apiVersion: belay.dev/v1alpha1, kind: Tool, metadata: {name: t}, spec: {mcp: {url: 'http://hang:9000/mcp'}, effects: {default: None}}}")
         .unwrap();
-    let words = message(&tool);
-    assert!(words.contains("http://hang:9000/mcp"), "{words}");
+    let tool = namespace.wait_ready("tool", "t", "False", "Unreachable").unwrap();
+    let expected = "Tool t: the MCP server at http://hang:9000/mcp did not list its operations within 30 s";
+    assert!(message(&tool).starts_with(expected), "{}", message(&tool));
 }
 
 #[test]
