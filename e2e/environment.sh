@@ -19,4 +19,6 @@ cluster_version() { (CLUSTER_DIR=$PWD/e2e/cluster && . e2e/cluster/lib/common.sh
 now() { date +%s.%N; }
 
 # A line of a demo that begins something new.
-step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+step() {
+  if [ -t 1 ]; then printf '\n\033[1m%s\033[0m\n' "$*"; else printf '\n%s\n' "$*"; fi
+}
