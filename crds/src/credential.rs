@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::http_api::HttpMethod;
 use crate::refs::NameRef;
+use crate::tls::Tls;
 
 /// A key that Models and Tools may use by name. Creating one needs `get` on the Secret that it names; naming
 /// one in a Model or Tool needs the verb `use` on it (credentials.decide.belay.dev).
@@ -131,7 +132,7 @@ pub struct InjectQuery {
 
 /// How a client that was registered beforehand gets its access tokens.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[x_kube(validation = ("self.tokenURL.startsWith('https://') || self.tokenURL.matches('^http://[a-z0-9-]+([.][a-z0-9-]+[.]svc([.]cluster[.]local)?)?(:[0-9]+)?(/|$)')", "spec.inject.oauth2ClientCredentials.tokenURL is https, or http to a Service of this cluster: the client's secret goes there"))]
+#[x_kube(validation = ("self.tokenURL.startsWith('https://') || self.tokenURL.matches('^http://[a-z0-9-]+([.][a-z0-9-]+[.]svc([.]cluster[.]local)?)?(:[0-9]+)?(/|$)')", "spec.inject.oauth2ClientCredentials.tokenURL is https, or http to a Service of this cluster: the client's secret goes there"), validation = ("!has(self.tls) || self.tokenURL.startsWith('https://')", "spec.inject.oauth2ClientCredentials.tls is for an https tokenURL"))]
 #[serde(rename_all = "camelCase")]
 pub struct ClientCredentials {
     /// The token endpoint, such as `https://login.example/oauth2/token`. https, or http to a Service of this cluster;
@@ -140,6 +141,9 @@ pub struct ClientCredentials {
     #[serde(rename = "tokenURL")]
     #[schemars(length(min = 1, max = 2048), regex(pattern = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"))]
     pub token_url: String,
+    /// Which authorities may vouch for the token endpoint. For https alone. Default: the public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// The client's id at that endpoint, which is no secret. 1 to 256 printable ASCII characters.
     #[serde(rename = "clientID")]
     #[schemars(length(min = 1, max = 256), regex(pattern = r"^[\x20-\x7e]+$"))]

@@ -5,10 +5,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::refs::NameRef;
+use crate::tls::Tls;
 
 /// An HTTP API. Requests go to `baseURL` followed by the path of an operation, and nowhere else: no redirect is followed.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[x_kube(validation = ("has(self.openAPI) != (has(self.operations) && size(self.operations) > 0)", "spec.http holds exactly one of openAPI and operations"))]
+#[x_kube(validation = ("has(self.openAPI) != (has(self.operations) && size(self.operations) > 0)", "spec.http holds exactly one of openAPI and operations"), validation = ("!has(self.tls) || self.baseURL.startsWith('https://')", "spec.http.tls is for an https baseURL"))]
 #[serde(rename_all = "camelCase")]
 pub struct Http {
     /// What the path of every operation follows, such as `https://api.example.com/v1`. An http or https URL without
@@ -20,6 +21,9 @@ pub struct Http {
     /// (credentials.decide.belay.dev). Default: none is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential_ref: Option<NameRef>,
+    /// Which authorities may vouch for the API's server. For https alone. Default: the public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// The document that describes the operations.
     #[serde(default, rename = "openAPI", skip_serializing_if = "Option::is_none")]
     pub open_api: Option<OpenApi>,
@@ -49,7 +53,7 @@ pub struct ConfigMapKeyRef {
     /// Name of a ConfigMap of the same namespace. At most 253 characters.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
-    /// The key of its data that holds the document, such as `openapi.yaml`. 1 to 253 characters.
+    /// The key of its data, such as `openapi.yaml` or `ca.crt`. 1 to 253 characters.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     pub key: String,
 }

@@ -18,6 +18,7 @@ mod read_grant;
 pub mod reason;
 mod refs;
 mod schema;
+mod tls;
 mod tool;
 mod visible;
 
@@ -48,6 +49,7 @@ pub use model::{
 pub use money::{Usd, UsdError};
 pub use read_grant::{ReadGrant, ReadGrantSpec, ReadPurpose};
 pub use refs::NameRef;
+pub use tls::Tls;
 pub use tool::{
     Acceptance, CHANGES_MAX, Change, DriftQuestion, DriftRefusal, DriftedOperation, Effects, LEFT_OUT_MAX,
     LeftOutOperation, Mcp, QuestionGuard, Tool, ToolAgent, ToolDrift, ToolEffects, ToolOperation, ToolSpec, ToolStatus,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::money::Usd;
 use crate::refs::NameRef;
+use crate::tls::Tls;
 
 /// A language model that Agents of this namespace may use.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -32,6 +33,7 @@ use crate::refs::NameRef;
     validation = ("self.api != 'Scripted' || (!has(self.baseURL) && !has(self.credentialRef))", "a Scripted model is played by the runner: it takes neither spec.baseURL nor spec.credentialRef"),
     validation = ("self.api != 'Messages' || has(self.maxOutputTokens)", "api Messages sends the longest answer with every request: set spec.maxOutputTokens"),
     validation = ("self.api != 'Scripted' || (!has(self.reasoning) && !has(self.headers))", "a Scripted model is played by the runner: it takes neither spec.reasoning nor spec.headers"),
+    validation = ("!has(self.tls) || (self.api != 'Scripted' && (!has(self.baseURL) || self.baseURL.startsWith('https://')))", "spec.tls is for an https spec.baseURL, and not for api Scripted"),
     validation = ("!has(self.reasoning) || !has(self.reasoning.budgetTokens) || (self.api == 'Messages' && has(self.maxOutputTokens) && self.reasoning.budgetTokens < self.maxOutputTokens)", "spec.reasoning.budgetTokens is for api Messages, and less than spec.maxOutputTokens"),
     validation = ("self.api != 'Messages' || !has(self.reasoning) || !has(self.reasoning.effort) || self.reasoning.effort != 'Minimal'", "api Messages knows no spec.reasoning.effort Minimal: use Low"),
     validation = ("self.api != 'Messages' || !has(self.temperature) || self.temperature <= 1.0", "spec.temperature is at most 1 for api Messages")
@@ -55,6 +57,10 @@ pub struct ModelSpec {
     #[serde(default, rename = "baseURL", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048), regex(pattern = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"))]
     pub base_url: Option<String>,
+    /// Which authorities may vouch for the server at `baseURL`. For https alone, not for api Scripted. Default: the public
+    /// ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// The Credential that requests carry. Naming one needs the verb `use` on it
     /// (credentials.decide.belay.dev). Default: none is sent. Not for api Scripted.
     #[serde(default, skip_serializing_if = "Option::is_none")]

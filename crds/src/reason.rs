@@ -76,6 +76,8 @@ reasons! {
         DocumentMissing,
         /// What describes the operations cannot be used: the OpenAPI document, or `spec.http.operations`.
         DefinitionsInvalid,
+        /// The ConfigMap with the authorities of `tls` is absent, lacks the key, or holds no certificates.
+        CaBundleUnusable,
         /// The server defines operations otherwise than they were accepted: calls to those are held.
         Drifted,
         /// Its URL leads to an address, or to a Service of another namespace, that the installation does not list.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent::Limits;
 use crate::http_api::{Http, HttpSource};
 use crate::refs::NameRef;
+use crate::tls::Tls;
 
 /// What is kept of a description or a schema; in characters.
 const TEXT_MAX: usize = 4096;
@@ -87,6 +88,12 @@ impl ToolSpec {
         mcp.or_else(|| self.http.as_ref().and_then(|http| http.credential_ref.as_ref()))
     }
 
+    #[must_use]
+    pub fn tls(&self) -> Option<&Tls> {
+        let mcp = self.mcp.as_ref().and_then(|mcp| mcp.tls.as_ref());
+        mcp.or_else(|| self.http.as_ref().and_then(|http| http.tls.as_ref()))
+    }
+
     /// Which of them it is, as its field is called.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -145,7 +152,8 @@ pub enum Effects {
 }
 
 /// An MCP server.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[x_kube(validation = ("!has(self.tls) || self.url.startsWith('https://')", "spec.mcp.tls is for an https url"))]
 #[serde(rename_all = "camelCase")]
 pub struct Mcp {
     /// The server's endpoint, such as `http://everything.tools.svc:3001/mcp`. An http or https URL without user,
@@ -156,6 +164,9 @@ pub struct Mcp {
     /// (credentials.decide.belay.dev). Default: none is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential_ref: Option<NameRef>,
+    /// Which authorities may vouch for the server. For https alone. Default: the public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
 }
 
 /// What a probe pod found out about the server.

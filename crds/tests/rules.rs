@@ -69,6 +69,20 @@ fn refusals(kind: &str, new: &str, old: Option<&str>) -> Vec<String> {
     "Tool",
     "{http: {baseURL: 'http://x', operations: [{name: o, method: POST, path: /, body: b, headers: [{name: If-Match, argument: a}]}]}}"
 )]
+#[case("Model", "{api: Responses, model: m, tls: {caConfigMapKeyRef: {name: corp, key: ca.crt}}}")]
+#[case(
+    "Model",
+    "{api: Responses, model: m, baseURL: 'https://x/v1', tls: {caConfigMapKeyRef: {name: corp, key: .ca}}}"
+)]
+#[case("Tool", "{mcp: {url: 'https://x/mcp', tls: {caConfigMapKeyRef: {name: corp, key: ca.crt}}}}")]
+#[case(
+    "Tool",
+    "{http: {baseURL: 'https://x', tls: {caConfigMapKeyRef: {name: corp, key: ca.crt}}, operations: [{name: o, method: GET, path: /}]}}"
+)]
+#[case(
+    "Credential",
+    "{secretKeyRef: {name: s, key: k}, hosts: [a.example], inject: {oauth2ClientCredentials: {tokenURL: 'https://login.example/token',      clientID: belay, tls: {caConfigMapKeyRef: {name: corp, key: ca.crt}}}}}"
+)]
 #[case("Agent", "{modelRef: {name: m}, tools: [{name: t, operations: ['*']}]}")]
 #[case("Agent", "{modelRef: {name: m}, tools: [{name: t, operations: [a, b]}]}")]
 #[case("Agent", "{modelRef: {name: m}, pod: {resources: {requests: {cpu: 10m}, limits: {memory: 64Mi}}}}")]
@@ -88,6 +102,36 @@ const IN_PLAIN_TEXT: &str = "spec.inject.oauth2ClientCredentials.tokenURL is htt
                              the client's secret goes there";
 
 #[rstest]
+#[case(
+    "Model",
+    "{api: Responses, model: m, baseURL: 'http://x/v1', tls: {caConfigMapKeyRef: {name: corp, key: ca.crt}}}",
+    "spec.tls is for an https spec.baseURL, and not for api Scripted"
+)]
+#[case(
+    "Model",
+    "{api: Scripted, model: m, scripted: {turns: [{text: hi}]}, tls: {caConfigMapKeyRef: {name: corp, key: ca.crt}}}",
+    "spec.tls is for an https spec.baseURL, and not for api Scripted"
+)]
+#[case(
+    "Tool",
+    "{mcp: {url: 'http://x/mcp', tls: {caConfigMapKeyRef: {name: corp, key: ca.crt}}}}",
+    "spec.mcp.tls is for an https url"
+)]
+#[case(
+    "Tool",
+    "{mcp: {url: 'https://x/mcp', tls: {caConfigMapKeyRef: {name: corp, key: ..}}}}",
+    "no key of a ConfigMap is called like that"
+)]
+#[case(
+    "Tool",
+    "{http: {baseURL: 'http://x', tls: {caConfigMapKeyRef: {name: corp, key: ca.crt}}, operations: [{name: o, method: GET, path: /}]}}",
+    "spec.http.tls is for an https baseURL"
+)]
+#[case(
+    "Credential",
+    "{secretKeyRef: {name: s, key: k}, hosts: [a.example], inject: {oauth2ClientCredentials: {tokenURL: 'http://login/token',      clientID: belay, tls: {caConfigMapKeyRef: {name: corp, key: ca.crt}}}}}",
+    "spec.inject.oauth2ClientCredentials.tls is for an https tokenURL"
+)]
 #[case("Model", "{api: Scripted, model: m}", "spec.scripted is for api Scripted, and api Scripted needs it")]
 #[case(
     "Model",

@@ -48,6 +48,7 @@ fn what_is_right_is_accepted_and_the_samples_are() {
             "{secretKeyRef: {name: s, key: k}, hosts: [a.example], methods: [GET], pathPrefixes: [/, /v1/.well-known/a.b/], inject: {basic: {username: ada}}}",
         ),
         tool("{mcp: {url: 'http://server:3001/mcp'}}"),
+        tool("{mcp: {url: 'https://server.corp/mcp', tls: {caConfigMapKeyRef: {name: corp, key: ca.crt}}}}"),
         tool(
             "{http: {baseURL: 'http://api:8080/v1', openAPI: {configMapKeyRef: {name: api, key: openapi.yaml}, operations: [a, b]}}}",
         ),
@@ -109,7 +110,7 @@ fn what_the_docs_show_is_accepted() {
     let namespace = TempNamespace::plain("schema-docs").unwrap();
     for (page, least) in [
         ("tools-and-models.md", 5),
-        ("models.md", 4),
+        ("models.md", 5),
         ("http-apis.md", 3),
         ("credentials.md", 6),
         ("network.md", 1),
@@ -278,6 +279,8 @@ fn what_is_wrong_of_an_agent_a_tool_or_a_run_is_refused_in_words_that_name_the_f
         ),
         (http_operation("{name: o, method: GET, path: /, query: [a, a]}"), "query: duplicate entries for key"),
         (tool("{mcp: {url: server}}"), "spec.mcp.url"),
+        (tool("{mcp: {url: 'https://x/mcp', tls: {}}}"), "spec.mcp.tls.caConfigMapKeyRef: Required value"),
+        (tool("{mcp: {url: 'http://x/mcp', tls: {caConfigMapKeyRef: {name: c, key: k}}}}"), "is for an https url"),
         (tool("{mcp: {url: 'http://x/mcp'}, callTimeoutSeconds: 0}"), "spec.callTimeoutSeconds"),
         (run("r", "{agentRef: {name: a}, input: ''}"), "spec.input"),
         (run("r", &format!("{{agentRef: {{name: a}}, input: {long}}}")), "spec.input"),

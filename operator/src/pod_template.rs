@@ -1,10 +1,10 @@
 //! What runner and probe pods have in common: identity, isolation, mounts. Pure; knows neither runs nor probes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use belay_protocol::plan::{HttpOperations, PlanCredential};
-use belay_protocol::{CREDENTIALS_DIR, DOCUMENTS_DIR, TOKEN_AUDIENCE, TOKEN_FILE};
+use belay_protocol::plan::{CaBundle, HttpOperations, PlanCredential};
+use belay_protocol::{AUTHORITIES_DIR, CREDENTIALS_DIR, DOCUMENTS_DIR, TOKEN_AUDIENCE, TOKEN_FILE};
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, EnvVar, KeyToPath, Pod, PodSecurityContext, PodSpec,
     ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
@@ -81,6 +81,7 @@ pub struct PodShape {
     pub owner: OwnerReference,
     pub credentials: Vec<Mount>,
     pub documents: Vec<Document>,
+    pub authorities: Authorities,
     pub resources: ResourceRequirements,
     pub active_deadline_seconds: i64,
 }
@@ -125,6 +126,20 @@ impl Document {
     }
 }
 
+/// Keys of ConfigMaps that hold certificates of authorities, by ConfigMap. The operator reads none of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Authorities(BTreeMap<String, BTreeSet<String>>);
+
+impl<'a> FromIterator<&'a CaBundle> for Authorities {
+    fn from_iter<I: IntoIterator<Item = &'a CaBundle>>(bundles: I) -> Self {
+        let mut keys: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for CaBundle { config_map, key } in bundles {
+            keys.entry(config_map.clone()).or_default().insert(key.clone());
+        }
+        Self(keys)
+    }
+}
+
 /// The whole pod, as the `restricted` Pod Security Standard takes it.
 #[must_use]
 pub fn build_pod(shape: PodShape, settings: &PodSettings) -> Pod {
@@ -145,7 +160,7 @@ pub fn build_pod(shape: PodShape, settings: &PodSettings) -> Pod {
         active_deadline_seconds: Some(shape.active_deadline_seconds),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
         security_context: Some(pod_security()),
-        volumes: Some(volumes(&shape.credentials, &shape.documents)),
+        volumes: Some(volumes(&shape)),
         containers: vec![container(shape, settings)],
         tolerations: Some(tolerations(&settings.tolerations)),
         node_selector: (!settings.node_selector.is_empty()).then(|| settings.node_selector.clone()),
@@ -172,6 +187,7 @@ fn container(shape: PodShape, settings: &PodSettings) -> Container {
         Mode::Run => "run",
         Mode::Probe => "probe",
     };
+    let mounts = mounts(&shape);
     Container {
         name: CONTAINER.to_owned(),
         image: Some(settings.image.clone()),
@@ -188,7 +204,7 @@ fn container(shape: PodShape, settings: &PodSettings) -> Container {
             capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
             ..SecurityContext::default()
         }),
-        volume_mounts: Some(mounts(&shape.credentials, &shape.documents)),
+        volume_mounts: Some(mounts),
         ..Container::default()
     }
 }
@@ -204,7 +220,7 @@ fn pod_security() -> PodSecurityContext {
     }
 }
 
-fn volumes(credentials: &[Mount], documents: &[Document]) -> Vec<Volume> {
+fn volumes(shape: &PodShape) -> Vec<Volume> {
     let token = ServiceAccountTokenProjection {
         audience: Some(TOKEN_AUDIENCE.to_owned()),
         expiration_seconds: Some(TOKEN_SECONDS),
@@ -215,7 +231,7 @@ fn volumes(credentials: &[Mount], documents: &[Document]) -> Vec<Volume> {
         ..ProjectedVolumeSource::default()
     };
     let token = Volume { name: TOKEN_VOLUME.to_owned(), projected: Some(projected), ..Volume::default() };
-    let secrets = credentials.iter().enumerate().map(|(index, mount)| Volume {
+    let secrets = shape.credentials.iter().enumerate().map(|(index, mount)| Volume {
         name: volume_name("credential", index),
         secret: Some(SecretVolumeSource {
             secret_name: Some(mount.secret_name.clone()),
@@ -226,21 +242,32 @@ fn volumes(credentials: &[Mount], documents: &[Document]) -> Vec<Volume> {
         }),
         ..Volume::default()
     });
-    let documents = documents.iter().enumerate().map(|(index, document)| Volume {
-        name: volume_name("document", index),
-        config_map: Some(ConfigMapVolumeSource {
-            name: document.config_map.clone(),
-            // As for Secrets.
-            optional: Some(true),
-            default_mode: Some(0o440),
-            items: Some(vec![KeyToPath { key: document.key.clone(), path: "document".to_owned(), mode: None }]),
-        }),
-        ..Volume::default()
+    let documents = shape.documents.iter().enumerate().map(|(index, document)| {
+        config_map_volume(
+            volume_name("document", index),
+            &document.config_map,
+            vec![KeyToPath { key: document.key.clone(), path: "document".to_owned(), mode: None }],
+        )
     });
-    std::iter::once(token).chain(secrets).chain(documents).collect()
+    let authorities = shape.authorities.0.iter().enumerate().map(|(index, (config_map, keys))| {
+        let item = |key: &String| KeyToPath { key: key.clone(), path: key.clone(), mode: None };
+        config_map_volume(volume_name("authorities", index), config_map, keys.iter().map(item).collect())
+    });
+    std::iter::once(token).chain(secrets).chain(documents).chain(authorities).collect()
 }
 
-fn mounts(credentials: &[Mount], documents: &[Document]) -> Vec<VolumeMount> {
+fn config_map_volume(name: String, config_map: &str, items: Vec<KeyToPath>) -> Volume {
+    let source = ConfigMapVolumeSource {
+        name: config_map.to_owned(),
+        // As for Secrets.
+        optional: Some(true),
+        default_mode: Some(0o440),
+        items: Some(items),
+    };
+    Volume { name, config_map: Some(source), ..Volume::default() }
+}
+
+fn mounts(shape: &PodShape) -> Vec<VolumeMount> {
     let mount = |name: String, path: String| VolumeMount {
         name,
         mount_path: path,
@@ -248,15 +275,20 @@ fn mounts(credentials: &[Mount], documents: &[Document]) -> Vec<VolumeMount> {
         ..VolumeMount::default()
     };
     let token = mount(TOKEN_VOLUME.to_owned(), folder_of(TOKEN_FILE).to_owned());
-    let secrets = credentials
-        .iter()
-        .enumerate()
-        .map(|(index, one)| mount(volume_name("credential", index), format!("{CREDENTIALS_DIR}/{}", one.credential)));
-    let documents = documents
+    let secrets =
+        shape.credentials.iter().enumerate().map(|(index, one)| {
+            mount(volume_name("credential", index), format!("{CREDENTIALS_DIR}/{}", one.credential))
+        });
+    let documents = shape
+        .documents
         .iter()
         .enumerate()
         .map(|(index, one)| mount(volume_name("document", index), format!("{DOCUMENTS_DIR}/{}", one.tool)));
-    std::iter::once(token).chain(secrets).chain(documents).collect()
+    let authorities =
+        shape.authorities.0.keys().enumerate().map(|(index, config_map)| {
+            mount(volume_name("authorities", index), format!("{AUTHORITIES_DIR}/{config_map}"))
+        });
+    std::iter::once(token).chain(secrets).chain(documents).chain(authorities).collect()
 }
 
 /// Names of credentials and tools may be longer than a volume's and hold dots.

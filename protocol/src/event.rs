@@ -333,6 +333,9 @@ pub enum FailureReason {
     DocumentMissing,
     /// What describes a tool's operations cannot be used.
     DefinitionsInvalid,
+    /// The ConfigMap with the authorities that a destination is verified by is absent, lacks the key, or holds no
+    /// certificates: nobody was asked.
+    CaBundleUnusable,
 }
 
 impl FailureReason {
@@ -360,6 +363,7 @@ impl FailureReason {
             | Self::Scripted
             | Self::DocumentMissing
             | Self::DefinitionsInvalid
+            | Self::CaBundleUnusable
             | Self::ContextExceeded => false,
         }
     }

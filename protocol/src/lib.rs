@@ -67,6 +67,10 @@ pub const PERMIT_VALID_MILLISECONDS: u32 = 10_000;
 pub const CREDENTIALS_DIR: &str = "/var/run/belay/credentials";
 /// Where the kubelet mounts the OpenAPI documents of a run's tools: `DOCUMENTS_DIR/<tool name>/document`.
 pub const DOCUMENTS_DIR: &str = "/var/run/belay/documents";
+/// Where the kubelet mounts certificates of authorities: `AUTHORITIES_DIR/<ConfigMap>/<key>`.
+pub const AUTHORITIES_DIR: &str = "/var/run/belay/authorities";
+/// The most bytes of certificates that one destination is verified by: a public bundle fits twice.
+pub const CA_BUNDLE_BYTES_MAX: usize = 512 * 1024;
 /// Where the kubelet mounts the projected token: `TOKEN_FILE`.
 pub const TOKEN_FILE: &str = "/var/run/belay/token/token";
 /// The most bytes that a credential may hold.

@@ -93,6 +93,9 @@ pub struct PlanModel {
     /// Ends without a slash; absent for a scripted model alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_url: Option<String>,
+    /// Who may vouch for that server instead of the public authorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<CaBundle>,
     /// Name of one of the plan's credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
@@ -113,6 +116,14 @@ pub struct PlanModel {
     pub headers: Vec<PlanHeader>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub script: Vec<ScriptedTurn>,
+}
+
+/// Certificates of authorities in PEM, in a ConfigMap's key that the kubelet mounts ([`crate::AUTHORITIES_DIR`]).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CaBundle {
+    pub config_map: String,
+    pub key: String,
 }
 
 /// How much a model reasons.
@@ -190,6 +201,9 @@ pub struct PlanTool {
     /// The endpoint of an MCP server, or what the paths of an HTTP API's operations follow. Of an Agent, what its calls are
     /// bound to ([`crate::subagent::destination`]): nobody requests it.
     pub url: String,
+    /// Who may vouch for that server instead of the public authorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<CaBundle>,
     /// Where the operations of an HTTP API are described. Absent: it is an MCP server, which says so itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpOperations>,
@@ -362,6 +376,15 @@ impl PlanCredential {
             Inject::Bearer {} | Inject::Header { .. } | Inject::Basic { .. } | Inject::Query { .. } => None,
         }
     }
+
+    /// Who may vouch for the endpoint of its tokens, if not the public authorities.
+    #[must_use]
+    pub fn ca(&self) -> Option<&CaBundle> {
+        match &self.inject {
+            Inject::ClientCredentials(client) => client.ca.as_ref(),
+            Inject::Bearer {} | Inject::Header { .. } | Inject::Basic { .. } | Inject::Query { .. } => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -385,6 +408,9 @@ pub enum Inject {
 #[serde(rename_all = "camelCase")]
 pub struct ClientCredentials {
     pub token_url: String,
+    /// Who may vouch for the token endpoint instead of the public authorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<CaBundle>,
     pub client_id: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
@@ -514,6 +540,14 @@ impl Plan {
         let models = self.models().filter_map(|model| model.base_url.as_deref());
         let tools = self.tools.iter().filter(|tool| tool.agent.is_none()).map(|tool| tool.url.as_str());
         models.chain(tools).chain(self.credentials.iter().filter_map(PlanCredential::token_url))
+    }
+
+    /// Every bundle of authorities that some destination of the run is verified by, each once.
+    #[must_use]
+    pub fn ca_bundles(&self) -> BTreeSet<&CaBundle> {
+        let models = self.models().filter_map(|model| model.ca.as_ref());
+        let tools = self.tools.iter().filter_map(|tool| tool.ca.as_ref());
+        models.chain(tools).chain(self.credentials.iter().filter_map(PlanCredential::ca)).collect()
     }
 
     /// The model after so many were given up; the last one where there are not that many.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::event::Failure;
-use crate::plan::{HttpOperations, PlanCredential, Timeouts};
+use crate::plan::{CaBundle, HttpOperations, PlanCredential, Timeouts};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -17,6 +17,9 @@ pub enum ProbeTask {
         /// Of the Tool, whose Services may be asked.
         namespace: String,
         url: String,
+        /// As in a plan.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ca: Option<CaBundle>,
         credential: Option<Box<PlanCredential>>,
         timeouts: Timeouts,
         /// As in a plan.

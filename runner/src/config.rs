@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use belay_protocol::{CREDENTIALS_DIR, DOCUMENTS_DIR, TOKEN_FILE};
+use belay_protocol::{AUTHORITIES_DIR, CREDENTIALS_DIR, DOCUMENTS_DIR, TOKEN_FILE};
 
 /// Everything a runner or probe needs to find its operator.
 #[derive(Clone, Debug)]
@@ -14,6 +14,7 @@ pub struct Config {
     pub token_file: PathBuf,
     pub credentials_folder: PathBuf,
     pub documents_folder: PathBuf,
+    pub authorities_folder: PathBuf,
 }
 
 /// An `https` address and the authorities that may vouch for it.
@@ -58,6 +59,7 @@ impl Config {
             token_file: TOKEN_FILE.into(),
             credentials_folder: CREDENTIALS_DIR.into(),
             documents_folder: DOCUMENTS_DIR.into(),
+            authorities_folder: AUTHORITIES_DIR.into(),
         })
     }
 }

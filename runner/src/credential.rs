@@ -108,6 +108,12 @@ impl Credentials {
         Self { destinations, ..self }
     }
 
+    /// Where tokens may be asked for. The way out is the same for all that a pod sends.
+    #[must_use]
+    pub fn destinations(&self) -> &Destinations {
+        &self.destinations
+    }
+
     /// Finds every value that was read so far, and every token that was given for one.
     #[must_use]
     pub fn finder(&self) -> Arc<Finder> {

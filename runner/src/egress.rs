@@ -1,25 +1,32 @@
 //! The way out: HTTP clients that go where their plan says and nowhere else, follow no redirect and retry nothing.
 
+mod authorities;
 mod guard;
 #[cfg(test)]
 mod guard_tests;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use belay_protocol::Plan;
 use belay_protocol::event::{FailureReason, NotSentReason};
 use belay_protocol::network::{AllowedHosts, Host, NotAllowed, Route, Unclear};
+use belay_protocol::{AUTHORITIES_DIR, Plan};
 use reqwest::Url;
 
+use self::authorities::{Authorities, Verified};
 use self::guard::{Guard, Names, SystemNames};
 
+pub use self::authorities::{AuthoritiesError, AuthoritiesProblem, Trust};
 pub use self::guard::{Refused, refused};
 
 /// Shorter than the 5 s after which Node's HTTP servers close an idle connection: a request written into
 /// a connection that is just being closed has an unknown end.
 const IDLE_SECONDS: u64 = 4;
+
+/// What is done about a server whom no public authority vouches for.
+const STRANGERS: &str = "name those who vouch for it in tls.caConfigMapKeyRef, or check the ones that are named there";
 
 #[derive(Debug, thiserror::Error)]
 pub enum EgressError {
@@ -27,6 +34,8 @@ pub enum EgressError {
     Client(#[source] reqwest::Error),
     #[error(transparent)]
     NotAllowed(#[from] NotAllowed),
+    #[error(transparent)]
+    Authorities(#[from] AuthoritiesError),
 }
 
 impl EgressError {
@@ -35,6 +44,7 @@ impl EgressError {
         match self {
             Self::Client(_) => FailureReason::Unreachable,
             Self::NotAllowed(_) => FailureReason::DestinationNotAllowed,
+            Self::Authorities(_) => FailureReason::CaBundleUnusable,
         }
     }
 }
@@ -63,33 +73,63 @@ pub fn not_sent(reason: FailureReason) -> NotSentReason {
         | FailureReason::Interrupted
         | FailureReason::DocumentMissing
         | FailureReason::DefinitionsInvalid
+        | FailureReason::CaBundleUnusable
         | FailureReason::Withheld => NotSentReason::Unreachable,
     }
 }
 
-/// Where the requests of one plan may go. Cheap to clone.
+/// Where the requests of one plan may go, and by whom servers there are verified. Cheap to clone.
 #[derive(Clone)]
 pub struct Destinations {
     /// Of the run, or of the Tool that is probed.
     namespace: String,
     allowed: AllowedHosts,
+    authorities: Authorities,
     names: Arc<dyn Names>,
 }
 
-/// A client for one URL's host, which connects to none where the plan may not go there.
+/// A client for one URL's host, which connects to none where the plan may not go there. Cheap to clone.
 #[derive(Clone)]
-pub struct Client {
-    http: reqwest::Client,
-    refusal: Option<NotAllowed>,
+pub struct Client(Way);
+
+#[derive(Clone)]
+enum Way {
+    Refused(NotAllowed),
+    /// To a server that public authorities vouch for, or nobody.
+    Usual(reqwest::Client),
+    Verified(Arc<Verified>),
+}
+
+/// How a client connects, whomever it trusts.
+struct Connecting {
+    guard: Arc<Guard>,
+    timeout: Duration,
 }
 
 impl Client {
-    /// What to send with, if anything may be sent.
-    pub fn open(&self) -> Result<&reqwest::Client, EgressError> {
-        match &self.refusal {
-            None => Ok(&self.http),
-            Some(refusal) => Err(refusal.clone().into()),
+    /// What to send the next request with, if anything may be sent.
+    pub fn open(&self) -> Result<reqwest::Client, EgressError> {
+        match &self.0 {
+            Way::Refused(refusal) => Err(refusal.clone().into()),
+            Way::Usual(client) => Ok(client.clone()),
+            Way::Verified(verified) => verified.client(),
         }
+    }
+}
+
+impl Connecting {
+    /// No redirects, no retries, no proxy from the environment, no other host.
+    fn builder(&self) -> reqwest::ClientBuilder {
+        reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .referer(false)
+            .user_agent(concat!("belay-runner/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(self.timeout)
+            .pool_idle_timeout(Duration::from_secs(IDLE_SECONDS))
+            .pool_max_idle_per_host(2)
+            .dns_resolver(Arc::clone(&self.guard))
     }
 }
 
@@ -101,8 +141,27 @@ impl Destinations {
 
     #[must_use]
     pub fn new(namespace: &str, private_hosts: &[String]) -> Self {
+        let authorities = Authorities::new(AUTHORITIES_DIR.into());
         let allowed = AllowedHosts::of(private_hosts);
-        Self { namespace: namespace.to_owned(), allowed, names: Arc::new(SystemNames) }
+        Self { namespace: namespace.to_owned(), allowed, authorities, names: Arc::new(SystemNames) }
+    }
+
+    /// The same way out, to what this plan may reach.
+    #[must_use]
+    pub fn for_plan(&self, plan: &Plan) -> Self {
+        self.within(&plan.run.namespace, &plan.private_hosts)
+    }
+
+    /// The same way out, to what may be reached from that namespace with these private hosts.
+    #[must_use]
+    pub fn within(&self, namespace: &str, private_hosts: &[String]) -> Self {
+        Self { namespace: namespace.to_owned(), allowed: AllowedHosts::of(private_hosts), ..self.clone() }
+    }
+
+    /// Finds authorities there instead.
+    #[must_use]
+    pub fn with_authorities(self, folder: PathBuf) -> Self {
+        Self { authorities: Authorities::new(folder), ..self }
     }
 
     /// Looks names up there instead.
@@ -111,28 +170,18 @@ impl Destinations {
         Self { names: Arc::new(names), ..self }
     }
 
-    /// A client for the peer at `url`. No redirects, no retries, no proxy from the environment, no other host.
-    pub fn client(&self, url: &str, connect_timeout: Duration) -> Result<Client, EgressError> {
-        let (guard, refusal) = match self.route(url) {
-            Ok((host, route)) => (Some(Arc::new(Guard { host, route, names: Arc::clone(&self.names) })), None),
-            Err(refusal) => (None, Some(refusal)),
+    /// A client for the peer at `url`, verified by those whom `trust` names: else by the public authorities.
+    pub fn client(&self, url: &str, timeout: Duration, trust: Option<Trust>) -> Result<Client, EgressError> {
+        let (host, route) = match self.route(url) {
+            Ok(way) => way,
+            Err(refusal) => return Ok(Client(Way::Refused(refusal))),
         };
-        let http = build(url, || {
-            let builder = reqwest::Client::builder()
-                .redirect(reqwest::redirect::Policy::none())
-                .retry(reqwest::retry::never())
-                .no_proxy()
-                .referer(false)
-                .user_agent(concat!("belay-runner/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(connect_timeout)
-                .pool_idle_timeout(Duration::from_secs(IDLE_SECONDS))
-                .pool_max_idle_per_host(2);
-            match &guard {
-                Some(guard) => builder.dns_resolver(Arc::clone(guard)),
-                None => builder,
-            }
-        });
-        Ok(Client { http: http?, refusal })
+        let guard = Arc::new(Guard { host, route, names: Arc::clone(&self.names) });
+        let connecting = Connecting { guard, timeout };
+        Ok(Client(match trust {
+            Some(trust) => Way::Verified(Arc::new(Verified::new(connecting, trust, self.authorities.clone()))),
+            None => Way::Usual(usual(url, &connecting)?),
+        }))
     }
 
     /// The way to `url`, and its host as the HTTP client will ask for it.
@@ -153,15 +202,15 @@ impl Destinations {
     }
 }
 
-fn build(url: &str, builder: impl Fn() -> reqwest::ClientBuilder) -> Result<reqwest::Client, EgressError> {
+fn usual(url: &str, connecting: &Connecting) -> Result<reqwest::Client, EgressError> {
     // In plain text nobody is verified, and no redirect leads to https: the CA bundle would be read for nothing.
     if Url::parse(url).is_ok_and(|url| url.scheme() == "http") {
-        return builder().tls_certs_only([]).build().map_err(EgressError::Client);
+        return connecting.builder().tls_certs_only([]).build().map_err(EgressError::Client);
     }
-    builder().build().or_else(|error| {
+    connecting.builder().build().or_else(|error| {
         // Without a CA bundle nothing can be verified over TLS, but http goes on working.
         tracing::warn!(%error, "no CA bundle could be loaded: https destinations will be refused");
-        builder().tls_certs_only([]).build().map_err(EgressError::Client)
+        connecting.builder().tls_certs_only([]).build().map_err(EgressError::Client)
     })
 }
 
@@ -173,9 +222,19 @@ pub fn causes(error: &reqwest::Error) -> String {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         words.push(error.to_string());
+        words.extend(is_of_strangers(error).then(|| STRANGERS.to_owned()));
         cause = error.source();
     }
     if words.is_empty() { "no further cause is known".to_owned() } else { words.join(": ") }
+}
+
+/// Whether it is that nobody who is trusted vouches for the server.
+fn is_of_strangers(error: &(dyn std::error::Error + 'static)) -> bool {
+    // What I/O errors wrap is not their source but themselves, and some are wrapped twice.
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let tls = error.downcast_ref::<rustls::Error>();
+    let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+    tls.is_some_and(|tls| *tls == unknown) || wrapped.is_some_and(|wrapped| is_of_strangers(wrapped))
 }
 
 /// The start of an untrusted text, at most `most` bytes, on one line.

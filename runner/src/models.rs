@@ -135,6 +135,7 @@ impl ModelError {
             | FailureReason::CredentialTooLarge
             | FailureReason::HostNotAllowed
             | FailureReason::DestinationNotAllowed
+            | FailureReason::CaBundleUnusable
             | FailureReason::Scripted
             | FailureReason::ContextExceeded => true,
             FailureReason::Interrupted

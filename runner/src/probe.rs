@@ -63,7 +63,8 @@ async fn answer(config: &Config) -> Result<(), ProbeError> {
     say(&outgoing, ToOperator::Hello(ProbeHello { protocol_version: PROTOCOL_VERSION })).await?;
     let (mut client, request) = link.call(ReceiverStream::new(queue)).await?;
     let mut incoming = client.probe(request).await.map_err(LinkError::Status)?.into_inner();
-    let credentials = Credentials::new(config.credentials_folder.clone());
+    let destinations = Destinations::new("", &[]).with_authorities(config.authorities_folder.clone());
+    let credentials = Credentials::new(config.credentials_folder.clone()).reaching(destinations);
     let documents = Documents::new(config.documents_folder.clone());
     loop {
         match hear(&mut incoming).await? {
@@ -90,12 +91,12 @@ async fn report(task: ProbeTask, credentials: &Credentials, documents: &Document
     match task {
         ProbeTask::Network { address } => Ok(ProbeReport::Network(passage::look(&address).await)),
         ProbeTask::Credential { name } => Ok(ProbeReport::Credential(credentials.presence(&name))),
-        ProbeTask::Tool { name, namespace, url, credential, timeouts, private_hosts, http } => {
+        ProbeTask::Tool { name, namespace, url, ca, credential, timeouts, private_hosts, http } => {
             let credential = credential.map(|credential| *credential);
             let redactor = Redactor::new(credentials.clone(), credential.as_slice());
             keep_secret(redactor.clone());
-            let destinations = Destinations::new(&namespace, &private_hosts);
-            let endpoint = Endpoint { tool: name, url, credential };
+            let destinations = credentials.destinations().within(&namespace, &private_hosts);
+            let endpoint = Endpoint { tool: name, url, ca, credential };
             let credentials = credentials.clone().reaching(destinations.clone());
             let mut server: Box<dyn ToolServer> = match http {
                 Some(described) => {

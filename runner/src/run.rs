@@ -63,7 +63,8 @@ async fn epoch(config: &Config, operator: Operator, welcomed: oneshot::Receiver<
     let (plan, progress) = Progress::read(&welcome)?;
     drop(welcome);
     let documents = Documents::new(config.documents_folder.clone());
-    let credentials = Credentials::new(config.credentials_folder.clone()).reaching(Destinations::of(&plan));
+    let destinations = Destinations::of(&plan).with_authorities(config.authorities_folder.clone());
+    let credentials = Credentials::new(config.credentials_folder.clone()).reaching(destinations);
     let parts = parts(&plan, &credentials, &documents)?;
     Ok(Agent::new(plan, progress, operator, parts).run().await?)
 }

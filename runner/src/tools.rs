@@ -29,7 +29,7 @@ use self::http::{Documents, HttpApi};
 use self::mcp::McpServer;
 use self::subagent::Subagent;
 use crate::credential::Credentials;
-use crate::egress::{Destinations, EgressError, piece};
+use crate::egress::{EgressError, piece};
 use crate::permit::Permit;
 use crate::redact::Redactor;
 
@@ -173,8 +173,9 @@ pub fn of_plan(
         return Ok(Box::new(McpServer::of_plan(plan, tool, credentials, redactor)?));
     };
     let credential = tool.credential.as_deref().and_then(|name| plan.credential(name)).cloned();
-    let endpoint = Endpoint { tool: tool.name.clone(), url: tool.url.clone(), credential };
-    Ok(Box::new(HttpApi::new(endpoint, &Destinations::of(plan), described, documents.clone(), credentials, redactor)?))
+    let endpoint = Endpoint { tool: tool.name.clone(), url: tool.url.clone(), ca: tool.ca.clone(), credential };
+    let destinations = credentials.destinations().for_plan(plan);
+    Ok(Box::new(HttpApi::new(endpoint, &destinations, described, documents.clone(), credentials, redactor)?))
 }
 
 /// One tool's server.

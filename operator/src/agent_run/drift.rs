@@ -258,7 +258,7 @@ mod tests {
         anew.metadata.uid = Some("another".into());
         assert!(why(anew).contains("was deleted or made anew"));
         let mut elsewhere = seen_by_tool(Some("new"), None, true);
-        let mcp = Mcp { url: "http://elsewhere/mcp".into(), credential_ref: None };
+        let mcp = Mcp { url: "http://elsewhere/mcp".into(), credential_ref: None, tls: None };
         elsewhere.status.as_mut().unwrap().accepted_from = Some(mcp);
         assert!(why(elsewhere).contains("names another server now"));
         assert!(matches!(look(&run(NEW), |_| None), DriftSeen::Waits { .. }));

@@ -46,6 +46,7 @@ pub fn build(run: &AgentRun, plan: &Plan, agent: Option<&Agent>, place: &Place<'
         owner: owner_of(run),
         credentials: plan.credentials.iter().map(Mount::from).collect(),
         documents: plan.tools.iter().filter_map(|tool| Document::of(&tool.name, tool.http.as_ref())).collect(),
+        authorities: plan.ca_bundles().into_iter().collect(),
         resources: runner_resources(agent),
         active_deadline_seconds: left + DEADLINE_MARGIN_SECONDS,
     };
@@ -86,7 +87,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use std::sync::Arc;
 
-    use belay_protocol::plan::HttpOperations;
+    use belay_protocol::plan::{CaBundle, HttpOperations};
     use serde_json::{Value, json};
 
     use super::*;
@@ -205,6 +206,26 @@ mod tests {
         assert_eq!(pod["spec"]["volumes"][1], volume);
         let mount = json!({"name": "document-0", "mountPath": "/var/run/belay/documents/github", "readOnly": true});
         assert_eq!(pod["spec"]["containers"][0]["volumeMounts"][1], mount);
+    }
+
+    #[test]
+    fn a_config_map_with_authorities_is_mounted_once_with_the_keys_that_are_named() {
+        let mut plan = crate::fixtures::plan();
+        let ca = |key: &str| Some(CaBundle { config_map: "corp.authorities".to_owned(), key: key.to_owned() });
+        plan.model.ca = ca("models.crt");
+        plan.tools[0].ca = ca("tools.crt");
+        let place = Place { name: "belay-run-abcd2345", active: Duration::ZERO, network: "k3y" };
+        let pod = serde_json::to_value(build(&run("nightly", "triage"), &plan, None, &place, &settings())).unwrap();
+        let volume = json!({"name": "authorities-0", "configMap": {
+            "name": "corp.authorities", "optional": true, "defaultMode": 0o440,
+            "items": [{"key": "models.crt", "path": "models.crt"}, {"key": "tools.crt", "path": "tools.crt"}]}});
+        let volumes = pod["spec"]["volumes"].as_array().unwrap();
+        assert_eq!(volumes.last(), Some(&volume));
+        let path = "/var/run/belay/authorities/corp.authorities";
+        let mount = json!({"name": "authorities-0", "mountPath": path, "readOnly": true});
+        let mounts = pod["spec"]["containers"][0]["volumeMounts"].as_array().unwrap();
+        assert_eq!(mounts.last(), Some(&mount));
+        assert_eq!((volumes.len(), mounts.len()), (2 + plan.credentials.len(), 2 + plan.credentials.len()));
     }
 
     #[test]

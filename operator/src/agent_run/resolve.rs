@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use belay_crds::{
     Agent, AgentRun, AgentTool, ClientAuthentication as CrdClientAuthentication, Credential, Http, Inject as CrdInject,
-    Limits as CrdLimits, Model, ModelApi, ModelReasoning, NameRef, OnDrift as CrdOnDrift, ReasoningEffort, Tool, Usd,
+    Limits as CrdLimits, Model, ModelApi, ModelReasoning, NameRef, OnDrift as CrdOnDrift, ReasoningEffort, Tls, Tool,
+    Usd,
 };
 use belay_policy::freeze_effects;
 use belay_protocol::Digest;
@@ -15,9 +16,9 @@ use belay_protocol::call::model_name;
 use belay_protocol::cost::Prices;
 use belay_protocol::network::AllowedHosts;
 use belay_protocol::plan::{
-    ClientAuthentication, ClientCredentials, Effects, Effort, HttpOperations, Inject, Limits, ModelApi as PlanApi,
-    ObjectId, OnDrift, PLAN_VERSION, Plan, PlanCredential, PlanHeader, PlanModel, PlanOperation, PlanPolicy, PlanTool,
-    Reasoning, ScriptedCall, ScriptedTurn, Timeouts,
+    CaBundle, ClientAuthentication, ClientCredentials, Effects, Effort, HttpOperations, Inject, Limits,
+    ModelApi as PlanApi, ObjectId, OnDrift, PLAN_VERSION, Plan, PlanCredential, PlanHeader, PlanModel, PlanOperation,
+    PlanPolicy, PlanTool, Reasoning, ScriptedCall, ScriptedTurn, Timeouts,
 };
 use kube::{Resource, ResourceExt};
 
@@ -193,6 +194,7 @@ fn freeze_tool(listed: &AgentTool, tool: &Tool, taken: &mut BTreeSet<String>) ->
         name: tool.name_any(),
         uid: tool.uid().unwrap_or_default(),
         url: tool.spec.url().to_owned(),
+        ca: tool.spec.tls().map(freeze_tls),
         http: tool.spec.http.as_ref().map(|http| freeze_http(http, &operations)),
         credential: tool.spec.credential_ref().map(|reference| reference.name.clone()),
         call_timeout_seconds: tool.spec.call_timeout_seconds.map_or(CALL_TIMEOUT_SECONDS, positive),
@@ -245,6 +247,7 @@ fn freeze_model(model: &Model) -> PlanModel {
         provider: spec.provider.clone(),
         model: spec.model.clone(),
         base_url: base_url(model),
+        ca: spec.tls.as_ref().map(freeze_tls),
         credential: spec.credential_ref.as_ref().map(|reference| reference.name.clone()),
         context_window_tokens: spec.context_window_tokens.map(i64::unsigned_abs),
         max_output_tokens: spec.max_output_tokens.map(i64::unsigned_abs),
@@ -269,6 +272,13 @@ fn freeze_model(model: &Model) -> PlanModel {
             .collect(),
         script: spec.scripted.iter().flat_map(|script| &script.turns).map(freeze_turn).collect(),
     }
+}
+
+/// Where a runner finds the authorities: by name, so that what they are may be rotated.
+#[must_use]
+pub fn freeze_tls(tls: &Tls) -> CaBundle {
+    let reference = &tls.ca_config_map_key_ref;
+    CaBundle { config_map: reference.name.clone(), key: reference.key.clone() }
 }
 
 fn freeze_reasoning(reasoning: &ModelReasoning) -> Reasoning {
@@ -328,6 +338,7 @@ fn freeze_inject(inject: &CrdInject) -> Inject {
     match &inject.oauth2_client_credentials {
         Some(client) => Inject::ClientCredentials(ClientCredentials {
             token_url: client.token_url.clone(),
+            ca: client.tls.as_ref().map(freeze_tls),
             client_id: client.client_id.clone(),
             scopes: client.scopes.clone(),
             audience: client.audience.clone(),
@@ -431,6 +442,32 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_names_the_authorities_that_models_and_tools_are_verified_by() {
+        let tls = |name: &str| {
+            Some(
+                serde_json::from_value(serde_json::json!({"caConfigMapKeyRef": {"name": name, "key": "ca.crt"}}))
+                    .unwrap(),
+            )
+        };
+        let ca = |name: &str| Some(CaBundle { config_map: name.to_owned(), key: "ca.crt".to_owned() });
+        let mut writer = model("writer", None);
+        writer.spec.tls = tls("models");
+        let (mut github, mut pets) = (tool("github", &["read"]), tool("pets", &["read"]));
+        github.spec.mcp.as_mut().unwrap().tls = tls("tools");
+        pets.spec.mcp = None;
+        pets.spec.http = Some(
+            serde_saphyr::from_str("{baseURL: 'https://x', operations: [{name: read, method: GET, path: /a}]}")
+                .unwrap(),
+        );
+        pets.spec.http.as_mut().unwrap().tls = tls("tools");
+        let agent = agent("triage", "writer", &[("github", &["*"]), ("pets", &["*"])]);
+        let plan = freeze(&run("r", "triage"), &parts(agent, writer, vec![github, pets], vec![])).unwrap();
+        assert_eq!(plan.model.ca, ca("models"));
+        assert_eq!((&plan.tools[0].ca, &plan.tools[1].ca), (&ca("tools"), &ca("tools")));
+        assert_eq!(plan.ca_bundles().len(), 2, "each is mounted once");
+    }
+
+    #[test]
     fn a_run_is_not_planned_without_a_policy_that_it_comes_under() {
         let named = |policy| [Named { subject: "Agent a: spec.policyRefs".into(), name: "p".into(), policy }];
         let missing = gather_policies(&named(None), "triage").unwrap_err();
@@ -518,6 +555,7 @@ mod tests {
         };
         let expected = ClientCredentials {
             token_url: "https://login.example/token".to_owned(),
+            ca: None,
             client_id: "belay".to_owned(),
             scopes: vec![],
             audience: None,
@@ -527,12 +565,14 @@ mod tests {
         assert_eq!(client(serde_json::json!({})), Inject::ClientCredentials(expected.clone()));
         let all = serde_json::json!({
             "scopes": ["read", "write"], "audience": "a", "resource": "r", "clientAuthentication": "Body",
+            "tls": {"caConfigMapKeyRef": {"name": "corp", "key": "ca.crt"}},
         });
         let expected = ClientCredentials {
             scopes: vec!["read".to_owned(), "write".to_owned()],
             audience: Some("a".to_owned()),
             resource: Some("r".to_owned()),
             authentication: ClientAuthentication::Body,
+            ca: Some(CaBundle { config_map: "corp".to_owned(), key: "ca.crt".to_owned() }),
             ..expected
         };
         assert_eq!(client(all), Inject::ClientCredentials(expected));

@@ -128,6 +128,7 @@ fn end_reason(failure: &Failure, otherwise: EndReason) -> EndReason {
         | FailureReason::Withheld
         | FailureReason::DocumentMissing
         | FailureReason::DefinitionsInvalid
+        | FailureReason::CaBundleUnusable
         | FailureReason::ContextExceeded => otherwise,
     }
 }

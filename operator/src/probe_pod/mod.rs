@@ -34,7 +34,7 @@ use crate::namespaces::Namespaces;
 use crate::network::fences::{Fences, routes};
 use crate::network::policy::Surroundings;
 use crate::pod_template::{
-    Document, Mode, Mount, PodSettings, PodShape, SharedSettings, base_labels, build_pod, random_suffix,
+    Authorities, Document, Mode, Mount, PodSettings, PodShape, SharedSettings, base_labels, build_pod, random_suffix,
 };
 use crate::pod_view::{Exit, PodView, view};
 use crate::service::Probes;
@@ -297,6 +297,16 @@ impl Question {
         Surroundings { namespace: self.namespace.clone(), owner: self.owner.clone(), routes }
     }
 
+    /// Who may vouch for those servers, where that is not the public authorities.
+    fn authorities(&self) -> Authorities {
+        match &self.task {
+            ProbeTask::Credential { .. } | ProbeTask::Network { .. } => Authorities::default(),
+            ProbeTask::Tool { ca, credential, .. } => {
+                ca.iter().chain(credential.as_ref().and_then(|credential| credential.ca())).collect()
+            }
+        }
+    }
+
     fn fingerprint(&self) -> Digest {
         let mounts: Vec<_> = self.mounts.iter().map(|m| [&m.credential, &m.secret_name, &m.secret_key]).collect();
         let whole = json!({"task": self.task, "mounts": mounts, "version": self.version});
@@ -322,6 +332,7 @@ fn build(question: &Question, name: &str, network: String, settings: &PodSetting
         owner: question.owner.clone(),
         credentials: question.mounts.clone(),
         documents: question.documents.clone(),
+        authorities: question.authorities(),
         resources: default_resources(),
         active_deadline_seconds: i64::from(PROBE_SECONDS),
     };

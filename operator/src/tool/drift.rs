@@ -400,7 +400,7 @@ mod tests {
         take(&mut kept, &same, now(), at(2));
         assert_eq!(accepted(&kept), [("list", "sha256:1"), ("set", "sha256:1")]);
         let mut other = tool.spec.clone();
-        other.mcp = Some(Mcp { url: "http://other/mcp".into(), credential_ref: None });
+        other.mcp = Some(Mcp { url: "http://other/mcp".into(), credential_ref: None, tls: None });
         take(&mut status, &other, now(), at(2));
         assert_eq!((accepted(&status), status.drift.is_none()), (vec![("list", "sha256:2")], true));
         let mut keyed = other.clone();

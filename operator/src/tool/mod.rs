@@ -24,7 +24,7 @@ use kube::runtime::controller::Action;
 
 use self::question::Asked;
 use self::verdict::{Found, Judged};
-use crate::agent_run::resolve::freeze_credential;
+use crate::agent_run::resolve::{freeze_credential, freeze_tls};
 use crate::clock::Clock;
 use crate::controller::{Failure, Reconcile};
 use crate::guard::Guard;
@@ -178,6 +178,7 @@ impl Tools {
                 name: tool.name_any(),
                 namespace: namespace.to_owned(),
                 url: tool.spec.url().to_owned(),
+                ca: tool.spec.tls().map(freeze_tls),
                 credential: credential.map(Box::new),
                 timeouts: PROBE_TIMEOUTS,
                 private_hosts: destinations::private_hosts(&urls, namespace, &self.network.allowed),

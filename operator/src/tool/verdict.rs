@@ -86,6 +86,7 @@ fn reason(failure: &Failure) -> ToolReason {
         | FailureReason::HostNotAllowed => ToolReason::CredentialNotReady,
         FailureReason::DocumentMissing => ToolReason::DocumentMissing,
         FailureReason::DefinitionsInvalid => ToolReason::DefinitionsInvalid,
+        FailureReason::CaBundleUnusable => ToolReason::CaBundleUnusable,
         FailureReason::DestinationNotAllowed => ToolReason::DestinationNotAllowed,
         FailureReason::RateLimited
         | FailureReason::ServerError
@@ -183,6 +184,7 @@ mod tests {
             (failed(FailureReason::Malformed), ToolReason::ServerFailed),
             (failed(FailureReason::DocumentMissing), ToolReason::DocumentMissing),
             (failed(FailureReason::DefinitionsInvalid), ToolReason::DefinitionsInvalid),
+            (failed(FailureReason::CaBundleUnusable), ToolReason::CaBundleUnusable),
         ];
         for (found, reason) in table {
             let verdict = verdict_of(judge(&tool("t", &[]), found));

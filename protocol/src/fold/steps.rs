@@ -159,6 +159,7 @@ fn may_cost(reason: FailureReason) -> bool {
         | FailureReason::Scripted
         | FailureReason::DocumentMissing
         | FailureReason::DefinitionsInvalid
+        | FailureReason::CaBundleUnusable
         | FailureReason::ContextExceeded => false,
     }
 }

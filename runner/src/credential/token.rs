@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::scope::stays_inside;
 use super::{Credentials, Secret};
-use crate::egress::{self, EgressError, piece};
+use crate::egress::{self, EgressError, Trust, piece};
 use crate::redact::Redactor;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -120,7 +120,9 @@ impl Endpoint<'_> {
     async fn ask(&self, client_secret: &Secret) -> Result<Granted, TokenError> {
         let request = self.request(client_secret)?;
         let refused = |error: &EgressError| self.error(error.reason(), format!("may not be asked: {error}"));
-        let client = self.credentials.destinations.client(&self.client.token_url, CONNECT_TIMEOUT);
+        let field = "spec.inject.oauth2ClientCredentials.tls.caConfigMapKeyRef";
+        let trust = self.client.ca.clone().map(|ca| Trust { field, ca });
+        let client = self.credentials.destinations.client(&self.client.token_url, CONNECT_TIMEOUT, trust);
         let client = client.map_err(|error| refused(&error))?;
         let response = client
             .open()

@@ -137,7 +137,7 @@ async fn a_listed_name_may_be_private_and_never_anything_else() {
 #[tokio::test]
 async fn a_client_resolves_the_host_it_was_made_for_and_no_other() {
     let names = played(&[&["1.1.1.1"]]);
-    let client = destinations(&[], &names).client("http://api.example.com/", Duration::from_secs(1)).unwrap();
+    let client = destinations(&[], &names).client("http://api.example.com/", Duration::from_secs(1), None).unwrap();
     let error = client.open().unwrap().get("http://other.example/").send().await.unwrap_err();
     assert!(matches!(refused(&error), Some(Refused::OtherHost { .. })), "{error:?}");
     assert!(names.asked.lock().unwrap().is_empty());
@@ -158,7 +158,7 @@ async fn a_client_resolves_the_host_it_was_made_for_and_no_other() {
 #[case("ftp://api.example.com/")]
 #[case("http://good.example@127.0.0.1:1/")]
 fn nothing_is_sent_to_a_url_that_leads_where_the_plan_may_not_go(#[case] url: &str) {
-    let client = Destinations::new("team", &[]).client(url, Duration::from_secs(1)).unwrap();
+    let client = Destinations::new("team", &[]).client(url, Duration::from_secs(1), None).unwrap();
     assert_eq!(client.open().unwrap_err().reason(), FailureReason::DestinationNotAllowed);
 }
 
@@ -166,7 +166,7 @@ fn nothing_is_sent_to_a_url_that_leads_where_the_plan_may_not_go(#[case] url: &s
 async fn a_server_that_resolves_to_metadata_is_not_asked_for_its_operations() {
     let destinations = destinations(&[], &played(&[&["169.254.169.254"]]));
     let url = "http://mcp.example/mcp".to_owned();
-    let endpoint = Endpoint { tool: "github".into(), url, credential: None };
+    let endpoint = Endpoint { tool: "github".into(), url, ca: None, credential: None };
     let credentials = Credentials::new("/nowhere".into());
     let mut server = McpServer::of_probe(endpoint, &destinations, &Timeouts::default(), credentials).unwrap();
     let error = server.list().await.unwrap_err();

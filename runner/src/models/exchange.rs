@@ -16,7 +16,7 @@ use super::codec::{Assembly as _, Codec, KEPT_BYTES, Progress, Reader, ResponseE
 use super::{Context, Model, ModelAnswer, ModelError, Prepared};
 use crate::credential::Credentials;
 use crate::credential::inject::inject;
-use crate::egress::{self, Destinations, EgressError, piece};
+use crate::egress::{self, EgressError, Trust, piece};
 use crate::permit::ModelPermit;
 use crate::redact::{Redactor, Rest, legible};
 use crate::retry_after;
@@ -51,8 +51,9 @@ impl<C: Codec> HttpModel<C> {
     ) -> Result<Self, EgressError> {
         let url = format!("{}{}", model.base_url.as_deref().unwrap_or_default(), C::PATH);
         let connect_timeout = Duration::from_secs(u64::from(model.timeouts.connect_seconds));
+        let trust = model.ca.clone().map(|ca| Trust { field: "spec.tls.caConfigMapKeyRef", ca });
         Ok(Self {
-            client: Destinations::of(plan).client(&url, connect_timeout)?,
+            client: credentials.destinations().for_plan(plan).client(&url, connect_timeout, trust)?,
             url,
             credential: model.credential.as_deref().and_then(|name| plan.credential(name)).cloned(),
             credentials,
@@ -102,7 +103,7 @@ impl<C: Codec> HttpModel<C> {
     async fn exchange(&self, body: Vec<u8>) -> Result<ModelAnswer, ModelError> {
         let timeouts = self.model.timeouts;
         let client = self.client.open().map_err(|error| self.not_sent(error.reason(), &error))?;
-        let request = self.request(client, body).await?;
+        let request = self.request(&client, body).await?;
         let first_byte = Instant::now() + Duration::from_secs(u64::from(timeouts.first_byte_seconds));
         let sent = timeout_at(first_byte, client.execute(request)).await;
         let response =

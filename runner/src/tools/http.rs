@@ -26,7 +26,7 @@ use super::wire::{CONNECT_TIMEOUT, Endpoint};
 use super::{Call, Definition, LeftOut, ListError, Outcome, ToolServer};
 use crate::credential::Credentials;
 use crate::credential::inject::inject;
-use crate::egress::{self, Destinations, EgressError, piece};
+use crate::egress::{self, Destinations, EgressError, Trust, piece};
 use crate::permit::{BootTime, Permit, Refusal};
 use crate::redact::Redactor;
 
@@ -80,7 +80,8 @@ impl HttpApi {
         credentials: Credentials,
         redactor: Redactor,
     ) -> Result<Self, EgressError> {
-        let http = destinations.client(&endpoint.url, CONNECT_TIMEOUT)?;
+        let trust = endpoint.ca.clone().map(|ca| Trust { field: "spec.http.tls.caConfigMapKeyRef", ca });
+        let http = destinations.client(&endpoint.url, CONNECT_TIMEOUT, trust)?;
         let (operations, left_out) = (None, Vec::new());
         Ok(Self { endpoint, described, documents, http, credentials, redactor, operations, left_out })
     }
@@ -234,8 +235,11 @@ fn carrier(credential: &PlanCredential) -> Carrier<'_> {
 
 #[async_trait]
 impl ToolServer for HttpApi {
-    /// Reads what describes the API anew; the API itself is not asked.
+    /// Reads what describes the API anew, and those who vouch for it; the API itself is not asked.
     async fn list(&mut self) -> Result<Vec<Definition>, ListError> {
+        if let Err(error @ EgressError::Authorities(_)) = self.http.open() {
+            return Err(self.error(error.reason(), &error.to_string()));
+        }
         let operations = self.load()?;
         Ok(operations.values().map(|operation| operation.definition.clone()).collect())
     }
@@ -263,7 +267,7 @@ impl ToolServer for HttpApi {
         if let Err(outcome) = self.depart(call, permit) {
             return outcome;
         }
-        let ended = tokio::time::timeout(timeout, self.exchange(http, request)).await;
+        let ended = tokio::time::timeout(timeout, self.exchange(&http, request)).await;
         ended.unwrap_or_else(|_| Outcome::Unknown {
             message: format!("no answer within {} s (spec.callTimeoutSeconds)", timeout.as_secs()),
         })

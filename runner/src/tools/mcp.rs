@@ -36,7 +36,7 @@ use super::{
     unnameable,
 };
 use crate::credential::Credentials;
-use crate::egress::{Destinations, EgressError, piece};
+use crate::egress::{Destinations, EgressError, Trust, piece};
 use crate::permit::Permit;
 use crate::redact::{Redactor, legible};
 
@@ -79,8 +79,8 @@ impl McpServer {
         redactor: Redactor,
     ) -> Result<Self, EgressError> {
         let credential = tool.credential.as_deref().and_then(|name| plan.credential(name)).cloned();
-        let endpoint = Endpoint { tool: tool.name.clone(), url: tool.url.clone(), credential };
-        Self::new(endpoint, &Destinations::of(plan), LISTING_TIMEOUT, credentials, redactor)
+        let endpoint = Endpoint { tool: tool.name.clone(), url: tool.url.clone(), ca: tool.ca.clone(), credential };
+        Self::new(endpoint, &credentials.destinations().for_plan(plan), LISTING_TIMEOUT, credentials, redactor)
     }
 
     /// A server that a probe is to list.
@@ -104,7 +104,8 @@ impl McpServer {
         redactor: Redactor,
     ) -> Result<Self, EgressError> {
         let changes = Changes::default();
-        let client = destinations.client(&endpoint.url, CONNECT_TIMEOUT)?;
+        let trust = endpoint.ca.clone().map(|ca| Trust { field: "spec.mcp.tls.caConfigMapKeyRef", ca });
+        let client = destinations.client(&endpoint.url, CONNECT_TIMEOUT, trust)?;
         let wire = Wire::new(client, endpoint, credentials, changes.clone());
         let respondent = Respondent::new(client_info(), redactor.clone());
         Ok(Self {

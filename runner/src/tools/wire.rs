@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use belay_protocol::Digest;
 use belay_protocol::call::{CallBinding, CredentialBinding};
 use belay_protocol::event::NotSentReason;
-use belay_protocol::plan::PlanCredential;
+use belay_protocol::plan::{CaBundle, PlanCredential};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use http::header::ACCEPT_ENCODING;
@@ -44,6 +44,8 @@ type Posted = Result<StreamableHttpPostResponse, StreamableHttpError<reqwest::Er
 pub struct Endpoint {
     pub tool: String,
     pub url: String,
+    /// Who may vouch for it, if not the public authorities.
+    pub ca: Option<CaBundle>,
     pub credential: Option<PlanCredential>,
 }
 
@@ -91,8 +93,8 @@ pub enum Departure {
 }
 
 /// What a request leaves with.
-struct Outfit<'a> {
-    http: &'a reqwest::Client,
+struct Outfit {
+    http: reqwest::Client,
     url: Arc<str>,
     header: Option<(HeaderName, HeaderValue)>,
 }
@@ -158,7 +160,7 @@ impl Wire {
     }
 
     /// What to send with, to which URL, and the header that carries the credential, if a header does.
-    async fn outfit(&self, method: &Method) -> Result<Outfit<'_>, Trouble> {
+    async fn outfit(&self, method: &Method) -> Result<Outfit, Trouble> {
         let not_sent = |reason, message| Trouble::NotSent { reason, message };
         let http = self.http.open().map_err(|error| not_sent(error.reason(), error.to_string()))?;
         let url = self.endpoint.url.as_str();

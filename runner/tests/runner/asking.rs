@@ -5,7 +5,8 @@ use belay_protocol::event::FailureReason;
 use belay_protocol::plan::{PlanCredential, PlanModel};
 use belay_protocol::transcript::Transcript;
 use belay_protocol::wire;
-use belay_runner::models::{self, Context, ModelAnswer, ModelError, OfferedTool};
+use belay_runner::credential::Credentials;
+use belay_runner::models::{self, Context, Model, ModelAnswer, ModelError, OfferedTool};
 use belay_runner::permit::{BootTime, Decided, ModelPermit, Verdict};
 use belay_runner::redact::Redactor;
 use belay_runner::tools::mcp::McpServer;
@@ -41,11 +42,19 @@ pub async fn ask_as(
     let (_folder, credentials) = mounted(secrets);
     let mut plan = plan(model, Vec::new());
     plan.credentials.push(credential);
+    ask_by(&plan, &credentials).await
+}
+
+/// Asks the plan's model.
+pub async fn ask_by(plan: &Plan, credentials: &Credentials) -> Result<ModelAnswer, ModelError> {
     let redactor = Redactor::new(credentials.clone(), &plan.credentials);
-    let model = models::client(&plan, &plan.model, &credentials, &redactor).unwrap();
+    ask_client(plan, &*models::client(plan, &plan.model, credentials, &redactor).unwrap()).await
+}
+
+pub async fn ask_client(plan: &Plan, model: &dyn Model) -> Result<ModelAnswer, ModelError> {
     let transcript = Transcript::default();
     let tools = [OfferedTool { name: "server__echo".into(), description: "says it".into(), input_schema: json!({}) }];
-    let prepared = model.prepare(&Context { plan: &plan, transcript: &transcript, tools: &tools, answered: 0 })?;
+    let prepared = model.prepare(&Context { plan, transcript: &transcript, tools: &tools, answered: 0 })?;
     model.ask(prepared, permit()).await
 }
 

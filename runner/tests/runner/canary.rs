@@ -90,6 +90,7 @@ fn key(name: &str, inject: Inject) -> PlanCredential {
 fn plan_of(model: &Leaky, servers: &[FakeMcp], tokens: &TokenServer) -> Plan {
     let client = ClientCredentials {
         token_url: tokens.url(),
+        ca: None,
         client_id: "belay".into(),
         scopes: vec!["read".into()],
         audience: None,
@@ -237,6 +238,7 @@ async fn the_canarys_runner() {
         token_file: folder.join("token"),
         credentials_folder: folder.join("credentials"),
         documents_folder: folder.join("documents"),
+        authorities_folder: folder.join("authorities"),
     };
     belay_runner::run::run(&config, "instance-1".into(), std::future::pending()).await.unwrap();
 }

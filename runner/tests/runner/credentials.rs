@@ -24,6 +24,7 @@ const URL: &str = "https://api.example/v1";
 fn client(token_url: String) -> ClientCredentials {
     ClientCredentials {
         token_url,
+        ca: None,
         client_id: "belay".into(),
         scopes: Vec::new(),
         audience: None,

@@ -102,6 +102,7 @@ impl Operator {
             token_file: folder.path().join("token"),
             credentials_folder: folder.path().join("credentials"),
             documents_folder: folder.path().join("documents"),
+            authorities_folder: folder.path().join("authorities"),
         };
         Self { config, folder, sessions, probes }
     }

@@ -49,7 +49,7 @@ pub fn documented() -> HttpOperations {
     HttpOperations::Document { config_map: "things".into(), key: "openapi.yaml".into(), only: Vec::new() }
 }
 
-fn inline() -> HttpOperations {
+pub fn inline() -> HttpOperations {
     HttpOperations::Inline(vec![InlineOperation {
         name: "put_thing".into(),
         description: "Puts a thing.".into(),

@@ -18,7 +18,7 @@ pub struct Asked {
 
 #[derive(Clone)]
 pub struct TokenServer {
-    address: SocketAddr,
+    pub address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
     expires_in: u64,
     prefix: Arc<str>,

@@ -80,6 +80,7 @@ pub(super) fn freeze_subagent(
     Ok(PlanTool {
         uid: tool.uid().unwrap_or_default(),
         url: destination(&agent.name),
+        ca: None,
         http: None,
         credential: None,
         call_timeout_seconds: 0,
