@@ -72,7 +72,8 @@ fn values_reach_the_objects_that_they_are_for() {
         "runnerPods": {"nodeSelector": {"pool": "agents"}},
         "limits": {"runs": 7},
         "verifyPeerAddress": false,
-        "network": {"allowedPrivateHosts": ["llm.models.svc", "10.1.2.3"], "dnsEgress": [{"ports": [{"port": 53}]}]},
+        "network": {"allowedPrivateHosts": ["llm.models.svc", "10.1.2.3"], "dnsEgress": [{"ports": [{"port": 53}]}],
+            "egressProxy": "http://proxy.corp.example:3128"},
     }));
     let pod = &objects["\"Deployment\"/\"belay-operator\""]["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
@@ -89,6 +90,7 @@ fn values_reach_the_objects_that_they_are_for() {
     assert_eq!(variable("BELAY_VERIFY_PEER_ADDRESS"), Some(json!("false")));
     assert_eq!(variable("BELAY_POD_NODE_SELECTOR"), Some(json!(r#"{"pool":"agents"}"#)));
     assert_eq!(variable("BELAY_ALLOWED_PRIVATE_HOSTS"), Some(json!("llm.models.svc,10.1.2.3")));
+    assert_eq!(variable("BELAY_EGRESS_PROXY"), Some(json!("http://proxy.corp.example:3128")));
     assert_eq!(variable("BELAY_DNS_EGRESS"), Some(json!(r#"[{"ports":[{"port":53}]}]"#)));
     let claim = &objects["\"PersistentVolumeClaim\"/\"belay-journal\""]["spec"];
     assert_eq!(

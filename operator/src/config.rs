@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use belay_protocol::network::{AllowedHost, Destination};
+use belay_protocol::network::{AllowedHost, AllowedHosts, Destination, EgressProxy};
 use belay_protocol::trace::Content;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use k8s_openapi::api::core::v1::Toleration;
@@ -122,6 +122,11 @@ pub struct Config {
     /// Services of other namespaces (NAME.NAMESPACE.svc), host names, addresses
     #[arg(long, env = "BELAY_ALLOWED_PRIVATE_HOSTS", value_delimiter = ',')]
     pub allowed_private_hosts: Vec<AllowedHost>,
+
+    /// The forward proxy by which runner and probe pods reach public hosts, such as `http://proxy.example:3128`: asked
+    /// with CONNECT, for https alone. What --allowed-private-hosts lists and Services are reached without it
+    #[arg(long, env = "BELAY_EGRESS_PROXY")]
+    pub egress_proxy: Option<EgressProxy>,
 
     /// How runner and probe pods reach cluster DNS: a JSON list of egress rules of a NetworkPolicy [default: pods with the
     /// label k8s-app=kube-dns in kube-system, port 53]
@@ -248,8 +253,10 @@ impl Config {
     #[must_use]
     pub fn network(&self) -> NetworkSettings {
         let dns = self.dns_egress.0.clone();
+        let allowed: AllowedHosts = self.allowed_private_hosts.iter().cloned().collect();
         NetworkSettings {
-            allowed: self.allowed_private_hosts.iter().cloned().collect(),
+            allowed: allowed.behind(self.egress_proxy.as_ref()),
+            proxy: self.egress_proxy.clone(),
             dns: if dns.is_empty() { usual_dns() } else { dns },
             operator: Destination::parse(&self.operator_address(), &self.namespace).ok(),
             operator_port: self.grpc_address.port(),
@@ -301,8 +308,6 @@ pub fn journal_path(data_dir: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use belay_protocol::network::AllowedHosts;
-
     use super::*;
 
     fn parse(extra: &[&str]) -> Result<Config, clap::Error> {
@@ -373,6 +378,17 @@ mod tests {
         assert!(listed.allowed.route("http://10.1.2.3/", "team").is_ok());
         for never in ["169.254.169.254", "llm", "0x7f.1"] {
             assert!(parse(&["--allowed-private-hosts", never]).is_err(), "{never}");
+        }
+    }
+
+    #[test]
+    fn public_hosts_are_reached_by_the_proxy_that_the_installation_names() {
+        assert_eq!(parse(&[]).unwrap().network().proxy, None);
+        let proxied = parse(&["--egress-proxy", "http://squid.infra.svc:3128"]).unwrap().network();
+        assert_eq!(proxied.proxy, Some("http://squid.infra.svc:3128".parse().unwrap()));
+        assert!(proxied.allowed.route("http://api.example/", "team").is_err(), "in plain text");
+        for bad in ["https://proxy.corp.example", "http://user:key@proxy.corp.example", "http://169.254.169.254"] {
+            assert!(parse(&["--egress-proxy", bad]).is_err(), "{bad}");
         }
     }
 

@@ -192,11 +192,7 @@ fn container(shape: PodShape, settings: &PodSettings) -> Container {
         name: CONTAINER.to_owned(),
         image: Some(settings.image.clone()),
         image_pull_policy: Some(settings.pull_policy.to_owned()),
-        env: Some(vec![
-            variable("BELAY_MODE", mode),
-            variable("BELAY_OPERATOR_ADDR", &settings.operator_address),
-            variable("BELAY_OPERATOR_CA_PEM", &settings.ca_pem),
-        ]),
+        env: Some(variables(mode, settings)),
         resources: Some(shape.resources),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -207,6 +203,16 @@ fn container(shape: PodShape, settings: &PodSettings) -> Container {
         volume_mounts: Some(mounts),
         ..Container::default()
     }
+}
+
+fn variables(mode: &str, settings: &PodSettings) -> Vec<EnvVar> {
+    let mut variables = vec![
+        variable("BELAY_MODE", mode),
+        variable("BELAY_OPERATOR_ADDR", &settings.operator_address),
+        variable("BELAY_OPERATOR_CA_PEM", &settings.ca_pem),
+    ];
+    variables.extend(settings.network.proxy.as_ref().map(|proxy| variable("BELAY_EGRESS_PROXY", &proxy.to_string())));
+    variables
 }
 
 fn pod_security() -> PodSecurityContext {

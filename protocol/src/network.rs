@@ -2,6 +2,7 @@
 //! installation has to allow. Pure: operator and runner decide by the same rules.
 
 mod class;
+mod proxy;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,6 +11,7 @@ use std::str::FromStr;
 use thiserror::Error;
 
 pub use self::class::AddressClass;
+pub use self::proxy::{EgressProxy, NotAProxy};
 
 /// What names of Services end in; another cluster domain needs the short name.
 const IN_CLUSTER: [&str; 2] = [".svc", ".svc.cluster.local"];
@@ -61,6 +63,16 @@ pub enum NotAllowed {
     Unlisted { address: IpAddr, class: AddressClass },
     #[error("{address} is {class}, which nothing may be sent to: name a public host or a Service of the own namespace")]
     Never { address: IpAddr, class: AddressClass },
+    #[error(
+        "{host} would be asked in plain text through the installation's egress proxy, which could read and change all of \
+         it: use https, or have an administrator add {host} to the installation's allowedPrivateHosts"
+    )]
+    InPlainText { host: String },
+    #[error(
+        "{host} is no name of the public internet, and the installation's egress proxy is asked for no other: have an \
+         administrator add {host} to the installation's allowedPrivateHosts"
+    )]
+    NotPublic { host: String },
 }
 
 /// Which addresses a host may have.
@@ -69,6 +81,8 @@ pub enum Reach {
     Public,
     /// Private ones too: it is a Service, or the installation allows it.
     Private,
+    /// None from here: the installation's proxy is asked for it by its name.
+    Proxied,
 }
 
 /// A destination that a run may have.
@@ -78,9 +92,13 @@ pub struct Route {
     pub reach: Reach,
 }
 
-/// Hosts that the installation lets runs reach at private addresses, beside Services of their own namespace.
+/// Hosts that the installation lets runs reach at private addresses, beside Services of their own namespace, and
+/// whether all others are reached through its proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AllowedHosts(Vec<AllowedHost>);
+pub struct AllowedHosts {
+    hosts: Vec<AllowedHost>,
+    proxied: bool,
+}
 
 /// One of them: `NAME.NAMESPACE.svc`, another host name, or an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,7 +205,7 @@ impl Reach {
     #[must_use]
     pub fn takes(self, class: AddressClass) -> bool {
         match class {
-            AddressClass::Public => true,
+            AddressClass::Public => self != Self::Proxied,
             AddressClass::Private => self == Self::Private,
             AddressClass::Loopback
             | AddressClass::LinkLocal
@@ -205,6 +223,12 @@ impl AllowedHosts {
     #[must_use]
     pub fn of(names: &[String]) -> Self {
         names.iter().filter_map(|name| name.parse().ok()).collect()
+    }
+
+    /// The same hosts, where that proxy, if there is one, leads to public hosts that are not among them.
+    #[must_use]
+    pub fn behind(self, proxy: Option<&EgressProxy>) -> Self {
+        Self { proxied: proxy.is_some(), ..self }
     }
 
     /// Whether `url` may be requested by what lies in `namespace`, and at which addresses.
@@ -226,6 +250,7 @@ impl AllowedHosts {
                 None => (Host::Name(name), Reach::Public),
             },
         };
+        let reach = if self.proxied && reach == Reach::Public { proxied(url, &host)? } else { reach };
         Ok(Route { destination: Destination { host, port }, reach })
     }
 
@@ -259,13 +284,13 @@ impl AllowedHosts {
             (Host::Service { name, namespace }, Host::Name(short)) => *short == format!("{name}.{namespace}"),
             (listed, host) => listed == host,
         };
-        self.0.iter().map(|AllowedHost(host)| host).find(|listed| is(listed))
+        self.hosts.iter().map(|AllowedHost(host)| host).find(|listed| is(listed))
     }
 }
 
 impl FromIterator<AllowedHost> for AllowedHosts {
     fn from_iter<I: IntoIterator<Item = AllowedHost>>(hosts: I) -> Self {
-        Self(hosts.into_iter().collect())
+        Self { hosts: hosts.into_iter().collect(), proxied: false }
     }
 }
 
@@ -274,15 +299,30 @@ impl FromStr for AllowedHost {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bracketed = if text.contains(':') { format!("[{text}]") } else { text.to_owned() };
-        let host = Host::parse(&bracketed, "")?;
-        match &host {
-            Host::Service { namespace, .. } if namespace.is_empty() => Err(NotAllowable::NoNamespace(text.to_owned())),
-            Host::Address(address) => match AddressClass::of(*address) {
-                AddressClass::Public | AddressClass::Private | AddressClass::Loopback => Ok(Self(host)),
-                never => Err(NotAllowable::Never(*address, never)),
-            },
-            Host::Service { .. } | Host::Name(_) => Ok(Self(host)),
-        }
+        allowable(Host::parse(&bracketed, "")?, text).map(Self)
+    }
+}
+
+/// A host that the installation may name; `text` is how it does.
+fn allowable(host: Host, text: &str) -> Result<Host, NotAllowable> {
+    match &host {
+        Host::Service { namespace, .. } if namespace.is_empty() => Err(NotAllowable::NoNamespace(text.to_owned())),
+        Host::Address(address) => match AddressClass::of(*address) {
+            AddressClass::Public | AddressClass::Private | AddressClass::Loopback => Ok(host),
+            never => Err(NotAllowable::Never(*address, never)),
+        },
+        Host::Service { .. } | Host::Name(_) => Ok(host),
+    }
+}
+
+/// What is asked of the proxy: TLS alone goes through it unseen, and its own network is not what anybody meant.
+fn proxied(url: &str, host: &Host) -> Result<Reach, NotAllowed> {
+    if url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http:")) {
+        return Err(NotAllowed::InPlainText { host: host.to_string() });
+    }
+    match host {
+        Host::Name(name) if !proxy::is_public(name) => Err(NotAllowed::NotPublic { host: name.clone() }),
+        Host::Name(_) | Host::Address(_) | Host::Service { .. } => Ok(Reach::Proxied),
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use belay_protocol::network::{EgressProxy, NotAProxy};
 use belay_protocol::{AUTHORITIES_DIR, CREDENTIALS_DIR, DOCUMENTS_DIR, TOKEN_FILE};
+
+use crate::egress::Destinations;
 
 /// Everything a runner or probe needs to find its operator.
 #[derive(Clone, Debug)]
@@ -15,6 +18,8 @@ pub struct Config {
     pub credentials_folder: PathBuf,
     pub documents_folder: PathBuf,
     pub authorities_folder: PathBuf,
+    /// Leads to public hosts, where the installation has one.
+    pub egress_proxy: Option<EgressProxy>,
 }
 
 /// An `https` address and the authorities that may vouch for it.
@@ -38,6 +43,8 @@ pub enum ConfigError {
     Missing(&'static str),
     #[error("BELAY_OPERATOR_ADDR must be https://HOST:PORT, not {0}")]
     Address(String),
+    #[error("BELAY_EGRESS_PROXY: {0}")]
+    EgressProxy(#[from] NotAProxy),
     #[error("BELAY_MODE must be run or probe, not {0}")]
     Mode(String),
 }
@@ -52,6 +59,9 @@ impl Config {
             Some("probe") => Mode::Probe,
             Some(other) => return Err(ConfigError::Mode(other.to_owned())),
         };
+        // One that cannot be read must not become a way around it.
+        let egress_proxy = variable("BELAY_EGRESS_PROXY").filter(|value| !value.is_empty());
+        let egress_proxy = egress_proxy.map(|proxy| proxy.parse()).transpose()?;
         Ok(Self {
             operator: OperatorAddress::parse(required("BELAY_OPERATOR_ADDR")?, required("BELAY_OPERATOR_CA_PEM")?)?,
             mode,
@@ -60,7 +70,17 @@ impl Config {
             credentials_folder: CREDENTIALS_DIR.into(),
             documents_folder: DOCUMENTS_DIR.into(),
             authorities_folder: AUTHORITIES_DIR.into(),
+            egress_proxy,
         })
+    }
+}
+
+impl Config {
+    /// How whatever the pod sends gets out, to nowhere yet.
+    #[must_use]
+    pub fn way_out(&self) -> Destinations {
+        let none = Destinations::new("", &[]);
+        none.with_authorities(self.authorities_folder.clone()).through(self.egress_proxy.clone())
     }
 }
 
@@ -100,12 +120,16 @@ mod tests {
         assert_eq!(config.mode, Mode::Run);
         assert_eq!(config.operator.host, "belay-operator.belay-system.svc");
         assert_eq!(config.token_file, PathBuf::from(TOKEN_FILE));
+        assert_eq!(config.egress_proxy, None);
+        let proxied = parse(Some(("BELAY_EGRESS_PROXY", "http://10.1.2.3:3128"))).unwrap();
+        assert_eq!(proxied.egress_proxy, Some("http://10.1.2.3:3128".parse().unwrap()));
     }
 
     #[rstest]
     #[case("BELAY_OPERATOR_ADDR", "http://operator:80", ConfigError::Address("http://operator:80".into()))]
     #[case("BELAY_OPERATOR_ADDR", "operator", ConfigError::Address("operator".into()))]
     #[case("BELAY_OPERATOR_CA_PEM", "", ConfigError::Missing("BELAY_OPERATOR_CA_PEM"))]
+    #[case("BELAY_EGRESS_PROXY", "proxy:3128", ConfigError::EgressProxy(NotAProxy::Spelling("proxy:3128".into())))]
     #[case("BELAY_MODE", "sing", ConfigError::Mode("sing".into()))]
     fn a_wrong_variable_is_named(#[case] name: &str, #[case] value: &str, #[case] error: ConfigError) {
         assert_eq!(parse(Some((name, value))).unwrap_err(), error);

@@ -4,6 +4,7 @@ mod authorities;
 mod guard;
 #[cfg(test)]
 mod guard_tests;
+mod proxy;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use belay_protocol::event::{FailureReason, NotSentReason};
-use belay_protocol::network::{AllowedHosts, Host, NotAllowed, Route, Unclear};
+use belay_protocol::network::{AllowedHosts, EgressProxy, Host, NotAllowed, Reach, Route, Unclear};
 use belay_protocol::{AUTHORITIES_DIR, Plan};
 use reqwest::Url;
 
@@ -84,6 +85,8 @@ pub struct Destinations {
     /// Of the run, or of the Tool that is probed.
     namespace: String,
     allowed: AllowedHosts,
+    /// Leads to public hosts.
+    proxy: Option<EgressProxy>,
     authorities: Authorities,
     names: Arc<dyn Names>,
 }
@@ -103,6 +106,8 @@ enum Way {
 /// How a client connects, whomever it trusts.
 struct Connecting {
     guard: Arc<Guard>,
+    /// The guard is the proxy's then: nobody here looks up the host itself.
+    proxy: Option<reqwest::Proxy>,
     timeout: Duration,
 }
 
@@ -120,7 +125,7 @@ impl Client {
 impl Connecting {
     /// No redirects, no retries, no proxy from the environment, no other host.
     fn builder(&self) -> reqwest::ClientBuilder {
-        reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .no_proxy()
@@ -129,7 +134,11 @@ impl Connecting {
             .connect_timeout(self.timeout)
             .pool_idle_timeout(Duration::from_secs(IDLE_SECONDS))
             .pool_max_idle_per_host(2)
-            .dns_resolver(Arc::clone(&self.guard))
+            .dns_resolver(Arc::clone(&self.guard));
+        match &self.proxy {
+            Some(proxy) => builder.proxy(proxy.clone()),
+            None => builder,
+        }
     }
 }
 
@@ -143,7 +152,7 @@ impl Destinations {
     pub fn new(namespace: &str, private_hosts: &[String]) -> Self {
         let authorities = Authorities::new(AUTHORITIES_DIR.into());
         let allowed = AllowedHosts::of(private_hosts);
-        Self { namespace: namespace.to_owned(), allowed, authorities, names: Arc::new(SystemNames) }
+        Self { namespace: namespace.to_owned(), allowed, proxy: None, authorities, names: Arc::new(SystemNames) }
     }
 
     /// The same way out, to what this plan may reach.
@@ -155,7 +164,14 @@ impl Destinations {
     /// The same way out, to what may be reached from that namespace with these private hosts.
     #[must_use]
     pub fn within(&self, namespace: &str, private_hosts: &[String]) -> Self {
-        Self { namespace: namespace.to_owned(), allowed: AllowedHosts::of(private_hosts), ..self.clone() }
+        let allowed = AllowedHosts::of(private_hosts).behind(self.proxy.as_ref());
+        Self { namespace: namespace.to_owned(), allowed, ..self.clone() }
+    }
+
+    /// Public hosts through that proxy, if the installation has one.
+    #[must_use]
+    pub fn through(self, proxy: Option<EgressProxy>) -> Self {
+        Self { allowed: self.allowed.behind(proxy.as_ref()), proxy, ..self }
     }
 
     /// Finds authorities there instead.
@@ -176,12 +192,19 @@ impl Destinations {
             Ok(way) => way,
             Err(refusal) => return Ok(Client(Way::Refused(refusal))),
         };
-        let guard = Arc::new(Guard { host, route, names: Arc::clone(&self.names) });
-        let connecting = Connecting { guard, timeout };
+        let connecting = self.connecting(host, route, timeout)?;
         Ok(Client(match trust {
             Some(trust) => Way::Verified(Arc::new(Verified::new(connecting, trust, self.authorities.clone()))),
             None => Way::Usual(usual(url, &connecting)?),
         }))
+    }
+
+    fn connecting(&self, host: String, route: Route, timeout: Duration) -> Result<Connecting, EgressError> {
+        let proxy = self.proxy.as_ref().filter(|_| route.reach == Reach::Proxied);
+        let (host, route) = proxy.map_or((host, route), |proxy| (proxy.host(), proxy.route()));
+        let proxy = proxy.map(|proxy| reqwest::Proxy::https(proxy.to_string()));
+        let guard = Arc::new(Guard { host, route, names: Arc::clone(&self.names) });
+        Ok(Connecting { guard, proxy: proxy.transpose().map_err(EgressError::Client)?, timeout })
     }
 
     /// The way to `url`, and its host as the HTTP client will ask for it.
@@ -221,7 +244,8 @@ pub fn causes(error: &reqwest::Error) -> String {
     let mut words = Vec::new();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        words.push(error.to_string());
+        let said = error.to_string();
+        words.push(proxy::in_words(&said).map_or(said, str::to_owned));
         words.extend(is_of_strangers(error).then(|| STRANGERS.to_owned()));
         cause = error.source();
     }

@@ -16,7 +16,7 @@ use tonic::Streaming;
 
 use crate::config::Config;
 use crate::credential::Credentials;
-use crate::egress::{Destinations, EgressError};
+use crate::egress::EgressError;
 use crate::log::keep_secret;
 use crate::passage;
 use crate::redact::Redactor;
@@ -63,8 +63,7 @@ async fn answer(config: &Config) -> Result<(), ProbeError> {
     say(&outgoing, ToOperator::Hello(ProbeHello { protocol_version: PROTOCOL_VERSION })).await?;
     let (mut client, request) = link.call(ReceiverStream::new(queue)).await?;
     let mut incoming = client.probe(request).await.map_err(LinkError::Status)?.into_inner();
-    let destinations = Destinations::new("", &[]).with_authorities(config.authorities_folder.clone());
-    let credentials = Credentials::new(config.credentials_folder.clone()).reaching(destinations);
+    let credentials = Credentials::new(config.credentials_folder.clone()).reaching(config.way_out());
     let documents = Documents::new(config.documents_folder.clone());
     loop {
         match hear(&mut incoming).await? {

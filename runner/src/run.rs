@@ -9,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 use crate::agent_loop::{Agent, LoopError, Parting, Parts, Progress, WelcomeError};
 use crate::config::Config;
 use crate::credential::Credentials;
-use crate::egress::{Destinations, EgressError};
+use crate::egress::EgressError;
 use crate::log::keep_secret;
 use crate::models;
 use crate::redact::Redactor;
@@ -63,7 +63,7 @@ async fn epoch(config: &Config, operator: Operator, welcomed: oneshot::Receiver<
     let (plan, progress) = Progress::read(&welcome)?;
     drop(welcome);
     let documents = Documents::new(config.documents_folder.clone());
-    let destinations = Destinations::of(&plan).with_authorities(config.authorities_folder.clone());
+    let destinations = config.way_out().for_plan(&plan);
     let credentials = Credentials::new(config.credentials_folder.clone()).reaching(destinations);
     let parts = parts(&plan, &credentials, &documents)?;
     Ok(Agent::new(plan, progress, operator, parts).run().await?)

@@ -113,7 +113,7 @@ impl Agents {
             &self.world.credentials_of(agent),
         );
         let routes = routes(urls.iter().map(|named| named.url.as_str()), &namespace, &self.network.allowed);
-        let at = Surroundings { namespace, owner: owner_of(agent), routes };
+        let at = Surroundings { namespace, owner: owner_of(agent), routes, proxy: self.network.proxy.clone() };
         self.fences.raise(&at).await?;
         self.fences.clear(&at).await
     }

@@ -229,6 +229,17 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_is_told_of_the_installations_proxy() {
+        let mut settings = settings();
+        settings.network.proxy = Some("http://squid.infra.svc:3128".parse().unwrap());
+        let place = Place { name: "belay-run-abcd2345", active: Duration::ZERO, network: "k3y" };
+        let pod = build(&run("nightly", "triage"), &crate::fixtures::plan(), None, &place, &settings);
+        let pod = serde_json::to_value(pod).unwrap();
+        let told = json!({"name": "BELAY_EGRESS_PROXY", "value": "http://squid.infra.svc:3128"});
+        assert_eq!(pod["spec"]["containers"][0]["env"][3], told);
+    }
+
+    #[test]
     fn an_agents_limit_is_never_below_the_request() {
         let mut small = agent("triage", "writer", &[]);
         small.spec.pod = serde_json::from_value(json!({"resources": {"limits": {"memory": "16Mi"}}})).unwrap();

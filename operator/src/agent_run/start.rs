@@ -7,7 +7,6 @@ use belay_crds::reason::RunReason;
 use belay_crds::{AgentRun, POD_PREFIX, WaitingOn};
 use belay_protocol::event::Event;
 use belay_protocol::fold::{Epoch, RunState};
-use belay_protocol::network::AllowedHosts;
 use belay_protocol::plan::Plan;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -23,7 +22,7 @@ use super::resolve::{Parts, freeze};
 use super::status::Stand;
 use super::{plan, pod};
 use crate::controller::Failure;
-use crate::network::fences::routes;
+use crate::network::NetworkSettings;
 use crate::network::policy::Surroundings;
 use crate::pod_template::random_suffix;
 use crate::writes::owner_of_agent;
@@ -111,7 +110,8 @@ impl AgentRuns {
         epoch: &Epoch,
     ) -> Result<Action, Failure> {
         let Some(plan) = state.plan.as_deref() else { return Ok(Action::await_change()) };
-        let network = match self.fences.raise(&surroundings(plan)).await {
+        let settings = self.settings.current();
+        let network = match self.fences.raise(&surroundings(plan, &settings.network)).await {
             Ok(network) => network,
             Err(Failure::Api { source: kube::Error::Api(status), .. }) if matches!(status.code, 403 | 422) => {
                 let message =
@@ -122,7 +122,7 @@ impl AgentRuns {
         };
         let active = Duration::from_millis(state.active_milliseconds);
         let place = pod::Place { name: &epoch.pod_name, active, network: &network };
-        let built = pod::build(run, plan, sight.agent.as_deref(), &place, &self.settings.current());
+        let built = pod::build(run, plan, sight.agent.as_deref(), &place, &settings);
         let pods: Api<Pod> = Api::namespaced(self.writes.client(), &sight.id.namespace);
         match pods.create(&PostParams::default(), &built).await {
             Ok(pod) => {
@@ -190,12 +190,12 @@ impl AgentRuns {
 }
 
 /// What the run's pods may reach: what its plan names, whatever its Agent names by now.
-fn surroundings(plan: &Plan) -> Surroundings {
-    let allowed = AllowedHosts::of(&plan.private_hosts);
+fn surroundings(plan: &Plan, network: &NetworkSettings) -> Surroundings {
     Surroundings {
         namespace: plan.run.namespace.clone(),
         owner: owner_of_agent(&plan.agent),
-        routes: routes(plan.urls(), &plan.run.namespace, &allowed),
+        routes: network.routes(plan.urls(), &plan.run.namespace, &plan.private_hosts),
+        proxy: network.proxy.clone(),
     }
 }
 

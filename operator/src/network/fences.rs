@@ -86,7 +86,8 @@ impl Fences {
     }
 
     fn services(&self, at: &Surroundings) -> Services {
-        let named = at.routes.iter().filter_map(|route| match &route.destination.host {
+        let taken = at.taken();
+        let named = taken.iter().filter_map(|route| match &route.destination.host {
             Host::Service { name, namespace } => Some((namespace.clone(), name.clone())),
             Host::Name(_) | Host::Address(_) => None,
         });

@@ -5,7 +5,9 @@ pub mod enforcement;
 pub mod fences;
 pub mod policy;
 
-use belay_protocol::network::{AllowedHosts, Destination};
+use std::collections::BTreeSet;
+
+use belay_protocol::network::{AllowedHosts, Destination, EgressProxy, Route};
 use k8s_openapi::api::networking::v1::NetworkPolicyEgressRule;
 
 /// What the installation decides about it.
@@ -13,6 +15,8 @@ use k8s_openapi::api::networking::v1::NetworkPolicyEgressRule;
 pub struct NetworkSettings {
     /// What may be reached at private addresses, beside Services of the own namespace.
     pub allowed: AllowedHosts,
+    /// Leads pods to public hosts. None: they go there themselves.
+    pub proxy: Option<EgressProxy>,
     /// How pods reach cluster DNS.
     pub dns: Vec<NetworkPolicyEgressRule>,
     /// How pods reach the operator.
@@ -21,4 +25,18 @@ pub struct NetworkSettings {
     pub operator_port: u16,
     /// Where the operator listens for others than pods: what no policy of ours lets out to.
     pub forbidden: Option<String>,
+}
+
+impl NetworkSettings {
+    /// The ways from `namespace` to those URLs that may be requested, for a plan that names these private hosts.
+    #[must_use]
+    pub fn routes<'a>(
+        &self,
+        urls: impl IntoIterator<Item = &'a str>,
+        namespace: &str,
+        private_hosts: &[String],
+    ) -> BTreeSet<Route> {
+        let allowed = AllowedHosts::of(private_hosts).behind(self.proxy.as_ref());
+        fences::routes(urls, namespace, &allowed)
+    }
 }

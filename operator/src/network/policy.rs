@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use belay_crds::NETWORK_LABEL;
 use belay_protocol::digest::digest_of;
-use belay_protocol::network::{Destination, Host, Reach, Route};
+use belay_protocol::network::{Destination, EgressProxy, Host, Reach, Route};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
@@ -77,6 +77,8 @@ pub struct Surroundings {
     pub namespace: String,
     pub owner: OwnerReference,
     pub routes: BTreeSet<Route>,
+    /// What leads to those that are proxied.
+    pub proxy: Option<EgressProxy>,
 }
 
 impl Surroundings {
@@ -91,8 +93,25 @@ impl Surroundings {
             .iter()
             .map(|route| format!("{} {} {:?}", route.destination.host, route.destination.port, route.reach))
             .collect();
-        let digest = digest_of(&(&self.owner.uid, routes)).map(|digest| digest.to_string()).unwrap_or_default();
+        // Pods that know another proxy keep the policy that leads to it.
+        let digest = match self.proxy_in_use() {
+            Some(proxy) => digest_of(&(&self.owner.uid, routes, proxy.to_string())),
+            None => digest_of(&(&self.owner.uid, routes)),
+        };
+        let digest = digest.map(|digest| digest.to_string()).unwrap_or_default();
         digest.trim_start_matches("sha256:").chars().take(KEY_LENGTH).collect()
+    }
+}
+
+impl Surroundings {
+    fn proxy_in_use(&self) -> Option<&EgressProxy> {
+        self.proxy.as_ref().filter(|_| self.routes.iter().any(|route| route.reach == Reach::Proxied))
+    }
+
+    /// Every way that pods take themselves: to the proxy, in place of what it leads to.
+    pub(super) fn taken(&self) -> BTreeSet<Route> {
+        let direct = self.routes.iter().filter(|route| route.reach != Reach::Proxied).cloned();
+        direct.chain(self.proxy_in_use().map(EgressProxy::route)).collect()
     }
 }
 
@@ -148,12 +167,13 @@ fn policy(
 /// One rule for public hosts, since a policy cannot tell them apart; one for each of the others.
 fn egress(at: &Surroundings, services: &Services) -> Vec<NetworkPolicyEgressRule> {
     let public = |route: &&Route| matches!((&route.destination.host, route.reach), (Host::Name(_), Reach::Public));
-    let ports: BTreeSet<u16> = at.routes.iter().filter(public).map(|route| route.destination.port).collect();
+    let routes = at.taken();
+    let ports: BTreeSet<u16> = routes.iter().filter(public).map(|route| route.destination.port).collect();
     let public_rule = (!ports.is_empty()).then(|| {
         let peers = vec![block(ANYWHERE_V4, &NOT_PUBLIC_V4), block(PUBLIC_V6, &NOT_PUBLIC_V6)];
         rule(peers, ports.into_iter().map(|port| IntOrString::Int(port.into())).collect())
     });
-    let others = at.routes.iter().filter(|route| !public(route)).filter_map(|route| {
+    let others = routes.iter().filter(|route| !public(route)).filter_map(|route| {
         let port = IntOrString::Int(route.destination.port.into());
         match &route.destination.host {
             Host::Service { name, namespace } => {

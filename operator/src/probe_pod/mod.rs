@@ -10,7 +10,6 @@ use std::time::Duration;
 use belay_crds::{NETWORK_LABEL, POD_PREFIX, PROBE_LABEL, conditions};
 use belay_protocol::Digest;
 use belay_protocol::digest::digest_of;
-use belay_protocol::network::AllowedHosts;
 use belay_protocol::probe::{ProbeReport, ProbeTask};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -31,7 +30,8 @@ use crate::clock::Clock;
 use crate::controller::Failure;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
-use crate::network::fences::{Fences, routes};
+use crate::network::NetworkSettings;
+use crate::network::fences::Fences;
 use crate::network::policy::Surroundings;
 use crate::pod_template::{
     Authorities, Document, Mode, Mount, PodSettings, PodShape, SharedSettings, base_labels, build_pod, random_suffix,
@@ -218,11 +218,12 @@ impl ProbePods {
 
     /// Only behind its NetworkPolicies. Creates, never applies: an apply would adopt a pod that someone made beforehand.
     async fn create(&self, question: &Question, name: &str) -> Result<String, Failure> {
-        let at = question.surroundings();
+        let settings = self.0.settings.current();
+        let at = question.surroundings(&settings.network);
         let network = self.0.fences.raise(&at).await?;
         self.0.fences.clear(&at).await?;
         let pods: Api<Pod> = Api::namespaced(self.0.client.clone(), &question.namespace);
-        let pod = build(question, name, network, &self.0.settings.current());
+        let pod = build(question, name, network, &settings);
         let created = pods.create(&PostParams::default(), &pod).await.map_err(Failure::api("creating it"))?;
         Ok(created.uid().unwrap_or_default())
     }
@@ -285,16 +286,17 @@ impl Question {
     }
 
     /// What its pod may reach: the one server that it asks, if it asks one.
-    fn surroundings(&self) -> Surroundings {
+    fn surroundings(&self, network: &NetworkSettings) -> Surroundings {
         let routes = match &self.task {
             ProbeTask::Credential { .. } | ProbeTask::Network { .. } => BTreeSet::new(),
             ProbeTask::Tool { url, credential, private_hosts, .. } => {
                 let token_url = credential.as_ref().and_then(|credential| credential.token_url());
                 let urls = std::iter::once(url.as_str()).chain(token_url);
-                routes(urls, &self.namespace, &AllowedHosts::of(private_hosts))
+                network.routes(urls, &self.namespace, private_hosts)
             }
         };
-        Surroundings { namespace: self.namespace.clone(), owner: self.owner.clone(), routes }
+        let (namespace, owner) = (self.namespace.clone(), self.owner.clone());
+        Surroundings { namespace, owner, routes, proxy: network.proxy.clone() }
     }
 
     /// Who may vouch for those servers, where that is not the public authorities.

@@ -116,7 +116,7 @@ fn what_is_not_allowed_says_what_to_do() {
 fn metadata_is_not_to_be_allowed_at_all() {
     for never in ["169.254.169.254", "fe80::1", "0.0.0.0", "224.0.0.1", "fd00:ec2::254", "100.100.100.200"] {
         assert!(matches!(never.parse::<AllowedHost>(), Err(NotAllowable::Never(..))), "{never}");
-        let listed = AllowedHosts(vec![AllowedHost(Host::Address(never.parse().unwrap()))]);
+        let listed = AllowedHosts { hosts: vec![AllowedHost(Host::Address(never.parse().unwrap()))], proxied: false };
         let url = if never.contains(':') { format!("http://[{never}]/") } else { format!("http://{never}/") };
         assert!(matches!(listed.route(&url, "team"), Err(NotAllowed::Never { .. })), "{never}");
     }
@@ -124,4 +124,63 @@ fn metadata_is_not_to_be_allowed_at_all() {
     for class in [AddressClass::Loopback, AddressClass::LinkLocal, AddressClass::Metadata] {
         assert!(!Reach::Private.takes(class), "{class}");
     }
+}
+
+#[test]
+fn behind_a_proxy_public_hosts_are_its_to_reach_and_all_others_as_they_were() {
+    let proxy: EgressProxy = "http://proxy.corp.example:3128".parse().unwrap();
+    let list = allowed(&["llm.models.svc", "direct.example", "db.corp.internal", "10.1.2.3"]).behind(Some(&proxy));
+    let reach = |url: &str| list.route(url, "team").map(|route| route.reach);
+    for url in ["https://api.github.com/", "https://1.1.1.1/", "https://llm.other/", "HTTPS://api.github.com:8443/"] {
+        assert_eq!(reach(url), Ok(Reach::Proxied), "{url}");
+    }
+    for url in [
+        "http://tool/mcp",
+        "http://llm.models.svc/v1",
+        "https://direct.example",
+        "http://direct.example/",
+        "http://10.1.2.3/",
+    ] {
+        assert_eq!(reach(url), Ok(Reach::Private), "{url}");
+    }
+    assert_eq!(reach("https://db.corp.internal/"), Ok(Reach::Private));
+    let host = || "api.github.com".to_owned();
+    assert_eq!(reach("HTTP://api.github.com/"), Err(NotAllowed::InPlainText { host: host() }));
+    for name in
+        ["metadata.google.internal", "a.localhost", "printer.local", "a.b.c.svc", "1.0.0.127.in-addr.arpa", "x.onion"]
+    {
+        assert_eq!(reach(&format!("https://{name}./")), Err(NotAllowed::NotPublic { host: name.into() }));
+    }
+    assert!(matches!(reach("https://10.9.9.9/"), Err(NotAllowed::Unlisted { .. })));
+    assert!(matches!(reach("https://169.254.169.254/"), Err(NotAllowed::Never { .. })));
+    assert!(!Reach::Proxied.takes(AddressClass::Public), "nothing is connected to from here");
+    let direct = list.behind(None);
+    assert_eq!(direct.route("http://api.github.com/", "team").unwrap().reach, Reach::Public);
+}
+
+#[rstest]
+#[case("http://proxy.corp.example:3128", "http://proxy.corp.example:3128")]
+#[case("http://proxy.corp.example/", "http://proxy.corp.example:80")]
+#[case("http://squid.infra.svc.cluster.local:3128", "http://squid.infra.svc:3128")]
+#[case("http://10.1.2.3:3128", "http://10.1.2.3:3128")]
+#[case("http://[fd00::7]:3128", "http://[fd00::7]:3128")]
+fn a_proxy_is_a_plain_address_of_the_installation(#[case] text: &str, #[case] read: &str) {
+    let proxy: EgressProxy = text.parse().unwrap();
+    assert_eq!(proxy.to_string(), read);
+    assert_eq!(proxy.route().reach, Reach::Private);
+    assert_eq!(read.parse(), Ok(proxy), "as pods are told of it");
+}
+
+#[rstest]
+#[case("https://proxy.corp.example:3128")]
+#[case("socks5://proxy.corp.example:3128")]
+#[case("proxy.corp.example:3128")]
+#[case("http://ada:hunter2@proxy.corp.example:3128")]
+#[case("http://proxy.corp.example:3128/path")]
+#[case("http://proxy:3128")]
+#[case("http://169.254.169.254:80")]
+#[case("http://0x7f.1:3128")]
+#[case("http://proxy.corp.example:0")]
+fn what_is_no_proxy_is_refused(#[case] text: &str) {
+    assert!(text.parse::<EgressProxy>().is_err());
 }

@@ -239,6 +239,7 @@ async fn the_canarys_runner() {
         credentials_folder: folder.join("credentials"),
         documents_folder: folder.join("documents"),
         authorities_folder: folder.join("authorities"),
+        egress_proxy: None,
     };
     belay_runner::run::run(&config, "instance-1".into(), std::future::pending()).await.unwrap();
 }

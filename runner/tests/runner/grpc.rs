@@ -103,6 +103,7 @@ impl Operator {
             credentials_folder: folder.path().join("credentials"),
             documents_folder: folder.path().join("documents"),
             authorities_folder: folder.path().join("authorities"),
+            egress_proxy: None,
         };
         Self { config, folder, sessions, probes }
     }

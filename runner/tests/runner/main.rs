@@ -28,6 +28,7 @@ mod news;
 mod output;
 mod plans;
 mod private_ca;
+mod proxied;
 mod requests;
 mod responses;
 mod runs;

@@ -18,7 +18,17 @@ fn at(urls: &[&str]) -> Surroundings {
             ..OwnerReference::default()
         },
         routes: urls.iter().map(|url| allowed.route(url, "triage").unwrap()).collect(),
+        proxy: None,
     }
+}
+
+/// The same behind a proxy.
+fn proxied(proxy: &str, urls: &[&str]) -> Surroundings {
+    let proxy: EgressProxy = proxy.parse().unwrap();
+    let settings = NetworkSettings { proxy: Some(proxy.clone()), ..NetworkSettings::default() };
+    let listed = ["llm.models.svc".to_owned()];
+    let routes = settings.routes(urls.iter().copied(), "triage", &listed);
+    Surroundings { routes, proxy: Some(proxy), ..at(&[]) }
 }
 
 fn services() -> Services {
@@ -235,4 +245,39 @@ fn other_destinations_are_another_policy_and_the_same_ones_are_shared() {
     let selector = policy.spec.unwrap().pod_selector.unwrap();
     assert_eq!(selector.match_labels.unwrap().get("belay.dev/network"), Some(&key));
     assert_eq!(policy.metadata.owner_references.unwrap().first().map(|owner| owner.uid.as_str()), Some("uid-triage"));
+}
+
+#[test]
+fn behind_a_proxy_pods_reach_it_and_no_public_address() {
+    let rules = |proxy: &str, urls: &[&str]| {
+        let policy = serde_json::to_value(around(&proxied(proxy, urls), &services())).unwrap();
+        policy["spec"]["egress"].clone()
+    };
+    let urls = ["https://api.example.com/", "https://other.example.com:8443/", "https://1.1.1.1/"];
+    let address = json!([{"to": [{"ipBlock": {"cidr": "10.9.9.9/32"}}], "ports": [tcp(3128)]}]);
+    assert_eq!(rules("http://10.9.9.9:3128", &urls), address);
+    // A Service by the ports where its pods listen.
+    let pods = json!([{
+        "to": [{
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "models"}},
+            "podSelector": {"matchLabels": {"app": "llm"}},
+        }],
+        "ports": [tcp(8080)],
+    }]);
+    assert_eq!(rules("http://llm.models.svc:80", &urls), pods);
+    let named = rules("http://proxy.corp.example:3128", &urls);
+    assert_eq!((named.as_array().unwrap().len(), &named[0]["ports"]), (1, &json!([tcp(3128)])));
+    // What goes without the proxy has its own way, and alone no way to the proxy.
+    let tool = json!({"to": [{"podSelector": {"matchLabels": {"app": "tool"}}}], "ports": [tcp("http")]});
+    assert_eq!(rules("http://10.9.9.9:3128", &["http://tool/mcp"]), json!([tool]));
+    let both = rules("http://10.9.9.9:3128", &["http://tool/mcp", "https://api.example.com/"]);
+    assert_eq!(both.as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn another_proxy_is_another_policy_where_one_is_used() {
+    let key = |proxy: &str, url: &str| proxied(proxy, &[url]).key();
+    let (one, other) = ("http://10.9.9.9:3128", "http://10.9.9.8:3128");
+    assert_ne!(key(one, "https://api.example.com/"), key(other, "https://api.example.com/"));
+    assert_eq!(key(one, "http://tool/mcp"), at(&["http://tool/mcp"]).key());
 }
