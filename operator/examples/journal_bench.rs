@@ -293,15 +293,7 @@ fn response(step: u32, call_id: &str) -> Event {
         arguments: r#"{"path":"README.md"}"#.into(),
     };
     let items = vec![Item::Text { text: "t".repeat(TEXT) }, call];
-    let response = ModelResponse {
-        items,
-        finish: Finish::ToolCalls,
-        usage: Usage::default(),
-        response_id: None,
-        model: None,
-        milliseconds: 1,
-        misfit: None,
-    };
+    let response = ModelResponse::new(items, Finish::ToolCalls, Usage::default(), 1);
     Event::ModelResponded { step, attempt: 1, response }
 }
 

@@ -119,15 +119,7 @@ pub fn claimed() -> Event {
 
 /// Asks the model and gets `items`.
 pub fn answered(step: u32, items: Vec<Item>, usage: Usage) -> Vec<Event> {
-    let response = ModelResponse {
-        items,
-        finish: Finish::Stop,
-        usage,
-        response_id: None,
-        model: None,
-        milliseconds: 1,
-        misfit: None,
-    };
+    let response = ModelResponse::new(items, Finish::Stop, usage, 1);
     vec![
         Event::ModelRequested { step, attempt: 1, request: Digest::of(b"r"), reserved_tokens: 0 },
         Event::ModelResponded { step, attempt: 1, response },

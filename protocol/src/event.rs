@@ -233,6 +233,13 @@ pub struct ModelResponse {
 }
 
 impl ModelResponse {
+    /// An answer of which nothing is known but what every provider says.
+    #[must_use]
+    pub fn new(items: Vec<Item>, finish: Finish, usage: Usage, milliseconds: u64) -> Self {
+        let (response_id, model, misfit) = (None, None, None);
+        Self { items, finish, usage, response_id, model, milliseconds, misfit }
+    }
+
     /// Everything that the model said, if it said anything.
     #[must_use]
     pub fn text(&self) -> Option<String> {

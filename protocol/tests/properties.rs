@@ -271,15 +271,7 @@ fn response(turn: Turn, state: &RunState) -> ModelResponse {
         name: "tool__do".into(),
         arguments: "{}".into(),
     };
-    ModelResponse {
-        items: (0..u32::from(turn.call % 4)).map(call).collect(),
-        finish: Finish::Stop,
-        usage: Usage::default(),
-        response_id: None,
-        model: None,
-        milliseconds: 1,
-        misfit: None,
-    }
+    ModelResponse::new((0..u32::from(turn.call % 4)).map(call).collect(), Finish::Stop, Usage::default(), 1)
 }
 
 /// Tries every turn; what is refused must leave the state as it was.

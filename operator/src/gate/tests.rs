@@ -127,8 +127,7 @@ fn response(step: u32, calls: &[&str], finish: Finish, tokens: u64) -> Event {
         .collect();
     let usage =
         Usage { input_tokens: Some(tokens), cached_input_tokens: None, output_tokens: Some(0), ..Usage::default() };
-    let response =
-        ModelResponse { items, finish, usage, response_id: None, model: None, milliseconds: 1, misfit: None };
+    let response = ModelResponse::new(items, finish, usage, 1);
     Event::ModelResponded { step, attempt: 1, response }
 }
 

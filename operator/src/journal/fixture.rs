@@ -38,8 +38,7 @@ fn request(step: u32) -> Event {
 
 fn response(step: u32, items: Vec<Item>, finish: Finish) -> Event {
     let usage = Usage { input_tokens: Some(3), cached_input_tokens: None, output_tokens: Some(2), ..Usage::default() };
-    let response =
-        ModelResponse { items, finish, usage, response_id: None, model: None, milliseconds: 1, misfit: None };
+    let response = ModelResponse::new(items, finish, usage, 1);
     Event::ModelResponded { step, attempt: 1, response }
 }
 

@@ -267,15 +267,7 @@ impl World {
             };
             let items = names.iter().enumerate().map(call).collect();
             let usage = Usage::default();
-            let response = ModelResponse {
-                items,
-                finish: Finish::Stop,
-                usage,
-                response_id: None,
-                model: None,
-                milliseconds: 1,
-                misfit: None,
-            };
+            let response = ModelResponse::new(items, Finish::Stop, usage, 1);
             Event::ModelResponded { step, attempt, response }
         };
         self.send_batch(at, vec![event], Phase::Ready);

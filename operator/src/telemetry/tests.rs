@@ -78,15 +78,12 @@ fn accepted_of(run: &ObjectId) -> Event {
 
 /// An epoch in which the model answers.
 fn middle() -> Vec<Event> {
-    let response = ModelResponse {
-        items: vec![Item::Text { text: "what it said".into() }],
-        finish: Finish::Stop,
-        usage: Usage { input_tokens: Some(7), output_tokens: Some(2), ..Usage::default() },
-        response_id: None,
-        model: None,
-        milliseconds: 30,
-        misfit: None,
-    };
+    let response = ModelResponse::new(
+        vec![Item::Text { text: "what it said".into() }],
+        Finish::Stop,
+        Usage { input_tokens: Some(7), output_tokens: Some(2), ..Usage::default() },
+        30,
+    );
     let request = belay_protocol::Digest::zero();
     vec![
         Event::EpochOpened { epoch: 1, pod_name: "belay-run-r-x".into() },

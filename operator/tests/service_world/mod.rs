@@ -394,15 +394,7 @@ pub fn requested(step: u32) -> Event {
 }
 
 pub fn responded(step: u32, items: Vec<Item>, finish: Finish) -> Event {
-    let response = ModelResponse {
-        items,
-        finish,
-        usage: belay_protocol::cost::Usage::default(),
-        response_id: None,
-        model: None,
-        milliseconds: 1,
-        misfit: None,
-    };
+    let response = ModelResponse::new(items, finish, belay_protocol::cost::Usage::default(), 1);
     Event::ModelResponded { step, attempt: 1, response }
 }
 

@@ -56,15 +56,8 @@ fn events() -> Vec<Event> {
         name: "files__read".into(),
         arguments: "{}".into(),
     };
-    let response = ModelResponse {
-        items: ["c1", "c2", "c3", "c4"].map(asks).to_vec(),
-        finish: Finish::ToolCalls,
-        usage: Usage::default(),
-        response_id: None,
-        model: None,
-        milliseconds: 1,
-        misfit: None,
-    };
+    let response =
+        ModelResponse::new(["c1", "c2", "c3", "c4"].map(asks).to_vec(), Finish::ToolCalls, Usage::default(), 1);
     let listed = ListedOperation { name: "read".into(), definition: Digest::of(b"definition") };
     let result = ToolResult { is_error: false, content: "text\nand \"more\"".into(), truncated_from_bytes: None };
     let denial = Verdict::Denied { reason: DenyReason::NotListed, message: "no".into() };

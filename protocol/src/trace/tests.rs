@@ -57,13 +57,14 @@ fn responded(step: u32, calls: &[&str]) -> Event {
     let usage =
         Usage { input_tokens: Some(1000), cached_input_tokens: Some(400), output_tokens: Some(10), ..Usage::default() };
     let response = ModelResponse {
-        items: std::iter::once(text).chain(calls.iter().map(call)).collect(),
-        finish: if calls.is_empty() { Finish::Stop } else { Finish::ToolCalls },
-        usage,
         response_id: Some("msg_1".into()),
         model: Some("large-5-2026".into()),
-        milliseconds: 90,
-        misfit: None,
+        ..ModelResponse::new(
+            std::iter::once(text).chain(calls.iter().map(call)).collect(),
+            if calls.is_empty() { Finish::Stop } else { Finish::ToolCalls },
+            usage,
+            90,
+        )
     };
     Event::ModelResponded { step, attempt: 1, response }
 }

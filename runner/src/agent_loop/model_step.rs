@@ -111,13 +111,9 @@ impl Agent {
         milliseconds: u64,
     ) -> Result<ModelResponse, ModelError> {
         let response = ModelResponse {
-            items: self.items(answer.items),
-            finish: answer.finish,
-            usage: answer.usage,
             response_id: answer.response_id.map(|id| self.redactor.redact(&id).into_owned()),
             model: answer.model.map(|model| self.redactor.redact(&model).into_owned()),
-            milliseconds,
-            misfit: None,
+            ..ModelResponse::new(self.items(answer.items), answer.finish, answer.usage, milliseconds)
         };
         // Before it is taken apart: an answer may be much larger in memory than it is written.
         let mut response = self.bounded(response, step, attempt)?;

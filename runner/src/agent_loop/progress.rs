@@ -160,15 +160,7 @@ mod tests {
             name: "t__o".into(),
             arguments: "{}".into(),
         };
-        let response = ModelResponse {
-            items: vec![call],
-            finish: Finish::ToolCalls,
-            usage: belay_protocol::cost::Usage::default(),
-            response_id: None,
-            model: None,
-            milliseconds: 1,
-            misfit: None,
-        };
+        let response = ModelResponse::new(vec![call], Finish::ToolCalls, belay_protocol::cost::Usage::default(), 1);
         let mut progress = Progress::default();
         for event in [
             Event::RunAccepted { plan_digest: plan.digest().unwrap(), plan: Box::new(plan) },

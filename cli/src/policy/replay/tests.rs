@@ -111,15 +111,12 @@ fn proposals_are_read_from_an_export_with_what_the_run_had_used() {
         name: "github__push".into(),
         arguments: "{\"n\":1}".into(),
     };
-    let response = ModelResponse {
-        items: vec![asked],
-        finish: Finish::ToolCalls,
-        usage: serde_json::from_value(json!({"inputTokens": 70, "outputTokens": 30})).unwrap(),
-        response_id: None,
-        model: None,
-        milliseconds: 1,
-        misfit: None,
-    };
+    let response = ModelResponse::new(
+        vec![asked],
+        Finish::ToolCalls,
+        serde_json::from_value(json!({"inputTokens": 70, "outputTokens": 30})).unwrap(),
+        1,
+    );
     let listing = ["list", "push"].map(|name| ListedOperation { name: name.into(), definition: Digest::of(b"d") });
     let events = [
         Event::RunAccepted { plan_digest: plan.digest().unwrap(), plan: Box::new(plan.clone()) },

@@ -47,15 +47,12 @@ fn permitted() -> RunState {
         name: "helper__run".into(),
         arguments: "{}".into(),
     };
-    let response = ModelResponse {
-        items: vec![asks("c1"), asks("c2"), asks("c3")],
-        finish: Finish::ToolCalls,
-        usage: crate::cost::Usage { input_tokens: Some(100), ..crate::cost::Usage::default() },
-        response_id: None,
-        model: None,
-        milliseconds: 1,
-        misfit: None,
-    };
+    let response = ModelResponse::new(
+        vec![asks("c1"), asks("c2"), asks("c3")],
+        Finish::ToolCalls,
+        crate::cost::Usage { input_tokens: Some(100), ..crate::cost::Usage::default() },
+        1,
+    );
     let mut events = vec![
         Event::RunAccepted { plan_digest: plan().digest().unwrap(), plan: Box::new(plan()) },
         Event::EpochOpened { epoch: 1, pod_name: "p".into() },
@@ -170,15 +167,7 @@ fn a_child_goes_on_without_its_parents_pod_and_the_parents_next_wait_is_counted_
 #[test]
 fn the_model_is_told_what_the_child_answered() {
     let mut transcript = Transcript::default();
-    let response = ModelResponse {
-        items: vec![],
-        finish: Finish::ToolCalls,
-        usage: crate::cost::Usage::default(),
-        response_id: None,
-        model: None,
-        milliseconds: 1,
-        misfit: None,
-    };
+    let response = ModelResponse::new(vec![], Finish::ToolCalls, crate::cost::Usage::default(), 1);
     transcript.apply(&Event::ModelResponded { step: 1, attempt: 1, response });
     transcript.apply(&ended("c1", "a", Some(Outcome::Succeeded)));
     let result = &transcript.turns()[0].results["c1"];

@@ -93,15 +93,8 @@ fn response(step: u32, first: u32, calls: u32) -> [Event; 2] {
         name: "files__write".into(),
         arguments: "{}".into(),
     };
-    let response = ModelResponse {
-        items: (first..first + calls).map(item).collect(),
-        finish: Finish::ToolCalls,
-        usage: Usage::default(),
-        response_id: None,
-        model: None,
-        milliseconds: 1,
-        misfit: None,
-    };
+    let response =
+        ModelResponse::new((first..first + calls).map(item).collect(), Finish::ToolCalls, Usage::default(), 1);
     [
         Event::ModelRequested { step, attempt: 1, request: Digest::zero(), reserved_tokens: 1 },
         Event::ModelResponded { step, attempt: 1, response },
