@@ -227,6 +227,10 @@ pub struct ModelResponse {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     pub milliseconds: u64,
+    /// Until the first piece of what the model says or thinks arrived. Absent: the answer did not come in pieces, or it was
+    /// not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_chunk_milliseconds: Option<u64>,
     /// What of a last answer does not fit the plan's `output_schema`, in words for the model: it is asked again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub misfit: Option<String>,
@@ -236,8 +240,8 @@ impl ModelResponse {
     /// An answer of which nothing is known but what every provider says.
     #[must_use]
     pub fn new(items: Vec<Item>, finish: Finish, usage: Usage, milliseconds: u64) -> Self {
-        let (response_id, model, misfit) = (None, None, None);
-        Self { items, finish, usage, response_id, model, milliseconds, misfit }
+        let (response_id, model, first_chunk_milliseconds, misfit) = (None, None, None, None);
+        Self { items, finish, usage, response_id, model, milliseconds, first_chunk_milliseconds, misfit }
     }
 
     /// Everything that the model said, if it said anything.

@@ -13,7 +13,7 @@ mod span;
 mod tests;
 mod tracer;
 
-pub use self::attributes::{Attribute, Value};
+pub use self::attributes::{Attribute, Value, seconds};
 pub use self::content::Content;
 pub use self::id::{SpanId, TraceId};
 pub use self::span::{

@@ -11,6 +11,7 @@ mod progress;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use belay_protocol::digest::DigestError;
 use belay_protocol::fold::{CallState, IllegalEvent};
@@ -219,5 +220,9 @@ impl Agent {
 }
 
 fn milliseconds_since(start: tokio::time::Instant) -> u64 {
-    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    milliseconds_of(start.elapsed())
+}
+
+fn milliseconds_of(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

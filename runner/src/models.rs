@@ -77,6 +77,8 @@ pub struct ModelAnswer {
     pub usage: Usage,
     pub response_id: Option<String>,
     pub model: Option<String>,
+    /// From when it was asked until the first piece of what the model says or thinks, where the answer came in pieces.
+    pub first_chunk: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -41,7 +41,7 @@ fn export(waits: bool) -> Vec<u8> {
             2600,
             json!({"kind": "ModelResponded", "step": 1, "attempt": 1, "response": {"finish": "ToolCalls",
             "items": [{"kind": "ToolCall", "callId": "c1", "providerId": "", "name": "files__delete", "arguments": "{}"}],
-            "usage": {"inputTokens": 1000, "cachedInputTokens": 400, "outputTokens": 10}, "milliseconds": 1990}}),
+            "usage": {"inputTokens": 1000, "cachedInputTokens": 400, "outputTokens": 10}, "milliseconds": 1990, "firstChunkMilliseconds": 450}}),
         ),
         (2600, proposal.clone()),
         (
@@ -96,7 +96,7 @@ run team/triage-1, trace 3f2a9c1e0b6d4c7e9a517d2f60c4e8ab
     0ms    100ms   wait for a pod      =                                                  queued
   100ms     9.9s   epoch               ==============================                     1, pod belay-run-triage-1, Cancelled
   100ms    400ms     start a pod       =
-  600ms     2.0s   chat large-5         ======                            1010   $0.00315 step 1: ToolCalls
+  600ms     2.0s   chat large-5         ======                            1010   $0.00315 step 1: ToolCalls, begun after 450ms
    2.6s      0ms   decide files/delete        |                                           c1 people are asked, for policy careful
    2.7s     6.3s   ask people                  ===================                        c1 triage-1-c1: Denied by ada\\u{202e}\\u{1b}[2J
    9.0s      0ms   decide files/delete                            |                       c1 denied: Refused: ada says no
@@ -142,6 +142,7 @@ fn machines_get_ids_attributes_and_sums() {
     assert_eq!((&chat["startedAt"], &chat["milliseconds"]), (&json!("1970-01-01T00:00:00.600Z"), &json!(2000)));
     assert_eq!(chat["parentSpanId"], spans[0]["spanId"]);
     assert_eq!(chat["attributes"]["belay.cost.usd_micros"], 3150);
+    assert_eq!(chat["attributes"]["gen_ai.response.time_to_first_chunk"], 0.45);
     let totals = json!({"steps": 1, "failedModelRequests": 0, "modelMilliseconds": 2000, "calls": 0, "callMilliseconds": 0,
         "denied": 1, "asked": 1, "askedMilliseconds": 6300, "epochs": 1, "restMilliseconds": 100, "costUsdMicros": 3150,
         "usage": {"inputTokens": 1000, "cachedInputTokens": 400, "outputTokens": 10}});

@@ -195,7 +195,10 @@ fn model_detail(model: &ModelSpan) -> String {
     let attempt = if model.attempt > 1 { format!(", attempt {}", model.attempt) } else { String::new() };
     let outcome = match &model.outcome {
         None => String::new(),
-        Some(ModelOutcome::Responded { finish, .. }) => format!(": {finish:?}"),
+        Some(ModelOutcome::Responded { finish, .. }) => {
+            let first = model.first_chunk_milliseconds().map(|first| format!(", begun after {}", duration(first)));
+            format!(": {finish:?}{}", first.unwrap_or_default())
+        }
         Some(ModelOutcome::Failed { reason, message }) => format!(": {reason:?}: {message}"),
     };
     format!("step {}{attempt}{outcome}", model.step)

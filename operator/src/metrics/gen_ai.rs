@@ -63,6 +63,7 @@ struct Tool {
 pub struct GenAi {
     tokens: Family<Tokens, Histogram, fn() -> Histogram>,
     operations: Family<Operation, Histogram, fn() -> Histogram>,
+    first_chunks: Family<Operation, Histogram, fn() -> Histogram>,
     tools: Family<Tool, Histogram, fn() -> Histogram>,
     known: Arc<Mutex<HashSet<(String, String)>>>,
 }
@@ -72,6 +73,7 @@ impl Default for GenAi {
         Self {
             tokens: Family::new_with_constructor(|| Histogram::new(TOKENS)),
             operations: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            first_chunks: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             tools: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             known: Arc::default(),
         }
@@ -85,6 +87,9 @@ impl GenAi {
         registry.register("gen_ai_client_token_usage", tokens, self.tokens.clone());
         let seconds = "Duration of one request to a model";
         registry.register("gen_ai_client_operation_duration_seconds", seconds, self.operations.clone());
+        let first = "Time until the first piece of an answer that came in pieces";
+        let name = "gen_ai_client_operation_time_to_first_chunk_seconds";
+        registry.register(name, first, self.first_chunks.clone());
         registry.register("gen_ai_execute_tool_duration_seconds", "Duration of one call of a tool", self.tools.clone());
     }
 
@@ -112,6 +117,9 @@ impl GenAi {
                 let labels =
                     Operation { gen_ai_operation_name: "chat", gen_ai_provider_name, gen_ai_request_model, error_type };
                 self.operations.get_or_create(&labels).observe(seconds(milliseconds));
+                if let Some(first) = model.first_chunk_milliseconds() {
+                    self.first_chunks.get_or_create(&labels).observe(seconds(Some(first)));
+                }
             }
             What::Call(call) if was_executed(call.outcome) => {
                 let labels = Tool { gen_ai_operation_name: "execute_tool", error_type };
@@ -182,6 +190,7 @@ pub(crate) mod tests {
             usage: Usage { input_tokens: Some(100), ..Usage::default() },
             cost: None,
             milliseconds: 2000,
+            first_chunk_milliseconds: Some(320),
             response_id: None,
             model: None,
             output: None,
@@ -222,6 +231,8 @@ pub(crate) mod tests {
             format!("gen_ai_client_token_usage_sum{{{model},gen_ai_token_type=\"input\"}} 100.0"),
             format!("gen_ai_client_operation_duration_seconds_sum{{{model},error_type=\"\"}} 2.0"),
             format!("gen_ai_client_operation_duration_seconds_sum{{{model},error_type=\"RateLimited\"}} 2.5"),
+            format!("gen_ai_client_operation_time_to_first_chunk_seconds_sum{{{model},error_type=\"\"}} 0.32"),
+            format!("gen_ai_client_operation_time_to_first_chunk_seconds_count{{{model},error_type=\"\"}} 1"),
             format!("{tool}_sum{{gen_ai_operation_name=\"execute_tool\",error_type=\"\"}} 0.04"),
             format!("{tool}_count{{gen_ai_operation_name=\"execute_tool\",error_type=\"Unknown\"}} 1"),
         ] {

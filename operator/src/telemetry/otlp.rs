@@ -2,7 +2,7 @@
 //! that a span of ours needs. By hand, because the crates for it bring an SDK that makes its own ids and takes its own
 //! times.
 
-use belay_protocol::trace::{Attribute, Span as TracedSpan, TraceId, Value as TracedValue, What};
+use belay_protocol::trace::{Attribute, Span as TracedSpan, TraceId, Value as TracedValue, What, seconds};
 use prost::{Message, Oneof};
 
 /// Name and version of what made the spans.
@@ -115,7 +115,7 @@ pub struct KeyValue {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct AnyValue {
-    #[prost(oneof = "Value", tags = "1, 2, 3, 5")]
+    #[prost(oneof = "Value", tags = "1, 2, 3, 4, 5")]
     pub value: Option<Value>,
 }
 
@@ -127,6 +127,8 @@ pub enum Value {
     Flag(bool),
     #[prost(int64, tag = "3")]
     Number(i64),
+    #[prost(double, tag = "4")]
+    Double(f64),
     #[prost(message, tag = "5")]
     List(ListValue),
 }
@@ -188,6 +190,7 @@ fn attribute(attribute: Attribute) -> KeyValue {
         TracedValue::Text(text) => Value::Text(text),
         TracedValue::Flag(flag) => Value::Flag(flag),
         TracedValue::Number(number) => Value::Number(i64::try_from(number).unwrap_or(i64::MAX)),
+        TracedValue::Milliseconds(milliseconds) => Value::Double(seconds(milliseconds)),
         TracedValue::Texts(texts) => {
             Value::List(ListValue { values: texts.into_iter().map(|text| any(Value::Text(text))).collect() })
         }

@@ -15,8 +15,21 @@ use crate::event::{Answer, Approver};
 pub enum Value {
     Text(String),
     Number(u64),
+    /// Told in seconds, as OpenTelemetry counts time.
+    Milliseconds(#[serde(serialize_with = "in_seconds")] u64),
     Flag(bool),
     Texts(Vec<String>),
+}
+
+/// Seconds, exact to the millisecond.
+#[must_use]
+pub fn seconds(milliseconds: u64) -> f64 {
+    std::time::Duration::from_millis(milliseconds).as_secs_f64()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over like that")]
+fn in_seconds<S: serde::Serializer>(milliseconds: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(seconds(*milliseconds))
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,6 +154,9 @@ impl ModelSpan {
         to.number("belay.model.attempt", self.attempt);
         match &self.outcome {
             Some(ModelOutcome::Responded { finish, usage, cost, response_id, model, output, .. }) => {
+                if let Some(milliseconds) = self.first_chunk_milliseconds() {
+                    to.add("gen_ai.response.time_to_first_chunk", Value::Milliseconds(milliseconds));
+                }
                 to.add("gen_ai.response.finish_reasons", Value::Texts(vec![finish_word(*finish).to_owned()]));
                 to.maybe("gen_ai.response.id", response_id.as_deref().map(word));
                 to.maybe("gen_ai.response.model", model.as_deref().map(word));
@@ -149,6 +165,17 @@ impl ModelSpan {
             }
             // The reason is `error.type`; what the provider wrote may hold what it was asked.
             None | Some(ModelOutcome::Failed { .. }) => {}
+        }
+    }
+}
+
+impl ModelSpan {
+    /// Until the first piece of the answer arrived, where it came in pieces.
+    #[must_use]
+    pub fn first_chunk_milliseconds(&self) -> Option<u64> {
+        match self.outcome.as_ref()? {
+            ModelOutcome::Responded { first_chunk_milliseconds, .. } => *first_chunk_milliseconds,
+            ModelOutcome::Failed { .. } => None,
         }
     }
 }

@@ -106,6 +106,8 @@ pub enum ModelOutcome {
         cost: Option<Cost>,
         /// As the runner measured it.
         milliseconds: u64,
+        /// Of these, until the first piece of the answer arrived, where it came in pieces.
+        first_chunk_milliseconds: Option<u64>,
         response_id: Option<String>,
         /// The model that really answered, where the provider says so.
         model: Option<String>,

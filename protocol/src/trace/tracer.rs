@@ -279,6 +279,7 @@ impl Tracer {
             usage: response.usage,
             cost,
             milliseconds: response.milliseconds,
+            first_chunk_milliseconds: response.first_chunk_milliseconds,
             response_id: response.response_id.clone(),
             model: response.model.clone(),
             output,

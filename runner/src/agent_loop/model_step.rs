@@ -9,7 +9,7 @@ use belay_protocol::{BATCH_BYTES_MAX, CALLS_PER_RESPONSE_MAX, Digest, Event};
 use rand::Rng as _;
 use tokio::time::Instant;
 
-use super::{Agent, Halt, LoopError, milliseconds_since};
+use super::{Agent, Halt, LoopError, milliseconds_of, milliseconds_since};
 use crate::models::{AnswerItem, Context, ModelAnswer, ModelError, Prepared};
 use crate::permit::{Decided, ModelPermit, Verdict};
 
@@ -111,6 +111,7 @@ impl Agent {
         milliseconds: u64,
     ) -> Result<ModelResponse, ModelError> {
         let response = ModelResponse {
+            first_chunk_milliseconds: answer.first_chunk.map(milliseconds_of),
             response_id: answer.response_id.map(|id| self.redactor.redact(&id).into_owned()),
             model: answer.model.map(|model| self.redactor.redact(&model).into_owned()),
             ..ModelResponse::new(self.items(answer.items), answer.finish, answer.usage, milliseconds)

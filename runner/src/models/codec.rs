@@ -70,6 +70,9 @@ pub trait Assembly: Default + Send {
     /// Takes in an answer that came in one piece.
     fn take_whole(&mut self, body: &[u8]) -> Result<(), ResponseError>;
 
+    /// Whether any of what the model says or thinks has arrived.
+    fn has_begun(&self) -> bool;
+
     /// Whether the server said why it stopped.
     fn is_finished(&self) -> bool;
 
@@ -106,6 +109,12 @@ impl<A: Assembly> Reader<A> {
             }
         }
         Ok(Progress::More)
+    }
+
+    /// Whether any of what the model says or thinks has arrived.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.assembly.has_begun()
     }
 
     /// Whether the server said why it stopped: a stream that breaks after that has lost nothing that matters.

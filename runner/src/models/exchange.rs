@@ -104,7 +104,8 @@ impl<C: Codec> HttpModel<C> {
         let timeouts = self.model.timeouts;
         let client = self.client.open().map_err(|error| self.not_sent(error.reason(), &error))?;
         let request = self.request(&client, body).await?;
-        let first_byte = Instant::now() + Duration::from_secs(u64::from(timeouts.first_byte_seconds));
+        let at = Instant::now();
+        let first_byte = at + Duration::from_secs(u64::from(timeouts.first_byte_seconds));
         let sent = timeout_at(first_byte, client.execute(request)).await;
         let response =
             sent.map_err(|_| self.too_late("sent nothing", "firstByteSeconds", timeouts.first_byte_seconds))?;
@@ -122,7 +123,7 @@ impl<C: Codec> HttpModel<C> {
         let said = header(CONTENT_TYPE);
         let content_type = said.to_ascii_lowercase();
         if content_type.starts_with("text/event-stream") {
-            self.streamed(response, first_byte).await
+            self.streamed(response, Asked { at, first_byte_by: first_byte }).await
         } else if content_type.starts_with("application/json") {
             let body = self.whole_body(response, first_byte).await?;
             let mut assembly = C::Assembly::default();
@@ -136,9 +137,10 @@ impl<C: Codec> HttpModel<C> {
         }
     }
 
-    async fn streamed(&self, response: Response, first_byte: Instant) -> Result<ModelAnswer, ModelError> {
+    async fn streamed(&self, response: Response, asked: Asked) -> Result<ModelAnswer, ModelError> {
+        let mut first_chunk = None;
         let mut reader = Reader::<C::Assembly>::new(ANSWER_BYTES_MAX);
-        let mut body = Body { response, next_by: first_byte, read: 0 };
+        let mut body = Body { response, next_by: asked.first_byte_by, read: 0 };
         loop {
             let chunk = match self.next_chunk(&mut body).await {
                 // Everything but perhaps the usage has arrived: a broken end changes nothing.
@@ -146,12 +148,17 @@ impl<C: Codec> HttpModel<C> {
                 chunk => chunk?,
             };
             let Some(chunk) = chunk else { break };
-            match reader.push(chunk.as_ref()).map_err(|error| self.broken(&error))? {
+            let progress = reader.push(chunk.as_ref()).map_err(|error| self.broken(&error))?;
+            if first_chunk.is_none() && reader.has_begun() {
+                first_chunk = Some(asked.at.elapsed());
+            }
+            match progress {
                 Progress::More => {}
                 Progress::Done => break,
             }
         }
-        reader.finish().map_err(|error| self.broken(&error))
+        let answer = reader.finish().map_err(|error| self.broken(&error))?;
+        Ok(ModelAnswer { first_chunk, ..answer })
     }
 
     async fn whole_body(&self, response: Response, first_byte: Instant) -> Result<Vec<u8>, ModelError> {
@@ -261,6 +268,13 @@ impl<C: Codec> HttpModel<C> {
             (_, _) => format!("check spec.baseURL and spec.model ({})", self.model.model),
         }
     }
+}
+
+/// When a request left, and when its answer has to begin.
+#[derive(Clone, Copy)]
+struct Asked {
+    at: Instant,
+    first_byte_by: Instant,
 }
 
 struct Body {

@@ -81,6 +81,7 @@ fn answer(plan: &Plan, model: &str, turn: &ScriptedTurn) -> Result<ModelAnswer, 
         usage: Usage::default(),
         response_id: None,
         model: None,
+        first_chunk: None,
     })
 }
 

@@ -10,6 +10,7 @@ use belay_runner::models::{AnswerItem, ModelAnswer};
 use rstest::rstest;
 use serde_json::json;
 
+use crate::answers::Format;
 use crate::asking::{ask, fails, run_model, stream};
 use crate::fake_mcp::{Era, FakeMcp};
 use crate::fake_operator::Journal;
@@ -25,7 +26,14 @@ fn tool_call(id: &str, name: &str, arguments: &str) -> AnswerItem {
 }
 
 fn answer(items: Vec<AnswerItem>, finish: Finish, usage: Usage) -> ModelAnswer {
-    ModelAnswer { items, finish, usage, response_id: Some("r1".into()), model: Some("small-1-2026".into()) }
+    ModelAnswer {
+        items,
+        finish,
+        usage,
+        response_id: Some("r1".into()),
+        model: Some("small-1-2026".into()),
+        first_chunk: None,
+    }
 }
 
 fn usage(input: u64, cached: Option<u64>, output: u64) -> Usage {
@@ -88,7 +96,26 @@ fn usage(input: u64, cached: Option<u64>, output: u64) -> Usage {
 #[tokio::test]
 async fn recorded_streams_come_out_whole(#[case] events: &[&str], #[case] expected: ModelAnswer) {
     let server = Server::start(vec![stream(events)]).await;
-    assert_eq!(ask(chat(&server.url("/v1"))).await, Ok(expected));
+    let answer = ask(chat(&server.url("/v1"))).await.unwrap();
+    assert!(answer.first_chunk.is_some(), "it came in pieces");
+    assert_eq!(ModelAnswer { first_chunk: None, ..answer }, expected);
+}
+
+#[tokio::test]
+async fn how_long_the_first_piece_took_is_journaled() {
+    let mcp = FakeMcp::start(Era::Stateless, &[]).await;
+    let streamed = Format::Chat.says("done");
+    let whole = json!({"choices": [{"index": 0, "finish_reason": "stop", "message": {"content": "done"}}]}).to_string();
+    for (answer, measured) in [(streamed, true), (reply(200, "application/json", whole), false)] {
+        let server = Server::start(vec![answer]).await;
+        let journal = run_model(chat(&server.url("/v1")), &mcp, &[]).await;
+        let first = journal.events().find_map(|event| match event {
+            Event::ModelResponded { response, .. } => Some((response.first_chunk_milliseconds, response.milliseconds)),
+            _ => None,
+        });
+        let (first, all) = first.unwrap();
+        assert_eq!(first.is_some_and(|first| first <= all), measured);
+    }
 }
 
 #[tokio::test]

@@ -110,3 +110,34 @@ fn a_stream_that_ends_early_is_no_answer() {
     broken_everywhere::<ResponsesCodec>("responses");
     broken_everywhere::<MessagesCodec>("messages");
 }
+
+/// Whether an answer has begun after each of these events.
+fn begun<C: Codec>(events: &[&str]) -> Vec<bool> {
+    let mut reader = Reader::<C::Assembly>::new(1024 * 1024);
+    let begun = |event: &&str| {
+        reader.push(format!("data: {event}\n\n").as_bytes()).unwrap();
+        reader.has_begun()
+    };
+    events.iter().map(begun).collect()
+}
+
+#[test]
+fn an_answer_begins_with_what_the_model_says_or_thinks_and_not_with_what_comes_before() {
+    let chat = begun::<Chat>(&[
+        r#"{"id":"r","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#,
+        r#"{"choices":[{"index":0,"delta":{"reasoning_content":"hm"}}]}"#,
+    ]);
+    assert_eq!(chat, [false, true]);
+    let responses = begun::<ResponsesCodec>(&[
+        r#"{"type":"response.created","response":{"id":"r","status":"in_progress"}}"#,
+        r#"{"type":"response.output_item.added","output_index":0,"item":{"type":"message"}}"#,
+        r#"{"type":"response.output_text.delta","output_index":0,"delta":"h"}"#,
+    ]);
+    assert_eq!(responses, [false, false, true]);
+    let messages = begun::<MessagesCodec>(&[
+        r#"{"type":"message_start","message":{"id":"r","content":[],"usage":{"input_tokens":1}}}"#,
+        r#"{"type":"ping"}"#,
+        r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#,
+    ]);
+    assert_eq!(messages, [false, false, true]);
+}

@@ -113,6 +113,10 @@ impl codec::Assembly for Assembly {
         self.merge(parse(body)?)
     }
 
+    fn has_begun(&self) -> bool {
+        !(self.text.is_empty() && self.reasoning.is_empty() && self.calls.is_empty())
+    }
+
     fn is_finished(&self) -> bool {
         self.finish.is_some()
     }
@@ -135,6 +139,7 @@ impl codec::Assembly for Assembly {
             usage: self.usage,
             response_id: self.id,
             model: self.model,
+            first_chunk: None,
         })
     }
 }

@@ -138,6 +138,10 @@ impl codec::Assembly for Assembly {
         }
     }
 
+    fn has_begun(&self) -> bool {
+        !self.blocks.is_empty()
+    }
+
     fn is_finished(&self) -> bool {
         self.stop_reason.is_some()
     }
@@ -148,7 +152,8 @@ impl codec::Assembly for Assembly {
         if finish == Finish::ToolCalls && !items.iter().any(|item| matches!(item, AnswerItem::Call { .. })) {
             return Err(ResponseError::NoCall);
         }
-        Ok(ModelAnswer { items, finish, usage: self.usage.normalized(), response_id: self.id, model: self.model })
+        let (usage, first_chunk) = (self.usage.normalized(), None);
+        Ok(ModelAnswer { items, finish, usage, response_id: self.id, model: self.model, first_chunk })
     }
 }
 

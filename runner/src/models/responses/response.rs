@@ -20,6 +20,8 @@ const ITEMS_MAX: usize = 2 * CALLS_MAX;
 pub struct Assembly {
     /// Items that are done, by the index that the server gave.
     items: BTreeMap<u64, AnswerItem>,
+    /// Whether anything of an item has arrived.
+    begun: bool,
     end: Option<End>,
     id: Option<String>,
     model: Option<String>,
@@ -101,6 +103,7 @@ impl codec::Assembly for Assembly {
         let event: WireEvent = parse(data)?;
         match event.r#type.as_str() {
             "response.output_item.done" => {
+                self.begun = true;
                 let item = event.item.ok_or_else(|| malformed("it has no item", data))?;
                 let next = self.items.last_key_value().map_or(0, |(index, _)| index.saturating_add(1));
                 self.add(event.output_index.unwrap_or(next), &item)?;
@@ -112,12 +115,19 @@ impl codec::Assembly for Assembly {
             }
             "error" => Err(stream_error(&parse(data)?)),
             // What is on its way, and events to come.
-            _ => Ok(Progress::More),
+            other => {
+                self.begun |= other.rsplit('.').next() == Some("delta");
+                Ok(Progress::More)
+            }
         }
     }
 
     fn take_whole(&mut self, body: &[u8]) -> Result<(), ResponseError> {
         self.end(parse(body)?, body)
+    }
+
+    fn has_begun(&self) -> bool {
+        self.begun
     }
 
     fn is_finished(&self) -> bool {
@@ -137,6 +147,7 @@ impl codec::Assembly for Assembly {
             usage: self.usage,
             response_id: self.id,
             model: self.model,
+            first_chunk: None,
         })
     }
 }
