@@ -55,7 +55,7 @@ pub use tool::{
     LeftOutOperation, Mcp, QuestionGuard, Tool, ToolAgent, ToolDrift, ToolEffects, ToolOperation, ToolSpec, ToolStatus,
     Unrest,
 };
-pub use visible::visible;
+pub use visible::{visible, visible_json};
 
 /// API group of every kind.
 pub const GROUP: &str = "belay.dev";

@@ -11,6 +11,21 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
+/// The same of a JSON text, by JSON's own escapes: whoever parses it reads what it read before.
+#[must_use]
+pub fn visible_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        // Within strings those below a space are escaped already; between them they are line ends.
+        if c < ' ' || !hides(c) {
+            shown.push(c);
+        } else {
+            shown.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    shown
+}
+
 fn hides(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -23,6 +38,18 @@ fn hides(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_stays_the_same_json() {
+        let value = serde_json::json!({"a\u{202e}": ["\u{9b}2J", "x\ny", "\u{e0041}日本", "plain \"ü\""]});
+        let shown = visible_json(&serde_json::to_string_pretty(&value).unwrap_or_default());
+        assert!(
+            shown.contains("a\\u202e") && shown.contains("\\u009b2J") && shown.contains("\\udb40\\udc41日本"),
+            "{shown}"
+        );
+        assert!(!shown.contains(['\u{202e}', '\u{9b}', '\u{e0041}']), "{shown}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).ok(), Some(value));
+    }
 
     #[test]
     fn what_moves_turns_or_hides_is_spelled_out() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use belay_crds::visible_json;
 use belay_protocol::plan::ObjectId;
 use belay_protocol::trace::{Span, TraceId, Value};
 use jiff::Timestamp;
@@ -46,7 +47,7 @@ pub fn render(trace: &Trace) -> String {
         totals: totals(trace),
     };
     // Strings and numbers under fixed names: there is nothing in it that JSON does not take.
-    serde_json::to_string_pretty(&document).unwrap_or_default()
+    visible_json(&serde_json::to_string_pretty(&document).unwrap_or_default())
 }
 
 fn row(span: &Span) -> Row {

@@ -135,7 +135,9 @@ fn what_has_not_ended_is_open_up_to_the_newest_record() {
 
 #[test]
 fn machines_get_ids_attributes_and_sums() {
-    let json: Value = serde_json::from_str(&json::render(&read(&export(false)).unwrap())).unwrap();
+    let json = json::render(&read(&export(false)).unwrap());
+    assert!(json.contains("ada\\u202e\\u001b[2J") && !json.contains(['\u{1b}', '\u{202e}']), "{json}");
+    let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["traceId"], UID.replace('-', ""));
     let spans = json["spans"].as_array().unwrap();
     let chat = spans.iter().find(|span| span["name"] == "chat large-5").unwrap();
