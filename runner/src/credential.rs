@@ -139,6 +139,13 @@ impl Credentials {
         Err(CredentialError::new(credential, problem))
     }
 
+    /// A server answered 401 to it. True: what was sent came from a token endpoint and is dropped, so that the next request
+    /// carries another token.
+    #[expect(clippy::must_use_candidate, reason = "who asks nothing again by itself has no use for it")]
+    pub fn refused(&self, credential: &PlanCredential) -> bool {
+        token::drop_refused(self, credential)
+    }
+
     /// What can be said of a credential without saying what it holds.
     #[must_use]
     pub fn presence(&self, name: &str) -> Presence {

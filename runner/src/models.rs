@@ -103,6 +103,8 @@ pub struct ModelError {
     pub message: String,
     /// It went wrong in the midst of an answer: what broke this one may not break the next.
     pub in_stream: bool,
+    /// The token that the server refused was dropped: the next request carries another one.
+    pub renewed: bool,
     /// How long the server asked to wait before asking again.
     pub retry_after: Option<Duration>,
 }
@@ -110,13 +112,13 @@ pub struct ModelError {
 impl ModelError {
     #[must_use]
     pub fn new(reason: FailureReason, message: String) -> Self {
-        Self { reason, message, in_stream: false, retry_after: None }
+        Self { reason, message, in_stream: false, renewed: false, retry_after: None }
     }
 
     /// Whether asking again may help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        self.reason.is_transient() || (self.reason == FailureReason::Malformed && self.in_stream)
+        self.reason.is_transient() || self.renewed || (self.reason == FailureReason::Malformed && self.in_stream)
     }
 
     /// Whether another model may do better: not where the run itself was told no.

@@ -47,7 +47,18 @@ pub struct TokenError {
 
 /// The newest token of each credential, by name.
 #[derive(Default)]
-pub(super) struct Tokens(Mutex<HashMap<String, Arc<tokio::sync::Mutex<Option<Token>>>>>);
+pub(super) struct Tokens(Mutex<HashMap<String, Arc<tokio::sync::Mutex<Slot>>>>);
+
+#[derive(Default)]
+struct Slot {
+    token: Option<Token>,
+    /// When a server last refused one that was dropped for it.
+    refused_at: Option<Instant>,
+}
+
+/// How often at most a token is dropped since a server refused it: one that wants more than a token is not to cost a new one
+/// with each request.
+const REFUSED_AGAIN: Duration = Duration::from_mins(1);
 
 struct Token {
     value: Secret,
@@ -82,13 +93,13 @@ pub(super) async fn token(
     };
     // Held while one is asked for: that is what makes one request of those of many callers.
     let mut slot = slot.lock().await;
-    if let Some(token) = slot.as_ref()
+    if let Some(token) = slot.token.as_ref()
         && token.client_secret == *client_secret
         && Instant::now() < token.good_until
     {
         return Ok(token.value.clone());
     }
-    *slot = None;
+    slot.token = None;
     let endpoint = Endpoint { credentials, credential, client };
     let asked = Instant::now();
     let granted = tokio::time::timeout(TOTAL_TIMEOUT, endpoint.ask(client_secret)).await;
@@ -99,8 +110,24 @@ pub(super) async fn token(
     let value = Secret::new(granted.access_token.as_bytes());
     credentials.known.remember(&credential.name, &value);
     let good_until = asked + good_for(granted.expires_in.as_ref());
-    *slot = Some(Token { value: value.clone(), client_secret: client_secret.clone(), good_until });
+    slot.token = Some(Token { value: value.clone(), client_secret: client_secret.clone(), good_until });
     Ok(value)
+}
+
+/// A server refused the credential's token, which may have been revoked: it is not used again. False: there is none, or
+/// one was dropped for that just now, and another would be refused as well.
+pub(super) fn drop_refused(credentials: &Credentials, credential: &PlanCredential) -> bool {
+    let slot = {
+        let tokens = credentials.tokens.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.get(&credential.name).cloned()
+    };
+    // Where it is held another token is being asked for.
+    let Some(Ok(mut slot)) = slot.as_ref().map(|slot| slot.try_lock()) else { return false };
+    if slot.refused_at.is_some_and(|at| at.elapsed() < REFUSED_AGAIN) || slot.token.take().is_none() {
+        return false;
+    }
+    slot.refused_at = Some(Instant::now());
+    true
 }
 
 /// How long a token is used. Some endpoints write the number as a string.

@@ -229,6 +229,8 @@ impl<C: Codec> HttpModel<C> {
     /// What an error status means and what to do about it.
     async fn refusal(&self, mut response: Response) -> ModelError {
         let status = response.status();
+        let sent = self.credential.as_ref().filter(|_| status == StatusCode::UNAUTHORIZED);
+        let renewed = sent.is_some_and(|credential| self.credentials.refused(credential));
         let retry_after = retry_after::read(response.headers().get(RETRY_AFTER), std::time::SystemTime::now());
         let mut stream = self.redactor.stream();
         let mut body = Vec::new();
@@ -250,7 +252,7 @@ impl<C: Codec> HttpModel<C> {
         let reason = refusal_reason(status, &text);
         let advice = self.advice(reason);
         let what = format!("answered {status}: {advice}. The server says: {}", piece(&legible(&text), SHOWN_BYTES));
-        ModelError { retry_after, ..self.error(reason, &what) }
+        ModelError { renewed, retry_after, ..self.error(reason, &what) }
     }
 
     fn advice(&self, reason: FailureReason) -> String {

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use belay_protocol::call::{CallBinding, CredentialBinding};
 use belay_protocol::event::{FailureReason, NotSentReason};
 use belay_protocol::plan::{HttpOperations, Inject, PlanCredential};
+use http::StatusCode;
 use serde_json::Value;
 
 use self::openapi::{DOCUMENT_BYTES_MAX, Offered, Terms};
@@ -208,6 +209,9 @@ impl HttpApi {
             Err(error) => return broke(&error),
         };
         let (status, headers) = (response.status(), response.headers().clone());
+        if let Some(credential) = self.endpoint.credential.as_ref().filter(|_| status == StatusCode::UNAUTHORIZED) {
+            self.credentials.refused(credential);
+        }
         let mut body = Some(Vec::new());
         while let Some(read) = body.as_mut() {
             match response.chunk().await {

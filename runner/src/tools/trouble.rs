@@ -29,6 +29,12 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// Whether the server does not take the credential for what it has to be.
+    #[must_use]
+    pub fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Status { code: 401, .. } | Self::Challenged { code: 401, .. })
+    }
+
     pub fn from_error(error: &StreamableHttpError<reqwest::Error>) -> Self {
         if let StreamableHttpError::Client(error) = error
             && let Some(refused) = egress::refused(error)

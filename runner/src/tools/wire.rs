@@ -272,6 +272,9 @@ impl Wire {
             Ok(other) => Ok(other),
             Err(error) => {
                 let trouble = Trouble::from_error(&error);
+                if let (Some(credential), true) = (&self.endpoint.credential, trouble.is_unauthorized()) {
+                    self.credentials.refused(credential);
+                }
                 if is_call {
                     self.set(match &trouble {
                         Trouble::NoConnection(why) => {

@@ -11,17 +11,18 @@ use futures::future::join_all;
 use http::Method;
 use rstest::rstest;
 
-use crate::asking::ask_as;
+use crate::answers::Format;
+use crate::asking::{ask_as, ask_by};
 use crate::fake_mcp::{Era, FakeMcp};
 use crate::http::{Answer, Server, reply};
 use crate::mcp::plan_for;
-use crate::plans::{chat, credential, mounted};
+use crate::plans::{chat, credential, mounted, plan};
 use crate::token_server::{Asked, TokenServer};
 
 const SECRET: &str = "cl13nt/s3cret";
 const URL: &str = "https://api.example/v1";
 
-fn client(token_url: String) -> ClientCredentials {
+pub fn client(token_url: String) -> ClientCredentials {
     ClientCredentials {
         token_url,
         ca: None,
@@ -264,4 +265,42 @@ async fn a_server_that_asks_for_authorization_is_quoted_and_its_metadata_not_fet
     assert_eq!(error.reason, FailureReason::Unauthorized);
     assert!(error.message.contains(words), "{error}");
     assert!(elsewhere.received().is_empty());
+}
+
+/// A token that was revoked before its time: the next request carries another one, and what is refused again is not asked
+/// for with every request.
+#[tokio::test]
+async fn a_token_that_a_server_refuses_is_dropped_once() {
+    let tokens = TokenServer::start(3600).await;
+    let refused = || reply(401, "text/plain", "no");
+    let server = Server::start(vec![refused(), Format::Chat.says("hi"), refused()]).await;
+    let (_folder, credentials) = mounted(&[("key", SECRET)]);
+    let key = PlanCredential { hosts: vec!["127.0.0.1".into()], ..by(client(tokens.url())) };
+    let mut plan = plan(PlanModel { credential: Some("key".into()), ..chat(&server.url("/v1")) }, Vec::new());
+    plan.credentials.push(key.clone());
+    let error = ask_by(&plan, &credentials).await.unwrap_err();
+    assert_eq!((error.reason, error.is_transient()), (FailureReason::Unauthorized, true), "asked again with another");
+    ask_by(&plan, &credentials).await.unwrap();
+    let error = ask_by(&plan, &credentials).await.unwrap_err();
+    assert_eq!((error.reason, error.is_transient()), (FailureReason::Unauthorized, false));
+    ask_by(&plan, &credentials).await.unwrap_err();
+    let sent: Vec<_> = server.received().into_iter().map(|request| request.authorization.unwrap()).collect();
+    assert_eq!(sent, ["Bearer token-1", "Bearer token-2", "Bearer token-2", "Bearer token-2"]);
+    assert_eq!(tokens.asked().len(), 2);
+    let fixed = mounted(&[("key", SECRET)]).1;
+    assert!(!fixed.refused(&credential(&["127.0.0.1"])), "there is nothing to drop of a key");
+}
+
+#[tokio::test]
+async fn tools_drop_a_token_that_their_server_refuses_too() {
+    let server = Server::start(vec![reply(401, "text/plain", "no")]).await;
+    let tokens = TokenServer::start(3600).await;
+    let (_folder, credentials) = mounted(&[("key", SECRET)]);
+    let key = PlanCredential { hosts: vec!["127.0.0.1".into()], ..by(client(tokens.url())) };
+    for _time in 0..2 {
+        list(&server.url("/mcp"), Some(key.clone()), &credentials).await.unwrap_err();
+    }
+    let first_of_each: Vec<_> = server.received().into_iter().filter_map(|request| request.authorization).collect();
+    assert!(first_of_each.contains(&"Bearer token-1".into()) && first_of_each.contains(&"Bearer token-2".into()));
+    assert_eq!(tokens.asked().len(), 2, "{first_of_each:?}");
 }

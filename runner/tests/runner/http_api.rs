@@ -5,7 +5,9 @@ use std::time::Duration;
 use belay_protocol::call::CallBinding;
 use belay_protocol::elicitation::Inputs;
 use belay_protocol::event::{EndReason, Event, FailureReason, NotSentReason, Outcome as RunOutcome, ToolResult};
-use belay_protocol::plan::{Effects, HttpOperations, InlineHeader, InlineOperation, PlanOperation, PlanTool};
+use belay_protocol::plan::{
+    Effects, HttpOperations, Inject, InlineHeader, InlineOperation, PlanCredential, PlanOperation, PlanTool,
+};
 use belay_protocol::{Digest, Plan};
 use belay_runner::models::scripted::Scripted;
 use belay_runner::redact::Redactor;
@@ -15,10 +17,12 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::credentials::client;
 use crate::fake_operator::{Journal, Script, run};
 use crate::http::{Answer, Server, reply};
 use crate::mcp::permit;
 use crate::plans::{TOOL, calls, credential, mounted, plan, says, scripted, tool};
+use crate::token_server::TokenServer;
 
 const DOCUMENT: &str = "
 openapi: 3.1.0
@@ -75,8 +79,12 @@ fn document(text: &str) -> (TempDir, Documents) {
 }
 
 pub fn stage_of(tool: PlanTool, text: &str, hosts: &[&str]) -> Stage {
+    stage_by(tool, text, credential(hosts))
+}
+
+fn stage_by(tool: PlanTool, text: &str, credential: PlanCredential) -> Stage {
     let mut plan = plan(scripted(vec![says("")]), vec![tool]);
-    plan.credentials.push(credential(hosts));
+    plan.credentials.push(credential);
     let (secrets, credentials) = mounted(&[("key", "s3cr3t-value")]);
     let (folder, documents) = document(text);
     let redactor = Redactor::new(credentials.clone(), &plan.credentials);
@@ -254,6 +262,21 @@ async fn a_credential_goes_to_its_hosts_alone(
     let Outcome::NotSent { reason: told, message } = outcome else { panic!("{outcome:?}") };
     assert!(told == reason && message.contains(words), "{message}");
     assert_eq!(server.received().len(), 0);
+}
+
+#[tokio::test]
+async fn a_token_that_the_api_refuses_is_dropped() {
+    let tokens = TokenServer::start(3600).await;
+    let server = Server::start(vec![reply(401, "text/plain", "no")]).await;
+    let inject = Inject::ClientCredentials(client(tokens.url()));
+    let key = PlanCredential { inject, ..credential(&["127.0.0.1"]) };
+    let mut stage = stage_by(http_tool(&server.url("/v1"), documented(), Some("key")), DOCUMENT, key);
+    for _time in 0..2 {
+        let outcome = stage.call("get_thing", json!({"id": "1"})).await;
+        assert!(matches!(outcome, Outcome::Observed(_)), "{outcome:?}");
+    }
+    let sent: Vec<_> = server.received().into_iter().map(|request| request.authorization.unwrap()).collect();
+    assert_eq!(sent, ["Bearer token-1", "Bearer token-2"]);
 }
 
 #[tokio::test]
