@@ -9,6 +9,7 @@ pub mod log;
 pub mod models;
 pub mod output;
 pub mod passage;
+mod percent;
 pub mod permit;
 pub mod probe;
 pub mod redact;

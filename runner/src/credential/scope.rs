@@ -8,6 +8,7 @@ use http::Method;
 use reqwest::Url;
 
 use crate::egress::piece;
+use crate::percent::percent_decoded;
 
 /// What names of Services end in; another cluster domain needs https or the short name.
 const IN_CLUSTER: [&str; 2] = [".svc", ".svc.cluster.local"];
@@ -132,24 +133,6 @@ pub(crate) fn however_decoded(text: Vec<u8>, found: impl Fn(&[u8]) -> bool) -> b
 /// `.` and `..`, also with the parameters that some servers take off first.
 pub(crate) fn is_dots(segment: &[u8]) -> bool {
     matches!(segment.split(|byte| *byte == b';').next(), Some(b"." | b".."))
-}
-
-fn percent_decoded(text: &[u8]) -> Vec<u8> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, after)) = rest.split_first() {
-        let byte = match rest {
-            [b'%', high, low, ..] => hex_digit(*high).zip(hex_digit(*low)).map(|(high, low)| high << 4 | low),
-            _ => None,
-        };
-        decoded.push(byte.unwrap_or(*first));
-        rest = if byte.is_some() { rest.get(3..).unwrap_or_default() } else { after };
-    }
-    decoded
-}
-
-pub(crate) fn hex_digit(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 /// On borders of segments: `/v1` covers `/v1` and `/v1/x`, not `/v10`.

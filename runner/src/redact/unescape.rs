@@ -1,7 +1,7 @@
 //! Reads a text one character at a time as it was before it was escaped, for JSON, a URL or HTML. Pure.
 
 use super::stream::Rest;
-use crate::credential::scope::hex_digit;
+use crate::percent::hex_digit;
 
 /// Escapes of escapes: each level of JSON in JSON doubles them.
 const BACKSLASHES_MAX: usize = 16;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use super::SchemaError;
+use crate::percent::percent_decoded;
 
 /// How many schemas may apply one within the other; a chain of references counts as well.
 const NESTED_MAX: usize = 512;
@@ -121,22 +122,8 @@ fn of_named<'a>(fields: &'a Map<String, Value>, words: &'static [&str]) -> impl 
 /// What `#/a/b` points to.
 #[must_use]
 pub fn pointed<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
-    let pointer = percent_decoded(reference.strip_prefix('#')?)?;
-    root.pointer(&pointer)
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let digits = [rest.next()?, rest.next()?];
-            bytes.push(u8::from_str_radix(str::from_utf8(&digits).ok()?, 16).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).ok()
+    let pointer = percent_decoded(reference.strip_prefix('#')?.as_bytes());
+    root.pointer(str::from_utf8(&pointer).ok()?)
 }
 
 #[cfg(test)]
