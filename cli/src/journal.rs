@@ -11,7 +11,7 @@ use belay_protocol::export::{Effect, EffectOutcome, Verified, verify};
 use clap::Subcommand;
 use jiff::Timestamp;
 
-pub use self::export::{ExportArguments, Journaled, export, read};
+pub use self::export::{ExportArguments, Journaled, export, fetch, read};
 use crate::exit::{CliError, FAILED};
 use crate::table;
 

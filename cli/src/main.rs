@@ -2,6 +2,7 @@
 //! that may do.
 
 mod approvals;
+mod artifacts;
 mod can_i;
 mod cancel;
 mod doctor;
@@ -93,6 +94,8 @@ enum Command {
     /// Export what was recorded of a run, or verify such a file
     #[command(subcommand)]
     Journal(journal::JournalCommand),
+    /// List what results of a run hold besides text, or print the bytes of one
+    Artifacts(artifacts::ArtifactsArguments),
     /// Show what a run did, step by step: times, tokens, cost, and who decided what
     Trace(trace::TraceArguments),
     /// Check an ApprovalPolicy and run its tests, or judge by it what runs proposed; needs no cluster
@@ -174,6 +177,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CliError> {
         }
         Command::Journal(JournalCommand::Verify { file }) => journal::print_verdict(&file),
         Command::Policy(command) => policy::policy(&command),
+        Command::Artifacts(arguments) => artifacts::artifacts(&target, &arguments).await,
         Command::Trace(trace) => trace::of_run(&target, &trace).await,
         Command::Doctor => doctor::doctor(&target).await,
         Command::Version => version(&target).await,

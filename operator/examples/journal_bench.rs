@@ -298,7 +298,8 @@ fn response(step: u32, call_id: &str) -> Event {
 }
 
 fn observed(call_id: &str) -> Event {
-    let result = ToolResult { is_error: false, content: "r".repeat(TEXT), truncated_from_bytes: None };
+    let result =
+        ToolResult { is_error: false, content: "r".repeat(TEXT), truncated_from_bytes: None, artifacts: Vec::new() };
     Event::CallObserved { call_id: call_id.into(), attempt: 1, result, milliseconds: 1 }
 }
 

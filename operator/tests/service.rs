@@ -9,16 +9,18 @@ use std::time::Duration;
 
 use belay_operator::gate::{ModelRequest, close};
 use belay_protocol::event::{
-    AcceptedDefinition, Answer, Approver, Ask, AskPurpose, DeathProof, DenyReason, EndReason, EpochEnd, Event, Failure,
-    FailureReason, Finish, ListedOperation, Listing, Outcome, Verdict,
+    AcceptedDefinition, Answer, Approver, Artifact, Ask, AskPurpose, DeathProof, DenyReason, EndReason, EpochEnd,
+    Event, Failure, FailureReason, Finish, ListedOperation, Listing, Outcome, Verdict,
 };
 use belay_protocol::fold::CallState;
 use belay_protocol::plan::{ObjectId, PlanAgent};
 use belay_protocol::probe::{Presence, ProbeReport, ProbeTask};
 use belay_protocol::wire::operator_message::Body as FromOperator;
 use belay_protocol::wire::runner_message::Body as ToOperator;
-use belay_protocol::wire::{self, Ack, Batch, Welcome, probe_message, probe_order};
-use belay_protocol::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION, Record, RunState, TICKET_METADATA};
+use belay_protocol::wire::{
+    self, Ack, ArtifactHead, ArtifactPart, Batch, Welcome, artifact_part, probe_message, probe_order,
+};
+use belay_protocol::{Digest, MESSAGE_BYTES_MAX, PROTOCOL_VERSION, Record, RunState, TICKET_METADATA};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -692,4 +694,84 @@ async fn in_line(world: &World, run: &belay_protocol::plan::ObjectId) {
         }
     })
     .await;
+}
+
+/// Sends an artifact as the pod of run `name`: what its head says, and the bytes.
+async fn keep(world: &World, token: &str, head: ArtifactHead, bytes: &[u8]) -> Result<(), Code> {
+    let parts = bytes.chunks(3).map(|part| artifact_part::Body::Bytes(part.to_vec()));
+    let parts = std::iter::once(artifact_part::Body::Head(head)).chain(parts);
+    let parts: Vec<ArtifactPart> = parts.map(|body| ArtifactPart { body: Some(body) }).collect();
+    let request = with_token(tokio_stream::iter(parts), token);
+    let kept = within(world.client().await.keep(request)).await;
+    kept.map(|_| ()).map_err(|status| status.code())
+}
+
+fn head(instance: &str, bytes: &[u8]) -> ArtifactHead {
+    let digest = Digest::of(bytes).as_bytes().to_vec();
+    ArtifactHead { protocol_version: PROTOCOL_VERSION, instance: instance.into(), digest, bytes: bytes.len() as u64 }
+}
+
+fn with_artifact(bytes: &[u8]) -> Event {
+    let Event::CallObserved { call_id, attempt, mut result, milliseconds } = observed("c1") else { unreachable!() };
+    let (digest, bytes) = (Digest::of(bytes), bytes.len() as u64);
+    result.artifacts = vec![Artifact { digest, bytes, media_type: "image/png".into(), name: String::new() }];
+    Event::CallObserved { call_id, attempt, result, milliseconds }
+}
+
+#[tokio::test]
+async fn an_artifact_of_the_instance_that_claimed_is_kept_and_goes_with_the_rows_of_its_run() {
+    let world = World::start().await;
+    let run = world.accept("a").await;
+    let (mut runner, _) = asked(&world, "a").await;
+    let picture = b"a picture";
+    assert_eq!(keep(&world, &token("a"), head("one", picture), picture).await, Ok(()));
+    assert_eq!(keep(&world, &token("a"), head("one", picture), picture).await, Ok(()), "twice is once");
+    let held = || world.journal.artifacts().fetch(&run.uid, Digest::of(picture));
+    assert_eq!(held().await.unwrap().as_deref(), Some(&picture[..]));
+    runner.append(3, &[with_artifact(picture), requested(2)]).await;
+    runner.append(4, &[responded(2, vec![text("done")], Finish::Stop)]).await;
+    runner.bye().await;
+    assert_eq!(keep(&world, &token("a"), head("one", b"late"), b"late").await, Err(Code::FailedPrecondition));
+    world.journal.forget(&run.uid).await.unwrap();
+    assert_eq!(held().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn nobody_else_keeps_anything_and_nothing_else_is_kept() {
+    let world = World::start().await;
+    world.accept("a").await;
+    world.accept("b").await;
+    let unclaimed = keep(&world, &token("a"), head("one", b"x"), b"x").await;
+    assert_eq!(unclaimed, Err(Code::FailedPrecondition), "nobody has claimed the epoch");
+    let (_runner, _) = asked(&world, "a").await;
+    let refused = [
+        (token("a"), head("two", b"x"), Code::FailedPrecondition),
+        ("ns/belay-run-a/another-uid".into(), head("one", b"x"), Code::FailedPrecondition),
+        (token("b"), head("one", b"x"), Code::FailedPrecondition),
+        (token("stranger"), head("one", b"x"), Code::FailedPrecondition),
+        ("nonsense".into(), head("one", b"x"), Code::Unauthenticated),
+        (format!("{}@127.0.0.9", token("a")), head("one", b"x"), Code::Unauthenticated),
+        (token("a"), head("one", b"y"), Code::InvalidArgument),
+        (token("a"), ArtifactHead { bytes: 2, ..head("one", b"x") }, Code::InvalidArgument),
+        (token("a"), ArtifactHead { bytes: 0, ..head("one", b"x") }, Code::InvalidArgument),
+        (token("a"), ArtifactHead { bytes: 9 << 20, ..head("one", b"x") }, Code::InvalidArgument),
+        (token("a"), ArtifactHead { digest: vec![1], ..head("one", b"x") }, Code::InvalidArgument),
+        (token("a"), ArtifactHead { protocol_version: 9, ..head("one", b"x") }, Code::FailedPrecondition),
+    ];
+    for (token, head, code) in refused {
+        let words = format!("{token} {head:?}");
+        assert_eq!(keep(&world, &token, head, b"x").await, Err(code), "{words}");
+    }
+    for run in ["a-uid", "b-uid"] {
+        assert!(!world.journal.artifacts().holds(run, Digest::of(b"x")).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_result_that_names_what_is_not_kept_is_cut_off() {
+    let world = World::start().await;
+    world.accept("a").await;
+    let (mut runner, _) = asked(&world, "a").await;
+    runner.send_batch(3, &[with_artifact(b"never sent")]).await;
+    assert_eq!(runner.cut_with().await, Code::InvalidArgument);
 }

@@ -461,6 +461,21 @@ pub struct ToolResult {
     /// Bytes that the server sent, where more than `content` holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub truncated_from_bytes: Option<u64>,
+    /// What the result holds besides text. The operator keeps it, and kept it before this was journaled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<Artifact>,
+}
+
+/// Bytes beside the journal. What is said of them is the server's word, redacted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Artifact {
+    pub digest: Digest,
+    pub bytes: u64,
+    pub media_type: String,
+    /// Of a resource, its URI.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -46,6 +46,10 @@ pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 pub const BATCH_EVENTS_MAX: usize = 256;
 /// The most of one tool result that reaches journal and model; the rest is cut and said to be.
 pub const RESULT_BYTES_MAX: usize = 256 * 1024;
+/// The most bytes of one artifact, of all that one run keeps, and the most that one result names.
+pub const ARTIFACT_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub const RUN_ARTIFACT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub const ARTIFACTS_PER_RESULT_MAX: usize = 16;
 /// The most tool calls of one model response; the rest go back to the model as errors.
 pub const CALLS_PER_RESPONSE_MAX: usize = 64;
 /// How often a listing of one tool may be reported in one epoch. A runner reports one, and each that differs in what the

@@ -1,6 +1,8 @@
 //! How a reader asks the operator for what the journal holds, and proves by a key that it may. The API server's service
 //! proxy, a port-forward or an ingress may carry the request: none of them can change what was signed.
 
+use crate::digest::Digest;
+
 /// `NAMESPACE/NAME` of the ReadGrant.
 pub const GRANT_HEADER: &str = "belay-grant";
 /// When the request was made, in milliseconds since the Unix epoch.
@@ -18,6 +20,12 @@ pub const TIME_SLACK_MILLISECONDS: u64 = 60_000;
 #[must_use]
 pub fn export_path(run_uid: &str) -> String {
     format!("/v1/runs/{run_uid}/journal")
+}
+
+/// Where one of the run's artifacts is served.
+#[must_use]
+pub fn artifact_path(run_uid: &str, digest: Digest) -> String {
+    format!("/v1/runs/{run_uid}/artifacts/{}", digest.short(64))
 }
 
 /// What is signed.

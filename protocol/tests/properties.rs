@@ -154,7 +154,8 @@ fn event(turn: Turn, state: &RunState) -> Event {
             Event::CallInputRequired { call_id, attempt: attempt_of_call, required, milliseconds: 1 }
         }
         12 => {
-            let result = ToolResult { is_error: false, content: "ok".into(), truncated_from_bytes: None };
+            let result =
+                ToolResult { is_error: false, content: "ok".into(), truncated_from_bytes: None, artifacts: Vec::new() };
             Event::CallObserved { call_id, attempt: attempt_of_call, result, milliseconds: 1 }
         }
         13 => Event::CallNotSent {

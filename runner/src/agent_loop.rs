@@ -28,7 +28,7 @@ use crate::models::{Model, OfferedTool};
 use crate::output::Output;
 use crate::permit::Decided;
 use crate::redact::Redactor;
-use crate::session::{AppendError, Operator, Order};
+use crate::session::{AppendError, Keeper, Operator, Order};
 use crate::tools::{ListError, ToolServer};
 
 /// Everything that a run works with.
@@ -65,6 +65,8 @@ pub struct Parts {
     pub models: Vec<Box<dyn Model>>,
     pub servers: BTreeMap<String, Box<dyn ToolServer>>,
     pub redactor: Redactor,
+    /// Keeps what results hold besides text.
+    pub keeper: Arc<dyn Keeper>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +125,7 @@ impl Agent {
             schemas: Schemas::default(),
             outbox: Vec::new(),
             denied: false,
-            flights: Flights::default(),
+            flights: Flights::new(parts.keeper),
             parked,
             permits_returned: BTreeMap::new(),
             given_up: BTreeMap::new(),
@@ -137,7 +139,7 @@ impl Agent {
             Ok(()) => self.wind_up().await,
             halt => halt,
         };
-        std::mem::take(&mut self.flights).leave().await;
+        self.flights.leave().await;
         if let Err(Halt::Failed(error)) = ended {
             return Err(error);
         }

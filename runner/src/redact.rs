@@ -55,6 +55,15 @@ impl Redactor {
         matches!(self.redact(text), Cow::Borrowed(_))
     }
 
+    /// The same for bytes that need not be text.
+    #[must_use]
+    pub fn is_clean_bytes(&self, bytes: &[u8]) -> bool {
+        let mut stream = self.stream();
+        let mut shown = stream.push(bytes);
+        shown.extend(stream.finish(Rest::IsAll));
+        shown == bytes
+    }
+
     /// A JSON value with every string, number and key of it redacted.
     #[must_use]
     pub fn redact_json(&self, value: Value) -> Value {

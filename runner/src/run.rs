@@ -1,5 +1,6 @@
 //! Mode `run`: opens the session, reads the Welcome, and gives the loop what it needs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use belay_protocol::Plan;
@@ -13,7 +14,7 @@ use crate::egress::EgressError;
 use crate::log::keep_secret;
 use crate::models;
 use crate::redact::Redactor;
-use crate::session::{Link, LinkError, Operator, Order, Started, raise, start, stop_within};
+use crate::session::{Link, LinkError, Operator, Order, Started, Uploads, raise, start, stop_within};
 use crate::tools;
 use crate::tools::http::Documents;
 
@@ -41,9 +42,10 @@ pub async fn run(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Parting, RunError> {
     let link = Link::new(&config.operator, config.token_file.clone())?;
+    let uploads = Uploads::new(link.clone(), instance.clone());
     let Started { operator, orders, welcomed, mut conversation } = start(link, instance);
     let signal = tokio::spawn(stop_on(stop, orders));
-    let ended = epoch(config, operator, welcomed).await;
+    let ended = epoch(config, operator, welcomed, uploads).await;
     signal.abort();
     let said = tokio::time::timeout(FAREWELL, &mut conversation).await;
     conversation.abort();
@@ -53,7 +55,12 @@ pub async fn run(
     ended
 }
 
-async fn epoch(config: &Config, operator: Operator, welcomed: oneshot::Receiver<Welcome>) -> Result<Parting, RunError> {
+async fn epoch(
+    config: &Config,
+    operator: Operator,
+    welcomed: oneshot::Receiver<Welcome>,
+    uploads: Uploads,
+) -> Result<Parting, RunError> {
     let welcome = tokio::select! {
         welcome = welcomed => welcome,
         () = operator.stopped() => return Ok(Parting::Stopped),
@@ -65,7 +72,7 @@ async fn epoch(config: &Config, operator: Operator, welcomed: oneshot::Receiver<
     let documents = Documents::new(config.documents_folder.clone());
     let destinations = config.way_out().for_plan(&plan);
     let credentials = Credentials::new(config.credentials_folder.clone()).reaching(destinations);
-    let parts = parts(&plan, &credentials, &documents)?;
+    let parts = parts(&plan, &credentials, &documents, uploads)?;
     Ok(Agent::new(plan, progress, operator, parts).run().await?)
 }
 
@@ -74,7 +81,12 @@ async fn stop_on(stop: impl Future<Output = ()>, orders: watch::Sender<Order>) {
     raise(&orders, stop_within(SIGNAL_GRACE));
 }
 
-fn parts(plan: &Plan, credentials: &Credentials, documents: &Documents) -> Result<Parts, EgressError> {
+fn parts(
+    plan: &Plan,
+    credentials: &Credentials,
+    documents: &Documents,
+    uploads: Uploads,
+) -> Result<Parts, EgressError> {
     let redactor = Redactor::new(credentials.clone(), &plan.credentials);
     keep_secret(redactor.clone());
     let models = plan.models().map(|model| models::client(plan, model, credentials, &redactor));
@@ -83,5 +95,6 @@ fn parts(plan: &Plan, credentials: &Credentials, documents: &Documents) -> Resul
         let server = tools::of_plan(plan, tool, credentials, documents, &redactor)?;
         Ok((tool.name.clone(), server))
     });
-    Ok(Parts { models, servers: servers.collect::<Result<_, EgressError>>()?, redactor })
+    let servers = servers.collect::<Result<_, EgressError>>()?;
+    Ok(Parts { models, servers, redactor, keeper: Arc::new(uploads) })
 }

@@ -2,6 +2,7 @@
 //! orders come in. Knows the gRPC stream; the loop knows only [`Operator`].
 
 mod conversation;
+mod keeper;
 mod link;
 mod wakes;
 
@@ -13,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 pub use conversation::{Started, start};
+pub use keeper::{Keeper, Uploads};
 pub use link::{Link, LinkError};
 pub use wakes::Wakes;
 
@@ -227,7 +229,12 @@ mod tests {
     use belay_protocol::event::ToolResult;
 
     fn observed(bytes: usize) -> Event {
-        let result = ToolResult { is_error: false, content: "x".repeat(bytes), truncated_from_bytes: None };
+        let result = ToolResult {
+            is_error: false,
+            content: "x".repeat(bytes),
+            truncated_from_bytes: None,
+            artifacts: Vec::new(),
+        };
         Event::CallObserved { call_id: "c1".to_owned(), attempt: 1, result, milliseconds: 0 }
     }
 

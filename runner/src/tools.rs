@@ -1,6 +1,7 @@
 //! Tool servers: listing what they offer, and sending one permitted call. The protocol behind it is an
 //! implementation's own business.
 
+mod attachment;
 mod challenge;
 mod changes;
 pub mod http;
@@ -12,6 +13,8 @@ mod subagent;
 mod trouble;
 mod wire;
 
+pub use self::attachment::Attachment;
+pub(crate) use self::result::noted;
 pub use self::wire::Endpoint;
 
 use std::time::Duration;
@@ -192,6 +195,11 @@ pub trait ToolServer: Send {
     /// The newest word on how far its calls are, where it says that at all.
     fn progress(&self) -> Option<watch::Receiver<Progress>> {
         None
+    }
+
+    /// What the newest result holds besides text. Nothing of it is kept yet.
+    fn take_attachments(&mut self) -> Vec<Attachment> {
+        Vec::new()
     }
 
     /// What the newest listing did not offer, and why.

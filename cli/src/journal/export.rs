@@ -10,9 +10,11 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use belay_crds::{AgentRun, NameRef, ReadGrant, ReadGrantSpec, ReadPurpose};
+use belay_protocol::ARTIFACT_BYTES_MAX;
 use belay_protocol::reading::{
     GRANT_HEADER, NONCE_HEADER, Request, SIGNATURE_HEADER, TIME_HEADER, export_path, signed,
 };
+use futures::AsyncReadExt as _;
 use kube::api::{Api, ObjectMeta, PostParams};
 
 use crate::Target;
@@ -91,8 +93,27 @@ async fn run_uid(target: &Target, journaled: &Journaled<'_>) -> Result<String, C
     })
 }
 
-/// Makes a key and a grant for it, and asks once.
 async fn ask(target: &Target, journaled: &Journaled<'_>, run_uid: &str) -> Result<String, CliError> {
+    let request = granted(target, journaled, &export_path(run_uid)).await?;
+    target.client.request_text(request).await.map_err(by_proxy)
+}
+
+/// The bytes at a path of the operator, no more of them than an artifact may have.
+pub async fn fetch(target: &Target, journaled: &Journaled<'_>, path: &str) -> Result<Vec<u8>, CliError> {
+    let request = granted(target, journaled, path).await?;
+    let answer = target.client.request_stream(request).await.map_err(by_proxy)?;
+    let mut bytes = Vec::new();
+    let read = std::pin::pin!(answer).take(ARTIFACT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).await;
+    read.map_err(|e| CliError::Failed(format!("what the operator sent broke off: {e}")))?;
+    Ok(bytes)
+}
+
+fn by_proxy(error: kube::Error) -> CliError {
+    CliError::api("asking the operator by way of the API server's service proxy", error)
+}
+
+/// A request for `path` that is signed by a key of its own, for which a grant was made.
+async fn granted(target: &Target, journaled: &Journaled<'_>, path: &str) -> Result<http::Request<Vec<u8>>, CliError> {
     let unusable = |_| CliError::Failed("this machine has no randomness to make a key of".to_owned());
     let key = Ed25519KeyPair::generate().map_err(unusable)?;
     let mut random = [0; 16];
@@ -103,10 +124,8 @@ async fn ask(target: &Target, journaled: &Journaled<'_>, run_uid: &str) -> Resul
     let grant = grant(journaled.run, by, &key);
     let grant = grants.create(&PostParams::default(), &grant).await;
     let grant = grant.map_err(|e| CliError::api(format!("making a ReadGrant for {}", journaled.run), e))?;
-    let request = request(&grant, &key, run_uid, &nonce, journaled.operator_namespace)
-        .ok_or_else(|| CliError::Failed("the API server returned a ReadGrant without name, uid or time".to_owned()))?;
-    let answer = target.client.request_text(request).await;
-    answer.map_err(|e| CliError::api("asking the operator by way of the API server's service proxy", e))
+    request(&grant, &key, path, &nonce, journaled.operator_namespace)
+        .ok_or_else(|| CliError::Failed("the API server returned a ReadGrant without name, uid or time".to_owned()))
 }
 
 fn grant(run: &str, by: String, key: &Ed25519KeyPair) -> ReadGrant {
@@ -126,14 +145,13 @@ fn grant(run: &str, by: String, key: &Ed25519KeyPair) -> ReadGrant {
 fn request(
     grant: &ReadGrant,
     key: &Ed25519KeyPair,
-    run_uid: &str,
+    path: &str,
     nonce: &str,
     operator_namespace: &str,
 ) -> Option<http::Request<Vec<u8>>> {
-    let path = export_path(run_uid);
     // By the API server's clock, which the operator's is compared with: this machine's may be wrong.
     let at = grant.metadata.creation_timestamp.as_ref().map(|made| made.0.as_millisecond())?;
-    let request = Request { grant_uid: grant.metadata.uid.as_deref()?, method: "GET", path: &path, at, nonce };
+    let request = Request { grant_uid: grant.metadata.uid.as_deref()?, method: "GET", path, at, nonce };
     let signature = STANDARD.encode(key.sign(&signed(&request)));
     let name = format!("{}/{}", grant.metadata.namespace.as_deref()?, grant.metadata.name.as_deref()?);
     http::Request::get(format!("/api/v1/namespaces/{operator_namespace}/services/belay-operator:http/proxy{path}"))
@@ -187,12 +205,13 @@ mod tests {
     fn a_request_is_signed_as_the_operator_sees_it_and_carries_nothing_secret() {
         let key = Ed25519KeyPair::generate().unwrap();
         let mut grant = grant("nightly", "ada".into(), &key);
-        assert!(request(&grant, &key, "run-uid", "n", "belay-system").is_none(), "not made yet");
+        let path = export_path("run-uid");
+        assert!(request(&grant, &key, &path, "n", "belay-system").is_none(), "not made yet");
         grant.metadata.name = Some("read-x".into());
         grant.metadata.namespace = Some("team".into());
         grant.metadata.uid = Some("grant-uid".into());
         grant.metadata.creation_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
-        let sent = request(&grant, &key, "run-uid", "0123456789abcdef", "belay-system").unwrap();
+        let sent = request(&grant, &key, &path, "0123456789abcdef", "belay-system").unwrap();
         assert_eq!(
             sent.uri().path(),
             "/api/v1/namespaces/belay-system/services/belay-operator:http/proxy/v1/runs/run-uid/journal"

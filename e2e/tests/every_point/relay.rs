@@ -11,7 +11,7 @@ use belay_protocol::wire::operator_message::Body as FromOperator;
 use belay_protocol::wire::run_service_client::RunServiceClient;
 use belay_protocol::wire::run_service_server::{RunService, RunServiceServer};
 use belay_protocol::wire::runner_message::Body as FromRunner;
-use belay_protocol::wire::{OperatorMessage, ProbeMessage, ProbeOrder, RunnerMessage};
+use belay_protocol::wire::{ArtifactPart, Kept, OperatorMessage, ProbeMessage, ProbeOrder, RunnerMessage};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -101,6 +101,15 @@ impl RunService for Relay {
             }
         });
         Ok(Response::new(ReceiverStream::new(falling)))
+    }
+
+    async fn keep(&self, request: Request<Streaming<ArtifactPart>>) -> Result<Response<Kept>, Status> {
+        let (metadata, extensions, mut incoming) = request.into_parts();
+        let mut parts = Vec::new();
+        while let Some(part) = incoming.message().await? {
+            parts.push(part);
+        }
+        self.client().await?.keep(Request::from_parts(metadata, extensions, tokio_stream::iter(parts))).await
     }
 }
 

@@ -60,10 +60,10 @@ fn never(words: String) -> ChildEnd {
 fn result(is_error: bool, words: String) -> ToolResult {
     let whole = words.len();
     if whole <= RESULT_BYTES_MAX {
-        return ToolResult { is_error, content: words, truncated_from_bytes: None };
+        return ToolResult { is_error, content: words, truncated_from_bytes: None, artifacts: Vec::new() };
     }
     let content = cut(&words, RESULT_BYTES_MAX).to_owned();
-    ToolResult { is_error, content, truncated_from_bytes: u64::try_from(whole).ok() }
+    ToolResult { is_error, content, truncated_from_bytes: u64::try_from(whole).ok(), artifacts: Vec::new() }
 }
 
 struct Spent {

@@ -738,7 +738,8 @@ fn after(state: &RunState, events: &[Event]) -> RunState {
 #[test]
 fn without_room_what_is_reported_is_taken_what_is_asked_is_not_and_the_run_ends() {
     let state = in_flight(plan());
-    let result = ToolResult { is_error: false, content: "ok".into(), truncated_from_bytes: None };
+    let result =
+        ToolResult { is_error: false, content: "ok".into(), truncated_from_bytes: None, artifacts: Vec::new() };
     let observed = Event::CallObserved { call_id: "c1".into(), attempt: 1, result, milliseconds: 1 };
     let room = Room::Used { bytes_max: 7 };
     let decided = decide_within(&state, vec![observed, request(2, 1)], room).unwrap();
@@ -788,7 +789,12 @@ fn what_cannot_follow_is_refused_whole() {
     let observed = Event::CallObserved {
         call_id: "c1".into(),
         attempt: 1,
-        result: ToolResult { is_error: false, content: "made up".into(), truncated_from_bytes: None },
+        result: ToolResult {
+            is_error: false,
+            content: "made up".into(),
+            truncated_from_bytes: None,
+            artifacts: Vec::new(),
+        },
         milliseconds: 1,
     };
     assert!(decide_allowed(&asked(plan()), vec![observed]).is_err());
@@ -811,7 +817,12 @@ fn any_event() -> impl Strategy<Value = Event> {
         id.prop_map(|id| Event::CallObserved {
             call_id: id.into(),
             attempt: 1,
-            result: ToolResult { is_error: false, content: String::new(), truncated_from_bytes: None },
+            result: ToolResult {
+                is_error: false,
+                content: String::new(),
+                truncated_from_bytes: None,
+                artifacts: Vec::new()
+            },
             milliseconds: 1,
         }),
     ]
@@ -942,7 +953,12 @@ fn event_of(state: &RunState, step: Move) -> Option<Event> {
         Move::Observe(id) => Event::CallObserved {
             call_id: id.into(),
             attempt: attempt_of(state, id),
-            result: ToolResult { is_error: false, content: String::new(), truncated_from_bytes: None },
+            result: ToolResult {
+                is_error: false,
+                content: String::new(),
+                truncated_from_bytes: None,
+                artifacts: Vec::new(),
+            },
             milliseconds: 1,
         },
         Move::Lose(id) => {

@@ -1,4 +1,5 @@
-//! `GET /v1/runs/{uid}/journal`: what the journal holds of a run, for whoever a ReadGrant lets read it.
+//! `GET /v1/runs/{uid}/journal` and `../artifacts/{digest}`: what the journal holds of a run, and what results hold besides
+//! text, for whoever a ReadGrant lets read it.
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
@@ -8,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use belay_protocol::reading::{GRANT_HEADER, NONCE_HEADER, SIGNATURE_HEADER, TIME_HEADER};
 
 use super::Page;
-use crate::read_grant::{GrantName, Presented, ReadError, Refusal};
+use crate::read_grant::{GrantName, Presented, ReadError, Refusal, Wanted};
 
 pub(super) async fn export(
     State(page): State<Page>,
@@ -17,22 +18,54 @@ pub(super) async fn export(
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
+    answer(&page, &run_uid, Wanted::Journal, &Asked { method, uri, headers }).await
+}
+
+pub(super) async fn artifact(
+    State(page): State<Page>,
+    Path((run_uid, digits)): Path<(String, String)>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    match format!("sha256:{digits}").parse() {
+        Ok(digest) => answer(&page, &run_uid, Wanted::Artifact(digest), &Asked { method, uri, headers }).await,
+        Err(_) => words(StatusCode::BAD_REQUEST, "an artifact is named by 64 hexadecimal digits\n".to_owned()),
+    }
+}
+
+struct Asked {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+async fn answer(page: &Page, run_uid: &str, wanted: Wanted, asked: &Asked) -> Response {
     let Some(readers) = page.readers.get() else {
         return words(StatusCode::SERVICE_UNAVAILABLE, "this operator does not lead: it has no journal\n".to_owned());
     };
-    let Some(sent) = Sent::parse(&headers) else {
-        let wanted = format!("{GRANT_HEADER}, {TIME_HEADER}, {NONCE_HEADER} and {SIGNATURE_HEADER}");
-        return words(StatusCode::BAD_REQUEST, format!("wants the headers {wanted}: use `belay journal export`\n"));
+    let Some(sent) = Sent::parse(&asked.headers) else {
+        let headers = format!("{GRANT_HEADER}, {TIME_HEADER}, {NONCE_HEADER} and {SIGNATURE_HEADER}");
+        let commands = "`belay journal export` or `belay artifacts`";
+        return words(StatusCode::BAD_REQUEST, format!("wants the headers {headers}: use {commands}\n"));
     };
     let presented = Presented {
-        method: method.as_str(),
-        path: uri.path(),
+        method: asked.method.as_str(),
+        path: asked.uri.path(),
         at: sent.at,
         nonce: sent.nonce,
         signature: &sent.signature,
     };
-    match readers.export(&run_uid, sent.grant, &presented).await {
-        Ok(file) => (StatusCode::OK, [(header::CONTENT_TYPE, "application/x-ndjson")], file).into_response(),
+    // Whatever a tool's server said it is: nothing that shows it takes it for a page.
+    let kind = match wanted {
+        Wanted::Journal => "application/x-ndjson",
+        Wanted::Artifact(_) => "application/octet-stream",
+    };
+    match readers.read(run_uid, wanted, sent.grant, &presented).await {
+        Ok(bytes) => {
+            let headers = [(header::CONTENT_TYPE, kind), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+            (StatusCode::OK, headers, bytes).into_response()
+        }
         Err(error) => words(status(&error), format!("{error}\n")),
     }
 }
@@ -70,8 +103,8 @@ fn status(error: &ReadError) -> StatusCode {
             StatusCode::SERVICE_UNAVAILABLE
         }
         ReadError::NoGrant(_) | ReadError::Refused(_) | ReadError::Replayed => StatusCode::FORBIDDEN,
-        ReadError::NoRun(_) => StatusCode::NOT_FOUND,
-        ReadError::Journal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        ReadError::NoRun(_) | ReadError::NoArtifact(_) => StatusCode::NOT_FOUND,
+        ReadError::Journal(_) | ReadError::Artifact(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

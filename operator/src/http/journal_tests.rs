@@ -10,10 +10,10 @@ use axum::http::{Request as HttpRequest, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use belay_crds::ReadGrant;
-use belay_protocol::export;
 use belay_protocol::reading::{
-    GRANT_HEADER, NONCE_HEADER, Request, SIGNATURE_HEADER, TIME_HEADER, export_path, signed,
+    GRANT_HEADER, NONCE_HEADER, Request, SIGNATURE_HEADER, TIME_HEADER, artifact_path, export_path, signed,
 };
+use belay_protocol::{Digest, export};
 use jiff::Timestamp;
 use serde_json::json;
 use tower::ServiceExt as _;
@@ -69,9 +69,15 @@ impl Stage {
     }
 
     async fn read(&self, run_uid: &str, grant: &str, nonce: &str) -> (StatusCode, Vec<u8>) {
-        let (path, at) = (export_path(run_uid), Timestamp::now().as_millisecond());
-        let request = Request { grant_uid: "grant-uid", method: "GET", path: &path, at, nonce };
-        let request = HttpRequest::get(&path)
+        let path = export_path(run_uid);
+        self.get(&path, &path, grant, nonce).await
+    }
+
+    /// Asks for `path` with the signature over another, or the same.
+    async fn get(&self, path: &str, signed_path: &str, grant: &str, nonce: &str) -> (StatusCode, Vec<u8>) {
+        let at = Timestamp::now().as_millisecond();
+        let request = Request { grant_uid: "grant-uid", method: "GET", path: signed_path, at, nonce };
+        let request = HttpRequest::get(path)
             .header(GRANT_HEADER, grant)
             .header(TIME_HEADER, at)
             .header(NONCE_HEADER, nonce)
@@ -122,4 +128,23 @@ async fn nothing_is_read_without_a_grant_or_while_the_guard_is_down() {
     stage.guarded.take_away_a_rule().await;
     let (status, words) = stage.read("done-uid", "ns/read-x", NONCE).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{}", String::from_utf8_lossy(&words));
+}
+
+#[tokio::test]
+async fn an_artifact_is_read_under_the_grant_of_its_run_as_bytes_that_nothing_shows() {
+    let stage = Stage::new().await;
+    let digest = Digest::of(b"<script>");
+    stage.journal.artifacts().keep("done-uid", digest, b"<script>".to_vec()).await.unwrap();
+    let path = artifact_path("done-uid", digest);
+    let (status, bytes) = stage.get(&path, &path, "ns/read-x", NONCE).await;
+    assert_eq!((status, bytes.as_slice()), (StatusCode::OK, &b"<script>"[..]));
+    let other = artifact_path("done-uid", Digest::of(b"other"));
+    let nonce = "0123456789abcdeg";
+    assert_eq!(stage.get(&path, &other, "ns/read-x", nonce).await.0, StatusCode::FORBIDDEN, "signed for another");
+    assert_eq!(stage.get(&path, &export_path("done-uid"), "ns/read-x", nonce).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(stage.get(&other, &other, "ns/read-x", nonce).await.0, StatusCode::NOT_FOUND);
+    let elsewhere = artifact_path("unknown-uid", digest);
+    assert_eq!(stage.get(&elsewhere, &elsewhere, "ns/read-x", nonce).await.0, StatusCode::FORBIDDEN);
+    let nonsense = "/v1/runs/done-uid/artifacts/..%2Fjournal.db";
+    assert_eq!(stage.get(nonsense, nonsense, "ns/read-x", nonce).await.0, StatusCode::BAD_REQUEST);
 }

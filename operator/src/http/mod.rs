@@ -87,6 +87,7 @@ fn router(page: Page) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/v1/runs/{uid}/journal", get(journal::export))
+        .route("/v1/runs/{uid}/artifacts/{digest}", get(journal::artifact))
         .with_state(page)
 }
 

@@ -61,7 +61,8 @@ fn proposal(state: &RunState, call_id: &str, operation: &str) -> Event {
 }
 
 fn observed(call_id: &str) -> Event {
-    let result = ToolResult { is_error: false, content: "a result".into(), truncated_from_bytes: None };
+    let result =
+        ToolResult { is_error: false, content: "a result".into(), truncated_from_bytes: None, artifacts: Vec::new() };
     Event::CallObserved { call_id: call_id.into(), attempt: 1, result, milliseconds: 2 }
 }
 

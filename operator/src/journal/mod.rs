@@ -5,6 +5,7 @@
 //! Every run is a hash chain. An append goes behind the head it was decided on or not at all. A batch of a
 //! runner is taken once: sent again, it is answered with what was recorded then.
 
+mod artifacts;
 mod batches;
 mod chain;
 #[cfg(test)]
@@ -45,6 +46,8 @@ use belay_protocol::plan::ObjectId;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use self::artifacts::Folder;
+pub use self::artifacts::{ArtifactError, ArtifactStore};
 pub use self::batches::{Batch, Taken};
 use self::chain::{Prepared, check_end, open_rows, prepare};
 pub use self::error::{Damage, JournalError, OpenError};
@@ -66,6 +69,7 @@ pub struct Journal {
 
 struct Inner {
     store: Arc<dyn Store>,
+    artifacts: Arc<dyn ArtifactStore>,
     audience: Arc<OnceLock<Arc<dyn Audience>>>,
     memory: Arc<Memory>,
     queue: mpsc::Sender<Write>,
@@ -116,7 +120,8 @@ impl Journal {
         let id = format!("{:032x}", rand::random::<u128>());
         let store = Arc::new(SqliteStore::open(path, id, settings.reserve_bytes).await?);
         let clock = || jiff::Timestamp::now().as_millisecond();
-        let opened = Self::assemble(store, clock, settings.retention, observer).await;
+        let artifacts = Arc::new(Folder::beside(path, settings.reserve_bytes.saturating_mul(2)));
+        let opened = Self::assemble(store, artifacts, clock, settings.retention, observer).await;
         let (journal, writing) = opened.map_err(|error| match error {
             StoreError::Corrupt(message) => OpenError::Corrupt { path: path.to_owned(), message }.into(),
             StoreError::Full | StoreError::Fenced | StoreError::Io(_) | StoreError::Closed => JournalError::from(error),
@@ -134,7 +139,8 @@ impl Journal {
         retention: Duration,
         observer: Option<Arc<dyn CommitObserver>>,
     ) -> Result<Self, StoreError> {
-        let (journal, writing) = Self::assemble(store, clock, retention, observer).await?;
+        let nowhere = Arc::new(Folder::beside(Path::new("/nowhere/journal.db"), u64::MAX));
+        let (journal, writing) = Self::assemble(store, nowhere, clock, retention, observer).await?;
         tokio::spawn(writing);
         Ok(journal)
     }
@@ -142,6 +148,7 @@ impl Journal {
     /// The handle, and what writes for it until the last handle is gone, or until `close`, which waits for it.
     async fn assemble(
         store: Arc<dyn Store>,
+        artifacts: Arc<dyn ArtifactStore>,
         clock: Clock,
         retention: Duration,
         observer: Option<Arc<dyn CommitObserver>>,
@@ -165,7 +172,8 @@ impl Journal {
             fenced: fenced.clone(),
         };
         let writing = writer.run(queued, closing.clone());
-        let inner = Inner { store, audience, memory, queue, changes, healthy, fenced, closing, clock, retention };
+        let inner =
+            Inner { store, artifacts, audience, memory, queue, changes, healthy, fenced, closing, clock, retention };
         Ok((Self { inner: Arc::new(inner) }, writing))
     }
 
@@ -173,6 +181,12 @@ impl Journal {
     pub fn tell(&self, audience: Arc<dyn Audience>) {
         // Who came first goes on hearing.
         let _ = self.inner.audience.set(audience);
+    }
+
+    /// What results hold besides text.
+    #[must_use]
+    pub fn artifacts(&self) -> &dyn ArtifactStore {
+        self.inner.artifacts.as_ref()
     }
 
     /// Milliseconds since the Unix epoch, as the next record would tell them.

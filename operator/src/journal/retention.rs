@@ -27,9 +27,12 @@ impl Journal {
         Ok(())
     }
 
-    /// Removes the rows of a run that has ended.
+    /// Removes the rows of a run that has ended, and before them the artifacts that they name: what is left after a crash
+    /// is found again by its rows.
     pub async fn forget(&self, uid: &str) -> Result<(), JournalError> {
         if self.has_ended(uid).await? {
+            let forgotten = self.artifacts().forget(uid).await;
+            forgotten.map_err(|error| JournalError::Unavailable(error.to_string()))?;
             while self.write(Change::Forget { run: uid.to_owned() }, None).await? == Outcome::More {}
         }
         Ok(())

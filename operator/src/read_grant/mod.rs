@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use belay_crds::ReadGrant;
-use belay_protocol::export;
-use belay_protocol::reading::export_path;
+use belay_protocol::reading::{artifact_path, export_path};
+use belay_protocol::{Digest, export};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use self::nonces::{Nonces, Use};
 pub use self::sweep::sweep;
 pub use self::verify::{Moment, Presented, Refusal, has_run_out, verify};
 use crate::guard::{Guard, State};
-use crate::journal::{Journal, JournalError};
+use crate::journal::{ArtifactError, Journal, JournalError};
 
 /// Exports that are made at one time: each holds a run's whole journal in memory.
 const EXPORTS_MAX: usize = 2;
@@ -60,6 +60,10 @@ pub enum ReadError {
     Grants(#[from] kube::Error),
     #[error("reading the journal: {0}")]
     Journal(#[from] JournalError),
+    #[error("the run keeps no artifact {0}")]
+    NoArtifact(Digest),
+    #[error("reading the artifact: {0}")]
+    Artifact(#[from] ArtifactError),
 }
 
 /// Answers readers. Cheap to clone.
@@ -73,6 +77,23 @@ struct Inner {
     nonces: Nonces,
     looks: Semaphore,
     exports: Semaphore,
+}
+
+/// What is asked for of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// All that the journal holds, as an export.
+    Journal,
+    Artifact(Digest),
+}
+
+impl Wanted {
+    fn path(self, run_uid: &str) -> String {
+        match self {
+            Self::Journal => export_path(run_uid),
+            Self::Artifact(digest) => artifact_path(run_uid, digest),
+        }
+    }
 }
 
 /// Names a grant.
@@ -89,19 +110,27 @@ impl Readers {
         Self(Arc::new(Inner { grants, journal, guard, nonces: Nonces::default(), looks, exports }))
     }
 
-    /// The export of the run of that uid, for a request by that grant.
+    /// What is wanted of the run of that uid, for a request by that grant.
     ///
     /// # Errors
     /// The request may not read it, or it could not be read.
-    pub async fn export(
+    pub async fn read(
         &self,
         run_uid: &str,
+        wanted: Wanted,
         grant: GrantName<'_>,
         presented: &Presented<'_>,
     ) -> Result<Vec<u8>, ReadError> {
+        if presented.path != wanted.path(run_uid) {
+            return Err(Refusal::BadSignature.into());
+        }
         let by = self.admit(run_uid, grant, presented).await?;
         let Ok(_place) = self.0.exports.try_acquire() else { return Err(ReadError::Busy) };
-        tracing::info!(run = run_uid, by, "journal read");
+        tracing::info!(run = run_uid, by, ?wanted, "journal read");
+        if let Wanted::Artifact(digest) = wanted {
+            let kept = self.0.journal.artifacts().fetch(run_uid, digest).await?;
+            return kept.ok_or(ReadError::NoArtifact(digest));
+        }
         let Some(head) = self.0.journal.run_head(run_uid).await? else {
             return Err(ReadError::NoRun(run_uid.to_owned()));
         };
@@ -115,9 +144,6 @@ impl Readers {
         let name = || format!("{}/{}", grant.namespace, grant.name);
         let found = self.0.grants.fetch(grant.namespace, grant.name).await?;
         let found = found.ok_or_else(|| ReadError::NoGrant(name()))?;
-        if presented.path != export_path(run_uid) {
-            return Err(Refusal::BadSignature.into());
-        }
         let head = self.0.journal.run_head(run_uid).await?;
         let Some(head) = head else { return Err(ReadError::NoRun(run_uid.to_owned())) };
         let guarded_since = match self.0.guard.state() {

@@ -68,7 +68,7 @@ struct Place {
     knows: bool,
 }
 
-fn check_form(hello: &Hello) -> Result<(), Over> {
+pub(super) fn check_form(hello: &Hello) -> Result<(), Over> {
     if hello.protocol_version != PROTOCOL_VERSION {
         let version = hello.protocol_version;
         return Err(Over::bye(format!(
@@ -121,7 +121,7 @@ fn check_ticket(proof: &Proof, state: Option<&RunState>, hello: &Hello) -> Resul
 
 /// A restarted container keeps its pod's uid and has an empty memory of what it sent; a pod made anew under
 /// the name has another uid.
-fn check_claim(claim: &Claim, pod: &PeerPod, hello: &Hello) -> Result<(), Over> {
+pub(super) fn check_claim(claim: &Claim, pod: &PeerPod, hello: &Hello) -> Result<(), Over> {
     if claim.pod_uid != pod.uid {
         return Err(Over::bye("another pod has claimed this epoch"));
     }

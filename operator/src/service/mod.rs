@@ -5,6 +5,7 @@ mod authenticate;
 mod batch;
 mod hello;
 mod incoming;
+mod keep;
 mod parked;
 mod probes;
 mod session;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use belay_protocol::plan::ObjectId;
 use belay_protocol::wire::run_service_server::{RunService as Contract, RunServiceServer};
-use belay_protocol::wire::{OperatorMessage, ProbeMessage, ProbeOrder, RunnerMessage};
+use belay_protocol::wire::{ArtifactPart, Kept, OperatorMessage, ProbeMessage, ProbeOrder, RunnerMessage};
 use belay_protocol::{MESSAGE_BYTES_MAX, WELCOME_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -48,6 +49,8 @@ const STREAMS_OF_A_CONNECTION: u32 = 4;
 const HEADER_BYTES_MAX: u32 = 32 * 1024;
 /// Tokens that are being checked at one time.
 const VOUCHING_MAX: usize = 16;
+/// Artifacts that arrive at one time: each is held in memory until it is whole.
+const KEEPING_MAX: usize = 4;
 /// What open streams get to say goodbye after the shutdown signal.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -134,6 +137,7 @@ pub async fn serve(
     let contract = Served {
         streams: Arc::new(Semaphore::new(service.options.streams_max)),
         vouching: Arc::new(Semaphore::new(VOUCHING_MAX)),
+        keeping: Arc::new(Semaphore::new(KEEPING_MAX)),
         tickets: Arc::new(Tickets::new()),
         service,
         tasks: tasks.clone(),
@@ -169,6 +173,7 @@ struct Served {
     service: RunService,
     streams: Arc<Semaphore>,
     vouching: Arc<Semaphore>,
+    keeping: Arc<Semaphore>,
     tickets: Arc<Tickets>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -217,5 +222,9 @@ impl Contract for Served {
             drop(slot);
         });
         Ok(Response::new(ReceiverStream::new(orders)))
+    }
+
+    async fn keep(&self, request: Request<Streaming<ArtifactPart>>) -> Result<Response<Kept>, Status> {
+        self.take_artifact(request).await
     }
 }

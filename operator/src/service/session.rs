@@ -228,6 +228,7 @@ impl Stream {
         parked: &mut Parked,
     ) -> Result<Option<Withheld>, Over> {
         let events = batch::parse(batch).map_err(|e| Over::garbage(e.to_string()))?;
+        self.check_artifacts(run, &events).await?;
         let asked = events.clone();
         let words = self.words(run, &events).await?;
         let room = self.room(run, batch).await?;
@@ -250,6 +251,23 @@ impl Stream {
         } else {
             self.answer(&taken.state, &withheld).await.map(|()| None)
         }
+    }
+
+    /// The journal names no artifact that is not kept.
+    async fn check_artifacts(&self, run: &ObjectId, events: &[Event]) -> Result<(), Over> {
+        let results = events.iter().filter_map(|event| match event {
+            Event::CallObserved { result, .. } => Some(result),
+            _ => None, // no other event names any
+        });
+        for artifact in results.flat_map(|result| &result.artifacts) {
+            let digest = artifact.digest;
+            match self.service.journal.artifacts().holds(&run.uid, digest).await {
+                Ok(true) => {}
+                Ok(false) => return Err(Over::garbage(format!("a result names {digest}, which was not kept before"))),
+                Err(error) => return Err(Over::Status(Status::unavailable(error.to_string()))),
+            }
+        }
+        Ok(())
     }
 
     /// What the policies say of each proposal. They take their time before the transaction, not within.

@@ -352,7 +352,12 @@ impl World {
                         Event::CallInputRequired { call_id, attempt, required, milliseconds: 1 }
                     }
                     (false, _) => {
-                        let result = ToolResult { is_error: false, content: "ok".into(), truncated_from_bytes: None };
+                        let result = ToolResult {
+                            is_error: false,
+                            content: "ok".into(),
+                            truncated_from_bytes: None,
+                            artifacts: Vec::new(),
+                        };
                         Event::CallObserved { call_id, attempt, result, milliseconds: 1 }
                     }
                 };

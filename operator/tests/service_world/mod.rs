@@ -426,7 +426,8 @@ pub fn proposed_with(call_id: &str, operation: &str, args: &serde_json::Value) -
 }
 
 pub fn observed(call_id: &str) -> Event {
-    let result = ToolResult { is_error: false, content: "ok".into(), truncated_from_bytes: None };
+    let result =
+        ToolResult { is_error: false, content: "ok".into(), truncated_from_bytes: None, artifacts: Vec::new() };
     Event::CallObserved { call_id: call_id.into(), attempt: 1, result, milliseconds: 1 }
 }
 

@@ -59,7 +59,12 @@ fn events() -> Vec<Event> {
     let response =
         ModelResponse::new(["c1", "c2", "c3", "c4"].map(asks).to_vec(), Finish::ToolCalls, Usage::default(), 1);
     let listed = ListedOperation { name: "read".into(), definition: Digest::of(b"definition") };
-    let result = ToolResult { is_error: false, content: "text\nand \"more\"".into(), truncated_from_bytes: None };
+    let result = ToolResult {
+        is_error: false,
+        content: "text\nand \"more\"".into(),
+        truncated_from_bytes: None,
+        artifacts: Vec::new(),
+    };
     let denial = Verdict::Denied { reason: DenyReason::NotListed, message: "no".into() };
     let not_sent = |id: &str| Event::CallNotSent {
         call_id: id.into(),
@@ -328,7 +333,8 @@ fn what_a_child_came_to_is_the_effect_of_its_call_and_is_told_as_the_childs() {
     plan.tools[0].agent = serde_json::from_value(agent).unwrap();
     *plan_digest = plan.digest().unwrap();
     let child = crate::event::Child { name: "triage-1-c4-x".into(), agent: "helper".into(), limits: plan.limits };
-    let result = ToolResult { is_error: false, content: "found".into(), truncated_from_bytes: None };
+    let result =
+        ToolResult { is_error: false, content: "found".into(), truncated_from_bytes: None, artifacts: Vec::new() };
     let end = crate::event::ChildEnd { outcome: None, result, tokens: 5, cost_micro_usd: 0 };
     let (call_id, name) = ("c4".to_owned(), child.name.clone());
     all.extend([

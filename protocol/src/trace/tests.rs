@@ -132,7 +132,12 @@ fn question() -> Event {
 }
 
 fn observed(call_id: &str) -> Event {
-    let result = ToolResult { is_error: false, content: "the secret text".into(), truncated_from_bytes: None };
+    let result = ToolResult {
+        is_error: false,
+        content: "the secret text".into(),
+        truncated_from_bytes: None,
+        artifacts: Vec::new(),
+    };
     Event::CallObserved { call_id: call_id.into(), attempt: 1, result, milliseconds: 7 }
 }
 
@@ -384,7 +389,12 @@ fn delegated(rest: Vec<(i64, Event)>) -> Vec<Record> {
 
 #[test]
 fn a_call_that_another_run_carries_out_names_it_and_that_run_names_the_call() {
-    let result = ToolResult { is_error: true, content: "the secret failure".into(), truncated_from_bytes: None };
+    let result = ToolResult {
+        is_error: true,
+        content: "the secret failure".into(),
+        truncated_from_bytes: None,
+        artifacts: Vec::new(),
+    };
     let end = crate::event::ChildEnd { outcome: Some(Outcome::Failed), result, tokens: 5, cost_micro_usd: 0 };
     let over = Event::ChildEnded { call_id: "c1".into(), attempt: 1, name: "triage-1-c1-x".into(), end: Box::new(end) };
     for (rest, outcome) in [(vec![(900, over)], "ObservedError"), (vec![(900, ended())], "UnderWay")] {

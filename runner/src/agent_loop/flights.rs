@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use belay_protocol::event::ToolResult;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -12,8 +13,8 @@ use super::call_step::Bound;
 use super::milliseconds_since;
 use crate::log::StepLog;
 use crate::permit::Permit;
-use crate::session::Orders;
-use crate::tools::{FAREWELL, Outcome, Progress, ToolServer};
+use crate::session::{Keeper, Orders};
+use crate::tools::{Attachment, FAREWELL, Outcome, Progress, ToolServer, noted};
 
 /// A server may say more often how far it is: the newest word is shown, and no more than one in so long.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
@@ -42,16 +43,21 @@ struct Arrival {
 }
 
 /// Dropped, it lets go of all of them; what they came to is not known then.
-#[derive(Default)]
 pub(super) struct Flights {
+    keeper: Arc<dyn Keeper>,
     under_way: JoinSet<Arrival>,
     /// Servers that are being told that nobody waits for their answer any more. Nothing else waits for that.
     farewells: JoinSet<()>,
 }
 
 impl Flights {
+    pub fn new(keeper: Arc<dyn Keeper>) -> Self {
+        Self { keeper, under_way: JoinSet::new(), farewells: JoinSet::new() }
+    }
+
     /// Sends the call. It has until the operator's time to stop is up.
     pub fn take_off(&mut self, flight: Flight, server: SharedServer, permit: Permit, orders: Orders) {
+        let keeper = Arc::clone(&self.keeper);
         self.under_way.spawn(async move {
             let mut server = server.lock_owned().await;
             let start = Instant::now();
@@ -65,6 +71,12 @@ impl Flights {
                 never = show(progress, &flight) => match never {},
             };
             let milliseconds = milliseconds_since(start);
+            let outcome = match outcome {
+                Outcome::Observed(result) => {
+                    Outcome::Observed(kept(result, server.take_attachments(), keeper.as_ref(), &orders).await)
+                }
+                other => other,
+            };
             Arrival { landed: Landed { flight, outcome, milliseconds }, server }
         });
     }
@@ -84,7 +96,7 @@ impl Flights {
     }
 
     /// Lets go of what is still under way, once their servers were told, or did not listen.
-    pub async fn leave(mut self) {
+    pub async fn leave(&mut self) {
         let told = async {
             while self.land().await.is_some() {}
             while self.farewells.join_next().await.is_some() {}
@@ -95,6 +107,23 @@ impl Flights {
 
 fn stopped() -> Outcome {
     Outcome::Unknown { message: "the run was stopped before the answer came".to_owned() }
+}
+
+/// The result with what is kept of it besides text: it names nothing that is not.
+async fn kept(result: ToolResult, attached: Vec<Attachment>, keeper: &dyn Keeper, orders: &Orders) -> ToolResult {
+    let mut result = result;
+    for Attachment { artifact, bytes } in attached {
+        let answer = tokio::select! {
+            biased;
+            answer = keeper.keep(&artifact, &bytes) => answer,
+            () = orders.out_of_time() => Err("the run was stopped before it was".to_owned()),
+        };
+        match answer {
+            Ok(()) => result.artifacts.push(artifact),
+            Err(why) => result = noted(result, &format!("artifact {} was not kept: {why}", artifact.digest)),
+        }
+    }
+    result
 }
 
 /// Shows what the call's server says of how far it is.

@@ -32,8 +32,8 @@ use self::following::{Conversation, Follows, Telling};
 use super::changes::Changes;
 use super::wire::{Beside, CONNECT_TIMEOUT, Departure, Endpoint, Wire};
 use super::{
-    Call, Definition, FAREWELL, LISTING_BYTES_MAX, LeftOut, ListError, OPERATIONS_MAX, Outcome, Progress, ToolServer,
-    unnameable,
+    Attachment, Call, Definition, FAREWELL, LISTING_BYTES_MAX, LeftOut, ListError, OPERATIONS_MAX, Outcome, Progress,
+    ToolServer, unnameable,
 };
 use crate::credential::Credentials;
 use crate::egress::{Destinations, EgressError, Trust, piece};
@@ -62,6 +62,8 @@ pub struct McpServer {
     /// As many changes were told when the list was last asked for.
     listed_at: u64,
     conversation: Option<Conversation>,
+    /// Of the newest result.
+    attached: Vec<Attachment>,
     /// A call whose answer nobody waits for any more, until its server was told so.
     under_way: Option<UnderWay>,
 }
@@ -118,6 +120,7 @@ impl McpServer {
             listed_at: 0,
             left_out: Vec::new(),
             conversation: None,
+            attached: Vec::new(),
             under_way: None,
         })
     }
@@ -244,6 +247,10 @@ impl ToolServer for McpServer {
         self.changes.count() != self.listed_at
     }
 
+    fn take_attachments(&mut self) -> Vec<Attachment> {
+        std::mem::take(&mut self.attached)
+    }
+
     fn progress(&self) -> Option<watch::Receiver<Progress>> {
         Some(self.respondent.progress())
     }
@@ -259,6 +266,7 @@ impl ToolServer for McpServer {
         };
         // Inputs without a canonical form are none that a permit could be for.
         let Ok(inputs) = call.inputs.digest() else { return Outcome::PermitExpired };
+        self.attached.clear();
         self.wire.clear(permit, call.definition, inputs);
         self.respondent.begin(call.inputs.clone());
         let mut params = CallToolRequestParams::new(call.operation.clone()).with_arguments(call.arguments.clone());

@@ -5,6 +5,7 @@ use belay_protocol::event::ToolResult;
 use rmcp::model::{CallToolResult, ContentBlock, ResourceContents};
 
 use super::Outcome;
+use super::attachment::{Attachment, Attachments, Binary};
 use crate::redact::Redactor;
 
 /// Room for the sentence that says a result was cut.
@@ -13,13 +14,22 @@ const NOTE_BYTES: usize = 128;
 const ESCAPED_BYTES_MAX: usize = 3 * RESULT_BYTES_MAX;
 
 /// The result of a call that a server answered in full.
-pub fn complete(result: CallToolResult, redactor: &Redactor) -> ToolResult {
+pub fn complete(result: CallToolResult, redactor: &Redactor) -> (ToolResult, Vec<Attachment>) {
     let is_error = result.is_error.unwrap_or(false);
-    let mut texts: Vec<String> = result.content.into_iter().map(text_of).collect();
+    let mut attachments = Attachments::new(redactor);
+    let mut texts: Vec<String> = result.content.into_iter().map(|block| text_of(block, &mut attachments)).collect();
     if texts.is_empty() {
         texts.extend(result.structured_content.map(|value| value.to_string()));
     }
-    bounded(is_error, &texts.join("\n"), redactor)
+    (bounded(is_error, &texts.join("\n"), redactor), attachments.into_found())
+}
+
+/// A result with words of ours before it.
+pub fn noted(result: ToolResult, note: &str) -> ToolResult {
+    let note = format!("[belay: {note}]");
+    let end = result.content.floor_char_boundary(RESULT_BYTES_MAX.saturating_sub(note.len() + 1));
+    let content = format!("{note}\n{}", result.content.get(..end).unwrap_or_default());
+    ToolResult { content, ..result }
 }
 
 /// An answer that is an error by the protocol rather than by the tool.
@@ -31,12 +41,12 @@ pub(super) fn bounded(is_error: bool, text: &str, redactor: &Redactor) -> ToolRe
     let text = redactor.redact(text);
     let end = fitting(&text, RESULT_BYTES_MAX, ESCAPED_BYTES_MAX);
     if end == text.len() {
-        return ToolResult { is_error, content: text.into_owned(), truncated_from_bytes: None };
+        return ToolResult { is_error, content: text.into_owned(), truncated_from_bytes: None, artifacts: Vec::new() };
     }
     let end = fitting(&text, RESULT_BYTES_MAX - NOTE_BYTES, ESCAPED_BYTES_MAX);
     let shown = text.get(..end).unwrap_or_default();
     let content = format!("{shown}\n[cut by belay: the first {end} of {} bytes are shown]", text.len());
-    ToolResult { is_error, content, truncated_from_bytes: Some(text.len() as u64) }
+    ToolResult { is_error, content, truncated_from_bytes: Some(text.len() as u64), artifacts: Vec::new() }
 }
 
 /// How many bytes of `text` fit both bounds, whole characters only.
@@ -56,16 +66,17 @@ fn fitting(text: &str, plain_max: usize, escaped_max: usize) -> usize {
 }
 
 /// What is not text is named, not shown: the model cannot read it from here.
-fn text_of(block: ContentBlock) -> String {
+fn text_of(block: ContentBlock, attachments: &mut Attachments<'_>) -> String {
     match block {
         ContentBlock::Text(text) => text.text,
-        ContentBlock::Image(image) => binary("image", &image.mime_type, image.data.len()),
-        ContentBlock::Audio(audio) => binary("audio", &audio.mime_type, audio.data.len()),
+        ContentBlock::Image(image) => attachments.take(&binary("image", &image.mime_type, &image.data)),
+        ContentBlock::Audio(audio) => attachments.take(&binary("audio", &audio.mime_type, &audio.data)),
         ContentBlock::ResourceLink(link) => format!("[link to {}: {}]", link.name, link.uri),
         ContentBlock::Resource(resource) => match resource.resource {
             ResourceContents::TextResourceContents { text, .. } => text,
-            ResourceContents::BlobResourceContents { mime_type, blob, .. } => {
-                binary("resource", mime_type.as_deref().unwrap_or("of unknown type"), blob.len())
+            ResourceContents::BlobResourceContents { uri, mime_type, blob, .. } => {
+                let media_type = mime_type.as_deref().unwrap_or("of unknown type");
+                attachments.take(&Binary { name: &uri, ..binary("resource", media_type, &blob) })
             }
             _ => "[a resource of a kind that is not known here]".to_owned(),
         },
@@ -74,14 +85,18 @@ fn text_of(block: ContentBlock) -> String {
     }
 }
 
-fn binary(kind: &str, mime_type: &str, base64_bytes: usize) -> String {
-    format!("[{kind} {mime_type}, {} bytes, not shown]", base64_bytes / 4 * 3)
+fn binary<'a>(kind: &'static str, media_type: &'a str, base64: &'a str) -> Binary<'a> {
+    Binary { kind, media_type, name: "", base64 }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use base64::Engine as _;
+    use belay_protocol::event::Artifact;
+    use belay_protocol::{ARTIFACTS_PER_RESULT_MAX, Digest};
+
     use crate::credential::tests::{credential, mounted};
     use rstest::rstest;
     use serde_json::json;
@@ -101,18 +116,22 @@ mod tests {
             {"type": "image", "mimeType": "image/png", "data": "AAAAAAAA"},
             {"type": "resource", "resource": {"uri": "file:///a", "text": "two"}},
         ], "isError": true}));
+        let digest = Digest::of(&[0; 6]);
+        let artifact = Artifact { digest, bytes: 6, media_type: "image/png".into(), name: String::new() };
+        let image = Attachment { artifact, bytes: vec![0; 6] };
         let expected = ToolResult {
             is_error: true,
-            content: "one\n[image image/png, 6 bytes, not shown]\ntwo".to_owned(),
+            content: format!("one\n[image image/png, 6 bytes, not shown: artifact {digest}]\ntwo"),
             truncated_from_bytes: None,
+            artifacts: Vec::new(),
         };
-        assert_eq!(complete(result, &no_secrets()), expected);
+        assert_eq!(complete(result, &no_secrets()), (expected, vec![image]));
     }
 
     #[test]
     fn a_structured_result_without_text_is_shown_as_json() {
         let result = answer(json!({"content": [], "structuredContent": {"sum": 3}}));
-        assert_eq!(complete(result, &no_secrets()).content, r#"{"sum":3}"#);
+        assert_eq!(complete(result, &no_secrets()).0.content, r#"{"sum":3}"#);
     }
 
     #[rstest]
@@ -140,5 +159,43 @@ mod tests {
         let redactor = Redactor::new(credentials, &[credential("key", &[])]);
         let text = format!("{}hunter2hunter2{}", "x".repeat(RESULT_BYTES_MAX - NOTE_BYTES - 7), "y".repeat(500));
         assert!(!bounded(false, &text, &redactor).content.contains("hunter2"));
+    }
+
+    fn encoded(bytes: &[u8]) -> String {
+        base64::engine::general_purpose::STANDARD.encode(bytes)
+    }
+
+    #[test]
+    fn what_holds_a_value_of_a_credential_is_withheld_and_names_are_redacted() {
+        let (_folder, credentials) = mounted(&[("key", b"hunter2hunter2")]);
+        let redactor = Redactor::new(credentials, &[credential("key", &[])]);
+        let blob =
+            |bytes: &[u8], uri: &str| json!({"type": "resource", "resource": {"uri": uri, "blob": encoded(bytes)}});
+        let spellings: [&[u8]; 3] = [b"\x00\xffhunter2hunter2\x00", b"aHVudGVyMmh1bnRlcjI=", b"%68unter2hunter2"];
+        for bytes in spellings {
+            let (result, attached) = complete(answer(json!({"content": [blob(bytes, "file:///a")]})), &redactor);
+            assert!(result.content.ends_with("withheld: it holds the value of a credential]"), "{}", result.content);
+            assert_eq!(attached, []);
+        }
+        let (_, attached) =
+            complete(answer(json!({"content": [blob(b"fine", "x://hunter2hunter2/\u{1b}")]})), &redactor);
+        let artifact = &attached.first().unwrap().artifact;
+        assert_eq!(
+            (artifact.name.as_str(), artifact.media_type.as_str()),
+            ("x://[credential key redacted]/", "of unknown type")
+        );
+    }
+
+    #[test]
+    fn what_is_no_base64_twice_the_same_or_too_much_is_not_attached() {
+        let image = |data: &str| json!({"type": "image", "mimeType": "image/png", "data": data});
+        let (result, attached) =
+            complete(answer(json!({"content": [image("*"), image("AAAA"), image("AAAA")]})), &no_secrets());
+        assert!(result.content.starts_with("[image image/png, not shown: it is not base64]\n"), "{}", result.content);
+        assert_eq!(attached.len(), 1);
+        let many: Vec<_> = (0..=ARTIFACTS_PER_RESULT_MAX).map(|at| image(&encoded(&at.to_be_bytes()))).collect();
+        let (result, attached) = complete(answer(json!({"content": many})), &no_secrets());
+        assert_eq!(attached.len(), ARTIFACTS_PER_RESULT_MAX);
+        assert_eq!(result.content.matches("not kept").count(), 1);
     }
 }

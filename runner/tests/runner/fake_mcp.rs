@@ -198,6 +198,10 @@ async fn call(
             sse(Body::from(body))
         }
         "fail" => answer(id, &text("it did not work", true)),
+        "image" => {
+            let image = json!({"type": "image", "mimeType": "image/png", "data": "iVBORw0KGgo="});
+            answer(id, &json!({"resultType": "complete", "content": [{"type": "text", "text": "look:"}, image]}))
+        }
         "rpc-error" => rpc_error(id, -32602, "no such thing"),
         "leak" => answer(id, &text(&format!("you sent {}", authorization.unwrap_or_default()), false)),
         leaking if leaking.starts_with("leak-") => leaks::leak(id, leaking, &carried, &server.elsewhere),

@@ -2,17 +2,21 @@
 //! script, and remembers every batch.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use belay_protocol::chain::Head;
-use belay_protocol::event::{DenyReason, EndReason, Finish, LaterReason, Outcome, ProposedCall, RunEnd, Verdict};
+use belay_protocol::event::{
+    Artifact, DenyReason, EndReason, Finish, LaterReason, Outcome, ProposedCall, RunEnd, Verdict,
+};
 use belay_protocol::fold::{CallState, ModelState};
-use belay_protocol::{Event, PERMIT_VALID_MILLISECONDS, Plan, Record, RunState, wire};
+use belay_protocol::{Digest, Event, PERMIT_VALID_MILLISECONDS, Plan, Record, RunState, wire};
 use belay_runner::agent_loop::{Agent, Parting, Parts, Progress};
 use belay_runner::credential::Credentials;
 use belay_runner::models::Model;
 use belay_runner::redact::Redactor;
-use belay_runner::session::{Append, Operator, Order, Wakes, cancel_within, raise, stop_within};
+use belay_runner::session::{Append, Keeper, Operator, Order, Wakes, cancel_within, raise, stop_within};
 use belay_runner::tools::ToolServer;
 use tokio::sync::{mpsc, watch};
 
@@ -39,6 +43,28 @@ pub struct Script {
     pub cancels: bool,
     /// Deny model requests from this step on.
     pub deny_model_from: Option<u32>,
+    pub keeper: FakeKeeper,
+}
+
+/// What was kept under which digest.
+pub type Kept = (Digest, Vec<u8>);
+
+/// Holds what was kept, or refuses to.
+#[derive(Clone, Default)]
+pub struct FakeKeeper {
+    pub kept: Arc<Mutex<Vec<Kept>>>,
+    pub refuses: Option<&'static str>,
+}
+
+#[async_trait]
+impl Keeper for FakeKeeper {
+    async fn keep(&self, artifact: &Artifact, bytes: &[u8]) -> Result<(), String> {
+        if let Some(why) = self.refuses {
+            return Err(why.to_owned());
+        }
+        self.kept.lock().unwrap().push((artifact.digest, bytes.to_vec()));
+        Ok(())
+    }
 }
 
 /// What people say.
@@ -142,9 +168,11 @@ pub async fn run(
         });
     }
     let wakes = Wakes::default();
+    let keeper = script.keeper.clone();
     let fake = Fake { state: progress.state().clone(), script, orders, wakes: wakes.clone(), batches: Vec::new() };
     let served = tokio::spawn(fake.serve(queue));
-    let parts = Parts { models, servers: servers.into_iter().collect(), redactor };
+    let keeper = Arc::new(keeper);
+    let parts = Parts { models, servers: servers.into_iter().collect(), redactor, keeper };
     let agent = Agent::new(plan, progress, Operator::new(appends, seen, wakes), parts);
     let parting = agent.run().await.unwrap();
     let fake = served.await.unwrap();

@@ -3,24 +3,26 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use belay_protocol::event::Artifact;
 use belay_protocol::probe::{Presence, ProbeReport, ProbeTask};
+use belay_protocol::wire::artifact_part::Body as Part;
 use belay_protocol::wire::operator_message::Body as FromOperator;
 use belay_protocol::wire::probe_message::Body as FromProbe;
 use belay_protocol::wire::run_service_server::{RunService, RunServiceServer};
 use belay_protocol::wire::runner_message::Body as FromRunner;
 use belay_protocol::wire::{
-    Ack, Batch, Bye, Decision, Hello, OperatorMessage, Permit, ProbeDone, ProbeMessage, ProbeOrder, RunnerMessage,
-    Welcome, decision, probe_order,
+    Ack, ArtifactPart, Batch, Bye, Decision, Hello, Kept, OperatorMessage, Permit, ProbeDone, ProbeMessage, ProbeOrder,
+    RunnerMessage, Welcome, decision, probe_order,
 };
-use belay_protocol::{Event, TICKET_METADATA};
+use belay_protocol::{BATCH_BYTES_MAX, Digest, Event, TICKET_METADATA};
 use belay_runner::agent_loop::Parting;
 use belay_runner::config::{Config, Mode, OperatorAddress};
 use belay_runner::run::RunError;
-use belay_runner::session::{Link, LinkError};
+use belay_runner::session::{Keeper as _, Link, LinkError, Uploads};
 use futures::Stream;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
@@ -41,7 +43,11 @@ struct Probed {
     outgoing: mpsc::Sender<Result<ProbeOrder, Status>>,
 }
 
+/// The parts that an artifact came in, and what that is answered.
+type Upload = (Vec<ArtifactPart>, oneshot::Sender<Result<(), Status>>);
+
 struct Service {
+    uploads: mpsc::Sender<Upload>,
     sessions: mpsc::Sender<Session>,
     probes: mpsc::Sender<Probed>,
 }
@@ -70,11 +76,23 @@ impl RunService for Service {
         self.probes.send(Probed { incoming: request.into_inner(), outgoing }).await.unwrap();
         Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
     }
+
+    async fn keep(&self, request: Request<Streaming<ArtifactPart>>) -> Result<Response<Kept>, Status> {
+        let mut incoming = request.into_inner();
+        let mut parts = Vec::new();
+        while let Some(part) = incoming.message().await? {
+            parts.push(part);
+        }
+        let (answer, answered) = oneshot::channel();
+        self.uploads.send((parts, answer)).await.unwrap();
+        answered.await.unwrap().map(|()| Response::new(Kept {}))
+    }
 }
 
 pub struct Operator {
     pub config: Config,
     pub folder: tempfile::TempDir,
+    uploads: mpsc::Receiver<Upload>,
     sessions: mpsc::Receiver<Session>,
     probes: mpsc::Receiver<Probed>,
 }
@@ -86,7 +104,9 @@ impl Operator {
         let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
         let (session_sender, sessions) = mpsc::channel(4);
         let (probe_sender, probes) = mpsc::channel(4);
-        let service = RunServiceServer::new(Service { sessions: session_sender, probes: probe_sender });
+        let (upload_sender, uploads) = mpsc::channel(4);
+        let service =
+            RunServiceServer::new(Service { uploads: upload_sender, sessions: session_sender, probes: probe_sender });
         let server = Server::builder()
             .tls_config(ServerTlsConfig::new().identity(identity))
             .unwrap()
@@ -105,7 +125,7 @@ impl Operator {
             authorities_folder: folder.path().join("authorities"),
             egress_proxy: None,
         };
-        Self { config, folder, sessions, probes }
+        Self { config, folder, uploads, sessions, probes }
     }
 
     /// The next stream and its Hello.
@@ -279,4 +299,47 @@ async fn a_probe_looks_at_its_credential_and_leaves() {
     probed.outgoing.send(order(probe_order::Body::Done(ProbeDone {}))).await.unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(5), probing).await.unwrap();
     assert!(ended.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn an_artifact_is_sent_in_parts_in_the_name_of_its_instance_and_again_when_the_operator_was_away() {
+    let mut operator = Operator::start().await;
+    let link = Link::new(&operator.config.operator, operator.config.token_file.clone()).unwrap();
+    let bytes: Vec<u8> = (0..=250).cycle().take(3 * BATCH_BYTES_MAX / 2).collect();
+    let artifact = Artifact {
+        digest: Digest::of(&bytes),
+        bytes: bytes.len() as u64,
+        media_type: "image/png".into(),
+        name: String::new(),
+    };
+    let (sent, expected) = (bytes.clone(), artifact.clone());
+    let keeping = tokio::spawn(async move { Uploads::new(link, "me".into()).keep(&artifact, &sent).await });
+    let (_, answer) = operator.uploads.recv().await.unwrap();
+    answer.send(Err(Status::unavailable("starting"))).unwrap();
+    let (parts, answer) = operator.uploads.recv().await.unwrap();
+    answer.send(Ok(())).unwrap();
+    assert_eq!(keeping.await.unwrap(), Ok(()));
+    let mut bodies = parts.into_iter().map(|part| part.body.unwrap());
+    let Some(Part::Head(head)) = bodies.next() else { panic!("it begins with its head") };
+    assert_eq!((head.instance.as_str(), head.bytes), ("me", expected.bytes));
+    assert_eq!(head.digest, expected.digest.as_bytes());
+    let mut whole = Vec::new();
+    for body in bodies {
+        let Part::Bytes(part) = body else { panic!("one head") };
+        assert!(part.len() < BATCH_BYTES_MAX);
+        whole.extend(part);
+    }
+    assert_eq!(whole, bytes);
+}
+
+#[tokio::test]
+async fn an_artifact_that_the_operator_will_not_keep_is_not_sent_twice() {
+    let mut operator = Operator::start().await;
+    let link = Link::new(&operator.config.operator, operator.config.token_file.clone()).unwrap();
+    let artifact = Artifact { digest: Digest::of(b"x"), bytes: 1, media_type: "a/b".into(), name: String::new() };
+    let keeping = tokio::spawn(async move { Uploads::new(link, "me".into()).keep(&artifact, b"x").await });
+    let (_, answer) = operator.uploads.recv().await.unwrap();
+    answer.send(Err(Status::failed_precondition("this run keeps enough"))).unwrap();
+    assert_eq!(keeping.await.unwrap(), Err("this run keeps enough".to_owned()));
+    assert!(operator.uploads.try_recv().is_err());
 }

@@ -55,6 +55,13 @@ async fn the_reference_server_tells_of_progress_and_lets_go_of_calls_that_nobody
     assert!(matches!(&outcome, Outcome::Observed(result) if result.content.contains("completed")), "{outcome:?}");
     let last = progress.wait_for(|progress| progress.done > 3.5).await.unwrap().clone();
     assert_eq!(last, Progress { done: 4.0, total: Some(4.0), message: String::new() });
+    let outcome = call(&mut server, "get-tiny-image", json!({}), None).await;
+    assert!(
+        matches!(&outcome, Outcome::Observed(result) if result.content.contains("[image image/png, ")),
+        "{outcome:?}"
+    );
+    let attached = server.take_attachments();
+    assert!(attached.len() == 1 && attached[0].bytes.starts_with(b"\x89PNG"), "{attached:?}");
     let outcome = call(&mut server, LONG, json!({"duration": 60, "steps": 600}), None).await;
     assert!(matches!(&outcome, Outcome::Unknown { message } if message.contains("no answer within")), "{outcome:?}");
     server.abandon().await;

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use belay_protocol::Event;
-use belay_protocol::event::{EndReason, NotSentReason, Outcome, ToolResult};
+use belay_protocol::event::{Artifact, EndReason, NotSentReason, Outcome, ToolResult};
 use belay_protocol::fold::CallState;
 use belay_protocol::plan::{Effects, OnDrift, PlanAgent, PlanTool, ScriptedTurn};
+use belay_protocol::{Digest, Event};
 use belay_runner::agent_loop::Parting;
 use belay_runner::models::scripted::Scripted;
 use belay_runner::redact::Redactor;
@@ -17,7 +17,7 @@ use rstest::rstest;
 use serde_json::json;
 
 use crate::fake_mcp::{Era, FakeMcp};
-use crate::fake_operator::{Journal, People, Script, run};
+use crate::fake_operator::{FakeKeeper, Journal, People, Script, run};
 use crate::plans::{TOOL, calls, credential, mounted, plan, says, scripted, tool};
 
 /// A run of this script against this server, whose listed operations are all in the plan.
@@ -90,6 +90,40 @@ async fn a_run_lists_asks_calls_and_ends_in_two_round_trips_a_step(#[case] era: 
     assert_eq!((journal.end().outcome, journal.state.output.as_deref()), (Outcome::Succeeded, Some("done")));
     assert_eq!(server.called_operations(), ["echo", "stream", "fail", "echo"]);
     assert_eq!(server.called()[0].1, json!({"text": "one"}));
+}
+
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
+
+#[rstest]
+#[tokio::test]
+async fn an_image_is_kept_before_the_result_that_names_it_and_its_bytes_are_not_in_the_journal(
+    #[values(Era::Sessions, Era::Stateless)] era: Era,
+) {
+    let server = FakeMcp::start(era, &["image"]).await;
+    let script = Script::default();
+    let keeper = script.keeper.clone();
+    let journal = run_script(&server, &["image"], vec![calls(&[("image", json!({}))]), says("done")], script).await;
+    let digest = Digest::of(PNG);
+    assert_eq!(*keeper.kept.lock().unwrap(), [(digest, PNG.to_vec())]);
+    let [(_, result)] = results(&journal)[..] else { panic!("one result") };
+    let artifact = Artifact { digest, bytes: 8, media_type: "image/png".into(), name: String::new() };
+    assert_eq!(result.artifacts, [artifact]);
+    assert_eq!(result.content, format!("look:\n[image image/png, 8 bytes, not shown: artifact {digest}]"));
+    let journaled: Vec<String> = journal.events().map(|event| serde_json::to_string(event).unwrap()).collect();
+    assert!(!journaled.concat().contains("iVBORw0KGgo"));
+}
+
+#[tokio::test]
+async fn a_result_names_no_artifact_that_is_not_kept_and_says_why() {
+    let server = FakeMcp::start(Era::Sessions, &["image"]).await;
+    let keeper = FakeKeeper { refuses: Some("the volume is full"), ..FakeKeeper::default() };
+    let script = Script { keeper, ..Script::default() };
+    let journal = run_script(&server, &["image"], vec![calls(&[("image", json!({}))]), says("done")], script).await;
+    let [(_, result)] = results(&journal)[..] else { panic!("one result") };
+    assert_eq!(result.artifacts, []);
+    let note = format!("[belay: artifact {} was not kept: the volume is full]\nlook:", Digest::of(PNG));
+    assert!(result.content.starts_with(&note), "{}", result.content);
+    assert_eq!(journal.end().outcome, Outcome::Succeeded);
 }
 
 #[rstest]

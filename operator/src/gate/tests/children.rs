@@ -146,7 +146,8 @@ fn what_a_child_used_counts_before_the_model_is_asked_again() {
     let name = opened(&events).remove(0).name;
     apply(&mut state, events);
     let reason = belay_protocol::event::NotSentReason::UnknownTool;
-    let result = ToolResult { is_error: false, content: String::new(), truncated_from_bytes: None };
+    let result =
+        ToolResult { is_error: false, content: String::new(), truncated_from_bytes: None, artifacts: Vec::new() };
     let end = ChildEnd { outcome: Some(Outcome::Succeeded), result, tokens: 90, cost_micro_usd: 0 };
     apply(
         &mut state,

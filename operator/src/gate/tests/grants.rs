@@ -33,7 +33,8 @@ fn given(requirements: &[PolicyRequirement], grants: &[(&str, &str, u32)]) -> Ru
     let posted =
         grants.iter().map(|(name, ..)| Event::GrantPosted { name: (*name).into(), uid: format!("uid-{name}") });
     apply(&mut state, posted.collect());
-    let result = ToolResult { is_error: false, content: String::new(), truncated_from_bytes: None };
+    let result =
+        ToolResult { is_error: false, content: String::new(), truncated_from_bytes: None, artifacts: Vec::new() };
     apply(&mut state, vec![Event::CallObserved { call_id: "c1".into(), attempt: 1, result, milliseconds: 1 }]);
     let reason = belay_protocol::event::NotSentReason::UnknownTool;
     apply(&mut state, vec![Event::CallNotSent { call_id: "c2".into(), attempt: 1, reason, message: String::new() }]);

@@ -79,7 +79,8 @@ fn opened(call_id: &str, name: &str, tokens: Option<u64>, cost_micro_usd: Option
 }
 
 fn ended(call_id: &str, name: &str, outcome: Option<Outcome>) -> Event {
-    let result = ToolResult { is_error: false, content: "found it".into(), truncated_from_bytes: None };
+    let result =
+        ToolResult { is_error: false, content: "found it".into(), truncated_from_bytes: None, artifacts: Vec::new() };
     let end = ChildEnd { outcome, result, tokens: 300, cost_micro_usd: 70 };
     Event::ChildEnded { call_id: call_id.into(), attempt: 1, name: name.into(), end: Box::new(end) }
 }

@@ -169,7 +169,8 @@ fn granted() -> RunState {
 
 fn granted_events() -> Vec<Event> {
     let mut events = approved();
-    let result = ToolResult { is_error: false, content: String::new(), truncated_from_bytes: None };
+    let result =
+        ToolResult { is_error: false, content: String::new(), truncated_from_bytes: None, artifacts: Vec::new() };
     events.extend([
         Event::GrantOpened { grant: grant() },
         posted(),

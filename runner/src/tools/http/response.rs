@@ -1,6 +1,5 @@
 //! What an HTTP API's answer comes to: the text that journal and model see. Pure.
 
-use belay_protocol::event::ToolResult;
 use http::{HeaderMap, Method, StatusCode};
 use reqwest::Url;
 
@@ -57,8 +56,7 @@ pub fn outcome(answer: &Answer, asked: &Asked, redactor: &Redactor) -> Outcome {
     let more = text.len() - end;
     let cut = if more > 0 { format!("\n[cut by belay: {more} more bytes]") } else { String::new() };
     let words = format!("{head}\n{}{cut}", text.get(..end).unwrap_or_default());
-    let ToolResult { is_error, content, truncated_from_bytes } = bounded(true, words.trim_end(), redactor);
-    Outcome::Observed(ToolResult { is_error, content, truncated_from_bytes })
+    Outcome::Observed(bounded(true, words.trim_end(), redactor))
 }
 
 fn redirected_to(answer: &Answer, url: &Url, redactor: &Redactor) -> Option<String> {

@@ -19,7 +19,7 @@ const URL_NEEDED: i32 = -32042;
 impl McpServer {
     /// Puts together what the wire saw and what rmcp made of it.
     pub(super) fn outcome(
-        &self,
+        &mut self,
         departure: Departure,
         result: Result<CallToolResponse, ServiceError>,
         inputs: &Inputs,
@@ -31,7 +31,9 @@ impl McpServer {
             (Departure::Expired | Departure::None | Departure::Cleared { .. }, _) => Outcome::PermitExpired,
             (Departure::Troubled(trouble), _) => self.troubled(&trouble),
             (Departure::Answered, Ok(CallToolResponse::Complete(result))) => {
-                Outcome::Observed(complete(result, &self.redactor))
+                let (result, attached) = complete(result, &self.redactor);
+                self.attached = attached;
+                Outcome::Observed(result)
             }
             (Departure::Answered, _) if required.is_some() => {
                 return self.questions(required.as_ref().map(|result| self.required(result)), inputs);

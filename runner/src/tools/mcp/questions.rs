@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::McpServer;
 use crate::tools::Outcome;
-use crate::tools::result::observed_error;
+use crate::tools::result::{noted, observed_error};
 
 impl McpServer {
     /// Reads a result that says that input is needed.
@@ -56,16 +56,13 @@ pub(super) fn with_questions(outcome: Outcome, asked: Option<Result<Inquiry, Str
     let required = asked.map(|inquiry| InputRequired::in_call(vec![inquiry], &result.content));
     match required.map(|required| (required.fits(inputs), required)) {
         Ok((Ok(()), required)) => Outcome::InputRequired(required),
-        Ok((Err(unfit), _)) => noted(result, &unfit.to_string()),
-        Err(why) => noted(result, &why),
+        Ok((Err(unfit), _)) => told_no(result, &unfit.to_string()),
+        Err(why) => told_no(result, &why),
     }
 }
 
 /// What the server made of a question that nobody was asked, and why nobody was.
-fn noted(result: ToolResult, why: &str) -> Outcome {
-    let note = format!("[belay: the server asked for input that people cannot be shown ({why}), and was told no]");
-    let end = result.content.floor_char_boundary(belay_protocol::RESULT_BYTES_MAX.saturating_sub(note.len() + 1));
-    let ToolResult { is_error, content, truncated_from_bytes } = result;
-    let content = format!("{note}\n{}", content.get(..end).unwrap_or_default());
-    Outcome::Observed(ToolResult { is_error, content, truncated_from_bytes })
+fn told_no(result: ToolResult, why: &str) -> Outcome {
+    let note = format!("the server asked for input that people cannot be shown ({why}), and was told no");
+    Outcome::Observed(noted(result, &note))
 }
