@@ -6,7 +6,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use belay_protocol::event::FailureReason;
-use belay_protocol::plan::{Inject, PlanCredential};
+use belay_protocol::plan::{CaBundle, Inject, PlanCredential};
 use http::{HeaderName, HeaderValue, Method};
 use reqwest::Url;
 use zeroize::Zeroizing;
@@ -56,15 +56,18 @@ impl InjectError {
     }
 }
 
-/// What `credential` adds to a request with `method` to `url`, its value read now. Nothing is read, and no token asked
+/// What `credential` adds to a request with `method` to `url`, for whose host `ca` vouches, or the public authorities do. Its
+/// value is read now. Nothing is read, and no token asked
 /// for, unless it may go there. With a client-credentials grant this may ask the token endpoint, and take as long.
 pub async fn inject(
     credentials: &Credentials,
     credential: &PlanCredential,
     method: &Method,
     url: &str,
+    ca: Option<&CaBundle>,
 ) -> Result<Injection, InjectError> {
-    scope::admit(credential, method, url)?;
+    let admitted = scope::admit(credential, method, url)?;
+    scope::admit_under(credential, ca, &admitted)?;
     let secret = credentials.read(credential)?;
     let text = secret.text(credential)?;
     let authorization = http::header::AUTHORIZATION;
@@ -154,7 +157,7 @@ mod tests {
         let (_folder, credentials) = mounted(&[("key", value)]);
         let credential = PlanCredential { inject: inject_by, ..credential("key", &["a.example"]) };
         let mut request = reqwest::Request::new(Method::GET, Url::parse(&format!("{URL}?q=x%20y&key=mine")).unwrap());
-        let injection = inject(&credentials, &credential, &Method::GET, request.url().as_str()).await?;
+        let injection = inject(&credentials, &credential, &Method::GET, request.url().as_str(), None).await?;
         assert!(!format!("{injection:?}").contains("hunter2"));
         injection.put(&mut request);
         Ok(request)
@@ -211,7 +214,7 @@ mod tests {
     async fn a_request_out_of_scope_does_not_even_read_the_value() {
         let (_folder, credentials) = mounted(&[]);
         let credential = credential("key", &["b.example"]);
-        let error = inject(&credentials, &credential, &Method::GET, URL).await.unwrap_err();
+        let error = inject(&credentials, &credential, &Method::GET, URL, None).await.unwrap_err();
         assert_eq!(error.reason(), FailureReason::HostNotAllowed, "rather than that the file is missing");
     }
 
@@ -220,7 +223,7 @@ mod tests {
         let (_folder, credentials) = mounted(&[("key", b"pin")]);
         let credential =
             PlanCredential { inject: Inject::Basic { username: "ada".into() }, ..credential("key", &["a.example"]) };
-        inject(&credentials, &credential, &Method::GET, URL).await.unwrap();
+        inject(&credentials, &credential, &Method::GET, URL, None).await.unwrap();
         assert_eq!(credentials.finder().replaced("Basic YWRhOnBpbg=="), "Basic [credential key redacted]");
     }
 }

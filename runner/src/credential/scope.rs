@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use belay_protocol::event::FailureReason;
-use belay_protocol::plan::PlanCredential;
+use belay_protocol::plan::{CaBundle, PlanCredential};
 use http::Method;
 use reqwest::Url;
 
@@ -30,6 +30,10 @@ pub enum OutOfScope {
     )]
     Plaintext { credential: String, host: String },
     #[error(
+        "Credential {credential} may not be sent to {host}, for whose certificate the ConfigMap {config_map} vouches: whoever writes that would choose among all hosts of a wildcard; name the host in spec.hosts without one"
+    )]
+    PrivateAuthority { credential: String, host: String, config_map: String },
+    #[error(
         "Credential {credential} may not be sent with {method}: its spec.methods are {methods}; add the method there or use another Credential"
     )]
     Method { credential: String, method: Method, methods: String },
@@ -50,6 +54,7 @@ impl OutOfScope {
             Self::NotAUrl { .. } => FailureReason::BadRequest,
             Self::Host { .. }
             | Self::Plaintext { .. }
+            | Self::PrivateAuthority { .. }
             | Self::Method { .. }
             | Self::Path { .. }
             | Self::AmbiguousPath { .. } => FailureReason::HostNotAllowed,
@@ -84,6 +89,17 @@ pub fn admit(credential: &PlanCredential, method: &Method, url: &str) -> Result<
         }
     }
     Ok(url)
+}
+
+/// Whether it may go there where the certificates of `ca` vouch for the host and no public authority does. A wildcard is as
+/// good as the public's word on who has which name; a host that is named, who may use the Credential does not choose.
+pub fn admit_under(credential: &PlanCredential, ca: Option<&CaBundle>, url: &Url) -> Result<(), OutOfScope> {
+    let host = url.host_str().unwrap_or_default();
+    let Some(ca) = ca.filter(|_| !credential.hosts.iter().any(|named| named.eq_ignore_ascii_case(host))) else {
+        return Ok(());
+    };
+    let (credential, config_map) = (credential.name.clone(), ca.config_map.clone());
+    Err(OutOfScope::PrivateAuthority { credential, host: host.to_owned(), config_map })
 }
 
 /// Hosts to which plain text does not leave the cluster: a Service's name. Loopback is this pod itself.
@@ -189,6 +205,18 @@ mod tests {
     #[case::decimal_loopback("http://2130706433/v1", "2130706433", false)]
     fn plain_text_goes_only_to_a_service_that_is_named(#[case] url: &str, #[case] named: &str, #[case] may: bool) {
         let admitted = admit(&credential("key", &[named]), &Method::POST, url);
+        assert_eq!(admitted.is_ok(), may, "{admitted:?}");
+    }
+
+    #[rstest]
+    #[case::named(&["llm.team.svc"], true)]
+    #[case::named_beside_a_wildcard(&["*.team.svc", "llm.team.svc"], true)]
+    #[case::wildcard(&["*.team.svc"], false)]
+    fn under_a_private_authority_only_hosts_that_are_named_count(#[case] hosts: &[&str], #[case] may: bool) {
+        let (credential, ca) = (credential("key", hosts), CaBundle { config_map: "corp".into(), key: "ca.crt".into() });
+        let url = admit(&credential, &Method::POST, "https://llm.team.svc/v1").unwrap();
+        assert!(admit_under(&credential, None, &url).is_ok(), "under the public ones");
+        let admitted = admit_under(&credential, Some(&ca), &url);
         assert_eq!(admitted.is_ok(), may, "{admitted:?}");
     }
 

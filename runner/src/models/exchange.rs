@@ -93,7 +93,8 @@ impl<C: Codec> HttpModel<C> {
         let mut request =
             request.build().map_err(|error| self.not_sent(FailureReason::BadRequest, &egress::causes(&error)))?;
         if let Some(credential) = &self.credential {
-            let injection = inject(&self.credentials, credential, request.method(), request.url().as_str()).await;
+            let (url, ca) = (request.url().as_str(), self.model.ca.as_ref());
+            let injection = inject(&self.credentials, credential, request.method(), url, ca).await;
             injection.map_err(|error| self.not_sent(error.reason(), &error))?.put(&mut request);
         }
         Ok(request)

@@ -158,7 +158,8 @@ impl HttpApi {
             request.headers_mut().insert(IDEMPOTENCY_KEY, key);
         }
         if let Some(credential) = &self.endpoint.credential {
-            let injection = inject(&self.credentials, credential, request.method(), request.url().as_str()).await;
+            let (url, ca) = (request.url().as_str(), self.endpoint.ca.as_ref());
+            let injection = inject(&self.credentials, credential, request.method(), url, ca).await;
             injection.map_err(|error| self.refused(error.reason(), &error.to_string()))?.put(&mut request);
         }
         Ok(request)

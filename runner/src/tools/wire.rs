@@ -167,7 +167,7 @@ impl Wire {
         let Some(credential) = &self.endpoint.credential else {
             return Ok(Outfit { http, url: url.into(), header: None });
         };
-        let injection = inject(&self.credentials, credential, method, url).await;
+        let injection = inject(&self.credentials, credential, method, url, self.endpoint.ca.as_ref()).await;
         let (url, header) = injection.map_err(|error| not_sent(error.reason(), error.to_string()))?.split(url);
         Ok(Outfit { http, url: url.into(), header })
     }

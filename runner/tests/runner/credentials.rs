@@ -39,7 +39,7 @@ fn by(client: ClientCredentials) -> PlanCredential {
 }
 
 async fn authorization(credentials: &Credentials, credential: &PlanCredential) -> Result<String, InjectError> {
-    match inject(credentials, credential, &Method::GET, URL).await? {
+    match inject(credentials, credential, &Method::GET, URL, None).await? {
         Injection::Header(name, value) => {
             assert_eq!(name, "authorization");
             assert!(value.is_sensitive());
@@ -108,7 +108,7 @@ async fn a_token_goes_only_where_its_credential_may_and_is_not_asked_for_otherwi
     let server = TokenServer::start(3600).await;
     let (_folder, credentials) = mounted(&[("key", SECRET)]);
     let credential = by(client(server.url()));
-    let error = inject(&credentials, &credential, &Method::GET, "https://evil.example/").await.unwrap_err();
+    let error = inject(&credentials, &credential, &Method::GET, "https://evil.example/", None).await.unwrap_err();
     assert_eq!(error.reason(), FailureReason::HostNotAllowed);
     assert_eq!(server.asked(), []);
 }

@@ -72,7 +72,7 @@ impl Mounts {
             authentication: ClientAuthentication::Header,
         };
         let credential = PlanCredential { inject: Inject::ClientCredentials(client), ..credential(&["api.example"]) };
-        let injected = inject(&self.credentials, &credential, &Method::GET, "https://api.example/").await;
+        let injected = inject(&self.credentials, &credential, &Method::GET, "https://api.example/", None).await;
         injected.map(drop).map_err(|error| error.to_string())
     }
 }
@@ -208,4 +208,24 @@ async fn a_name_cannot_lead_out_of_the_folder(#[case] config_map: &str, #[case] 
     let ca = Some(CaBundle { config_map: config_map.into(), key: key.into() });
     let error = mounts.ask(by(ca, "https://127.0.0.1:1/v1")).await.unwrap_err();
     assert!(error.message.ends_with("or is not there: create it"), "{error}");
+}
+
+/// Whoever names the authority may only use the Credential: they do not choose among the hosts of its wildcard.
+#[tokio::test]
+async fn a_credential_with_a_wildcard_goes_nowhere_under_a_private_authority() {
+    let ours = Authority::new();
+    let mounts = Mounts::of(&[("corp", &ours.pem)]);
+    let url = "https://evil.team.svc/v1";
+    let mut plan = plan(PlanModel { credential: Some("key".into()), ..by(Some(ca("corp")), url) }, Vec::new());
+    plan.credentials.push(credential(&["*.team.svc"]));
+    let error = ask_by(&plan, &mounts.credentials).await.unwrap_err();
+    assert_eq!(error.reason, FailureReason::HostNotAllowed, "{error}");
+    assert!(error.message.contains("the ConfigMap corp vouches"), "{error}");
+
+    plan.tools = vec![PlanTool { ca: Some(ca("corp")), credential: Some("key".into()), ..tool(url, &["echo"]) }];
+    let redactor = Redactor::new(mounts.credentials.clone(), &[]);
+    let documents = Documents::new("/nowhere".into());
+    let mut server = tools::of_plan(&plan, &plan.tools[0], &mounts.credentials, &documents, &redactor).unwrap();
+    let error = server.list().await.unwrap_err();
+    assert_eq!(error.reason, FailureReason::HostNotAllowed, "{error}");
 }
