@@ -105,6 +105,7 @@ impl<E: Into<LoopError>> From<E> for Halt {
 impl Agent {
     #[must_use]
     pub fn new(plan: Arc<Plan>, progress: Progress, operator: Operator, parts: Parts) -> Self {
+        let progress = progress.redacted(&parts.redactor);
         let servers = parts.servers.into_iter().map(|(tool, server)| (tool, Arc::new(Mutex::new(server)))).collect();
         // What people are asked about, another pod proposed: this one hears when they have decided.
         // About one whose definition people accepted anew they have to be asked again.

@@ -11,6 +11,8 @@ use belay_protocol::transcript::Transcript;
 use belay_protocol::wire::Welcome;
 use belay_protocol::{Digest, Event, Plan, RunState};
 
+use crate::redact::Redactor;
+
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
     state: RunState,
@@ -51,6 +53,13 @@ impl Progress {
     #[must_use]
     pub fn state(&self) -> &RunState {
         &self.state
+    }
+
+    /// Keeps this run's credentials from its model, whoever wrote what the journal holds.
+    #[must_use]
+    pub fn redacted(mut self, redactor: &Redactor) -> Self {
+        self.transcript.rewrite_results(|content| redactor.redact(content).into_owned());
+        self
     }
 
     #[must_use]
@@ -137,10 +146,14 @@ pub struct Requested {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use belay_protocol::event::{EpochEnd, ModelResponse, ProposedCall};
+    use std::collections::BTreeMap;
+
+    use belay_protocol::event::{EpochEnd, ModelResponse, ProposedCall, ToolResult};
     use serde_json::json;
 
+    use super::super::{Agent, Parts};
     use super::*;
+    use crate::credential::tests::{credential, mounted};
 
     /// As a Welcome would tell it: the epoch before ended, and nobody knows yet whether it is dead.
     fn after_a_lost_pod() -> Progress {
@@ -177,8 +190,38 @@ mod tests {
         progress
     }
 
+    struct Nobody;
+
+    #[async_trait::async_trait]
+    impl crate::session::Keeper for Nobody {
+        async fn keep(&self, _: &belay_protocol::event::Artifact, _: &[u8]) -> Result<(), String> {
+            Err("nobody keeps it".to_owned())
+        }
+    }
+
     #[test]
-    fn a_permit_that_came_after_the_quarantine_can_be_used() {
+    fn what_another_run_answered_reaches_the_model_without_this_runs_credentials() {
+        let mut progress = permitted();
+        let content = "the key is hunter2hunter2".to_owned();
+        let result = ToolResult { is_error: false, content, truncated_from_bytes: None, artifacts: Vec::new() };
+        progress.take(&Event::CallObserved { call_id: "c1".into(), attempt: 1, result, milliseconds: 1 }).unwrap();
+        let plan = progress.state().plan.clone().unwrap();
+        let (_folder, credentials) = mounted(&[("a", b"hunter2hunter2")]);
+        let parts = Parts {
+            models: Vec::new(),
+            servers: BTreeMap::new(),
+            redactor: Redactor::new(credentials, &[credential("a", &[])]),
+            keeper: Arc::new(Nobody),
+        };
+        let (appends, _queue) = tokio::sync::mpsc::channel(1);
+        let (_orders, seen) = tokio::sync::watch::channel(crate::session::Order::Go);
+        let operator = crate::session::Operator::new(appends, seen, crate::session::Wakes::default());
+        let agent = Agent::new(plan, progress, operator, parts);
+        let shown = &agent.progress.transcript().turns().first().unwrap().results.get("c1").unwrap().content;
+        assert_eq!(shown, "the key is [credential a redacted]");
+    }
+
+    fn permitted() -> Progress {
         let mut progress = after_a_lost_pod();
         let call = ProposedCall {
             tool: "t".into(),
@@ -189,6 +232,11 @@ mod tests {
         };
         progress.take(&Event::CallProposed { call_id: "c1".into(), attempt: 1, call }).unwrap();
         progress.allow("c1", 1, Digest::zero()).unwrap();
-        assert_eq!(progress.state().calls_in_flight().count(), 1);
+        progress
+    }
+
+    #[test]
+    fn a_permit_that_came_after_the_quarantine_can_be_used() {
+        assert_eq!(permitted().state().calls_in_flight().count(), 1);
     }
 }
