@@ -1,5 +1,5 @@
 //! Several policies over one call: each is asked alone, the strictest wins, and each that asks adds a requirement. Where
-//! none has a say the built-in `default` has.
+//! none of the run's own has a say the built-in `default` has: those of runs above can only make it stricter.
 
 use std::sync::{Arc, LazyLock};
 
@@ -41,6 +41,8 @@ static DEFAULT: LazyLock<Option<Engine>> = LazyLock::new(|| Engine::compile(&bui
 pub enum Voice {
     /// As it was when the run was planned.
     Plan(Arc<Engine>),
+    /// Likewise, of a run above: it denies and asks. What it allows is allowed to that one, not to this.
+    Above(Arc<Engine>),
     /// As it is now: it can only deny, and let people give less for the rest of a run.
     Current(Arc<Engine>),
     /// The plan names it and it cannot be asked: that denies.
@@ -78,6 +80,7 @@ pub fn combine_by(voices: &[Voice], scene: &Scene<'_>, mut ask: impl FnMut(&Engi
     for voice in voices {
         match voice {
             Voice::Plan(engine) => sum.plan(engine, ask(engine)),
+            Voice::Above(engine) => sum.above(engine, ask(engine)),
             Voice::Current(engine) => sum.current(engine, ask(engine)),
             Voice::Silent => {}
             Voice::Broken { policy, why } => sum.denials.push(Denial {
@@ -97,8 +100,8 @@ struct Sum {
     requirements: Vec<PolicyRequirement>,
     /// What policies that ask let people give now, by name.
     now: Vec<(String, Option<GrantTerms>)>,
-    /// Whether any policy in force had a say.
-    allowed: bool,
+    /// Whether any policy of the run's own that is in force allowed it or asks.
+    decided: bool,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -110,6 +113,17 @@ struct Denial {
 
 impl Sum {
     fn plan(&mut self, engine: &Engine, ruling: Ruling) {
+        match engine.mode() {
+            PolicyMode::Audit => self.note(engine, PolicySource::Audit, ruling),
+            PolicyMode::Enforce => {
+                self.decided |= matches!(ruling.verdict, OpinionVerdict::Allow | OpinionVerdict::Ask);
+                self.count(engine, &ruling);
+                self.note(engine, PolicySource::Plan, ruling);
+            }
+        }
+    }
+
+    fn above(&mut self, engine: &Engine, ruling: Ruling) {
         match engine.mode() {
             PolicyMode::Audit => self.note(engine, PolicySource::Audit, ruling),
             PolicyMode::Enforce => {
@@ -142,8 +156,7 @@ impl Sum {
                 let terms = ruling.terms.unwrap_or_default();
                 self.requirements.push(requirement(policy(), engine.generation(), terms));
             }
-            OpinionVerdict::Allow => self.allowed = true,
-            OpinionVerdict::Abstain => {}
+            OpinionVerdict::Allow | OpinionVerdict::Abstain => {}
         }
     }
 
@@ -160,7 +173,8 @@ impl Sum {
     }
 
     fn close(mut self, scene: &Scene<'_>) -> Judged {
-        if !self.allowed && self.requirements.is_empty() && self.denials.is_empty() {
+        // What the runs above allow or ask is no answer of this run's: its default stands beside it.
+        if !self.decided && self.denials.is_empty() {
             match &*DEFAULT {
                 Some(engine) => {
                     let ruling = engine.rule_on(scene);

@@ -36,12 +36,15 @@ pub struct Plan {
     /// Every credential that the model or a tool names, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub credentials: Vec<PlanCredential>,
-    /// Every policy that the Agent, a tool or a credential names, by name, as it was when the plan was made.
+    /// Every policy that the Agent, a tool, a credential or a run above names, by name, as it was when the plan was made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<PlanPolicy>,
     /// Names of those that the Agent names: they judge every call of the run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub agent_policies: Vec<String>,
+    /// Names of those that the Agents of the runs above name: they judge every call of this run too, and allow none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inherited_policies: Vec<String>,
     /// What the installation lets this run reach at private addresses, beside Services of its own namespace: names of
     /// other Services (`NAME.NAMESPACE.svc`), host names, addresses. See [`crate::network`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -575,6 +578,13 @@ impl Plan {
     /// The names of all policies that judge a call of this tool, each once, sorted.
     #[must_use]
     pub fn policies_of<'a>(&'a self, tool: &str) -> BTreeSet<&'a str> {
+        let inherited = self.inherited_policies.iter().map(String::as_str);
+        self.own_policies_of(tool).into_iter().chain(inherited).collect()
+    }
+
+    /// Likewise, without those that only the runs above brought: what these allow is allowed to nobody.
+    #[must_use]
+    pub fn own_policies_of<'a>(&'a self, tool: &str) -> BTreeSet<&'a str> {
         let tool = self.tool(tool);
         let credential = tool.and_then(|tool| tool.credential.as_deref()).and_then(|name| self.credential(name));
         let tools = tool.into_iter().flat_map(|tool| &tool.policies);

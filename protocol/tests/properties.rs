@@ -89,6 +89,7 @@ fn plan() -> Plan {
         credentials: Vec::new(),
         policies: Vec::new(),
         agent_policies: Vec::new(),
+        inherited_policies: Vec::new(),
         private_hosts: Vec::new(),
         limits: Limits { steps: 50, tokens: None, cost_micro_usd: None, active_seconds: 60, wait_seconds: 60 },
         output_schema: None,

@@ -139,7 +139,7 @@ fn change(proposal: &Proposal, policy: &Arc<Engine>) -> Option<Change> {
     let scene = Scene::new(&facts);
     let mut voices = frozen_voices(plan, &call.tool);
     let before = combine(&voices.values().cloned().collect::<Vec<_>>(), &scene);
-    voices.insert(policy.name().to_owned(), Voice::Plan(Arc::clone(policy)));
+    voices.insert(policy.name().to_owned(), voice(plan, &call.tool, Arc::clone(policy)));
     let after = combine(&voices.into_values().collect::<Vec<_>>(), &scene);
     if terms(&before) == terms(&after) {
         return None;
@@ -161,14 +161,21 @@ fn change(proposal: &Proposal, policy: &Arc<Engine>) -> Option<Change> {
 
 /// The policies that judge calls of the tool, as the plan holds them.
 fn frozen_voices(plan: &Plan, tool: &str) -> BTreeMap<String, Voice> {
-    let voice = |name| {
+    let frozen = |name| {
         let Some(policy) = plan.policy(name) else { return Voice::absent(name) };
         match Engine::compile(policy) {
-            Ok(engine) => Voice::Plan(Arc::new(engine)),
+            Ok(engine) => voice(plan, tool, Arc::new(engine)),
             Err(faults) => Voice::unusable(policy, faults.first().map_or_else(String::new, ToString::to_string)),
         }
     };
-    plan.policies_of(tool).into_iter().map(|name| (name.to_owned(), voice(name))).collect()
+    plan.policies_of(tool).into_iter().map(|name| (name.to_owned(), frozen(name))).collect()
+}
+
+/// One that only the runs above name allows nothing.
+fn voice(plan: &Plan, tool: &str, engine: Arc<Engine>) -> Voice {
+    let above = plan.inherited_policies.iter().any(|name| name == engine.name());
+    let own = plan.own_policies_of(tool).contains(engine.name());
+    if above && !own { Voice::Above(engine) } else { Voice::Plan(engine) }
 }
 
 /// Equal terms mean that nothing changes for anybody: generations and digests are no terms.

@@ -1,6 +1,8 @@
 //! What a run has from the one whose call it carries out: who asked for it, how deep it is, and policies that judge it
 //! besides its own. It ends when that one does, which the journal tells, whatever becomes of any write.
 
+use std::collections::BTreeSet;
+
 use belay_crds::{AgentRun, ParentRun};
 use belay_protocol::fold::RunState;
 use belay_protocol::plan::{ObjectId, PlanParent};
@@ -25,7 +27,7 @@ pub enum Lineage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Above {
     pub parent: PlanParent,
-    /// Names of the policies that the Agents of all runs above name.
+    /// Names of the policies that the Agents of all runs above name, each once, sorted.
     pub policies: Vec<String>,
 }
 
@@ -80,7 +82,8 @@ fn lineage(run: &AgentRun, parent: &ParentRun, above: Option<&RunState>) -> Line
     let depth = plan.parent.as_ref().map_or(0, |parent| parent.depth).saturating_add(1);
     let run = ObjectId { namespace: plan.run.namespace.clone(), name: parent.name.clone(), uid: parent.uid.clone() };
     let parent = PlanParent { run, call_id: parent.call_id.clone(), depth };
-    Lineage::Below(Above { parent, policies: plan.agent_policies.clone() })
+    let policies: BTreeSet<&String> = plan.agent_policies.iter().chain(&plan.inherited_policies).collect();
+    Lineage::Below(Above { parent, policies: policies.into_iter().cloned().collect() })
 }
 
 #[cfg(test)]
@@ -105,6 +108,7 @@ mod tests {
     fn above(uid: Option<&str>) -> RunState {
         let mut plan = plan();
         plan.agent_policies = vec!["careful".into()];
+        plan.inherited_policies = vec!["careful".into(), "of-up".into()];
         let up = ObjectId { namespace: "triage".into(), name: "up".into(), uid: "uid-up".into() };
         plan.parent = Some(PlanParent { run: up, call_id: "c7".into(), depth: 1 });
         let child = Child { name: "nightly-c1-x".into(), agent: "helper".into(), limits: plan.limits };
@@ -127,7 +131,7 @@ mod tests {
             let lineage = of(Some(&above(uid)));
             let above = lineage.above().unwrap();
             assert_eq!((above.parent.depth, above.parent.call_id.as_str()), (2, "c1"));
-            assert_eq!(above.policies, ["careful"]);
+            assert_eq!(above.policies, ["careful", "of-up"]);
         }
     }
 

@@ -131,10 +131,9 @@ pub fn freeze(run: &AgentRun, parts: &Parts) -> Result<Plan, String> {
             None => freeze_tool(listed, tool, &mut taken)?,
         });
     }
-    let mut agent_policies = policy_names(&parts.agent.spec.policy_refs);
-    agent_policies.extend(parts.above.iter().flat_map(|above| above.policies.iter().cloned()));
-    agent_policies.sort();
-    agent_policies.dedup();
+    let agent_policies = policy_names(&parts.agent.spec.policy_refs);
+    let inherited = parts.above.iter().flat_map(|above| &above.policies);
+    let inherited_policies = inherited.filter(|name| !agent_policies.contains(name)).cloned().collect();
     let plan = Plan {
         version: PLAN_VERSION,
         run: id_of(run),
@@ -149,6 +148,7 @@ pub fn freeze(run: &AgentRun, parts: &Parts) -> Result<Plan, String> {
         credentials: parts.credentials.iter().map(|credential| freeze_credential(credential)).collect(),
         policies: parts.policies.clone(),
         agent_policies,
+        inherited_policies,
         private_hosts: parts.private_hosts.clone(),
         limits: limits(parts.agent.spec.limits.as_ref(), run.spec.limits.as_ref()),
         output_schema: parts.agent.spec.output_schema.clone(),
@@ -591,7 +591,8 @@ mod tests {
     fn a_plan_without_what_came_later_is_written_as_it_always_was() {
         let plan = freeze(&run("r", "triage"), &parts(agent("triage", "w", &[]), model("w", None), vec![], vec![]));
         let written = serde_json::to_value(plan.unwrap()).unwrap();
-        assert!(written.get("fallbacks").is_none(), "older digests stay: {written:#}");
+        let later = ["fallbacks", "inheritedPolicies"].map(|field| written.get(field));
+        assert_eq!(later, [None, None], "older digests stay: {written:#}");
         let credential = serde_json::to_value(freeze_credential(&credential("k"))).unwrap();
         let later = ["methods", "pathPrefixes"].map(|field| credential.get(field));
         assert_eq!(later, [None, None], "older digests stay: {credential:#}");

@@ -82,6 +82,7 @@ pub(crate) fn plan_of(run: &ObjectId) -> Plan {
         credentials: vec![],
         policies: vec![],
         agent_policies: vec![],
+        inherited_policies: vec![],
         private_hosts: Vec::new(),
         limits: Limits { steps: 2, tokens: Some(100), cost_micro_usd: Some(50), active_seconds: 60, wait_seconds: 60 },
         output_schema: None,

@@ -21,6 +21,7 @@ impl Engines {
     pub fn voice(&self, sought: &Sought) -> Voice {
         let (policy, voice): (_, fn(Arc<Engine>) -> Voice) = match sought {
             Sought::Plan(policy) => (policy, Voice::Plan),
+            Sought::Above(policy) => (policy, Voice::Above),
             Sought::Current(policy) => (policy, Voice::Current),
             Sought::Absent(name) => {
                 return Voice::absent(name);

@@ -79,7 +79,8 @@ impl Judge {
     }
 
     /// What the policies say of `call`: those that the Agent, the tool and its credential name in `plan`, each as it
-    /// was when the plan was made, and each as it is now, which can only deny.
+    /// was when the plan was made, those of the runs above likewise, which allow nothing, and each as it is now, which can
+    /// only deny.
     ///
     /// # Errors
     /// [`Held`] where they came to no end in time. The caller holds the call; it neither sends nor refuses it.
@@ -113,10 +114,12 @@ impl Judge {
     /// Everything that has a say: first of the plan, then as it is now, where that is another generation.
     fn policies(&self, plan: &Plan, tool: &str) -> Vec<Sought> {
         let mut sought = Vec::new();
+        let own = plan.own_policies_of(tool);
         for name in plan.policies_of(tool) {
             let frozen = plan.policy(name);
             match frozen {
-                Some(policy) => sought.push(Sought::Plan(Arc::new(policy.clone()))),
+                Some(policy) if own.contains(name) => sought.push(Sought::Plan(Arc::new(policy.clone()))),
+                Some(policy) => sought.push(Sought::Above(Arc::new(policy.clone()))),
                 None => sought.push(Sought::Absent(name.to_owned())),
             }
             let now = self.0.current.get(&plan.run.namespace, name);
@@ -178,6 +181,8 @@ fn busy(facts: &Facts) -> Held {
 /// A policy that has a say in a call.
 enum Sought {
     Plan(Arc<PlanPolicy>),
+    /// Of a run above: it allows nothing.
+    Above(Arc<PlanPolicy>),
     Current(Arc<PlanPolicy>),
     /// The plan names it and does not hold it.
     Absent(String),
@@ -186,7 +191,7 @@ enum Sought {
 impl Sought {
     fn policy(&self) -> Option<&PlanPolicy> {
         match self {
-            Self::Plan(policy) | Self::Current(policy) => Some(policy),
+            Self::Plan(policy) | Self::Above(policy) | Self::Current(policy) => Some(policy),
             Self::Absent(_) => None,
         }
     }

@@ -180,3 +180,25 @@ fn what_a_run_cost_is_known_only_if_each_model_that_may_answer_has_prices() {
     assert!(!known(Some(prices), None));
     assert!(!known(None, Some(prices)));
 }
+
+#[tokio::test]
+async fn the_policies_of_whoever_calls_a_run_deny_and_do_not_allow() {
+    let called = |callers: PlanPolicy| {
+        let mut plan = plan(&[]);
+        plan.tools[0].operations[0].effects = belay_protocol::plan::Effects::default();
+        plan.inherited_policies = vec!["callers".into()];
+        plan.policies = vec![callers];
+        plan
+    };
+    let current = Current::default();
+    let judge = judge(current.clone());
+    let lax = called(policy("callers", 1, allows()));
+    assert!(matches!(judged(&judge, &lax).await.judgement, Judgement::Ask { .. }), "as when nobody calls it");
+    assert!(matches!(judged(&judge, &called(policy("callers", 1, denies()))).await.judgement, Judgement::Deny { .. }));
+    current.set("triage", policy("callers", 2, denies()));
+    assert!(matches!(judged(&judge, &lax).await.judgement, Judgement::Deny { .. }), "tightened meanwhile");
+    current.set("triage", policy("callers", 2, allows()));
+    let mut own = lax.clone();
+    own.tools[0].policies = vec!["callers".into()];
+    assert_eq!(judged(&judge, &own).await.judgement, Judgement::Allow, "its Tool's owner says so too");
+}

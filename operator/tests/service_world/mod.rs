@@ -370,6 +370,7 @@ pub fn plan(name: &str) -> Plan {
         credentials: vec![],
         policies: vec![],
         agent_policies: vec![],
+        inherited_policies: vec![],
         private_hosts: Vec::new(),
         limits: Limits { steps: 5, tokens: None, cost_micro_usd: None, active_seconds: 60, wait_seconds: 60 },
         output_schema: None,

@@ -106,6 +106,30 @@ fn the_built_in_policy_is_silent_where_another_has_a_say() {
 }
 
 #[test]
+fn what_a_run_above_allows_or_asks_leaves_the_built_in_policy_in_force() {
+    let above = |spec| Voice::Above(engine("callers", spec));
+    let default = needs(DEFAULT_POLICY, 1);
+    for own in [vec![], planned(&[("own", ABSTAINS)])] {
+        let with = |spec, facts: &Facts| judged(&[vec![above(spec)], own.clone()].concat(), facts).judgement;
+        assert_eq!(with(ALLOWS, &write()), Judgement::Ask { requirements: vec![default.clone()] });
+        assert_eq!(with(ALLOWS, &read()), Judgement::Allow, "as it would be without the caller");
+        let both = vec![needs("callers", 2), default.clone()];
+        assert_eq!(
+            with(ASKS_TWO, &write()),
+            Judgement::Ask { requirements: both },
+            "its lax terms do not replace others"
+        );
+        assert!(matches!(with(DENIES, &read()), Judgement::Deny { policy, .. } if policy == "callers"));
+    }
+    let own = planned(&[("own", ALLOWS)]);
+    let beside = |spec| judged(&[vec![above(spec)], own.clone()].concat(), &write()).judgement;
+    assert_eq!(beside(ABSTAINS), Judgement::Allow);
+    assert_eq!(beside(ASKS_TWO), Judgement::Ask { requirements: vec![needs("callers", 2)] });
+    let audit = DENIES.replacen('{', "{mode: Audit, ", 1);
+    assert_eq!(beside(&audit), Judgement::Allow);
+}
+
+#[test]
 fn a_policy_in_audit_is_recorded_and_counts_as_absent() {
     for spec in [ALLOWS, DENIES, ASKS_TWO] {
         let audit = spec.replacen('{', "{mode: Audit, ", 1);

@@ -30,6 +30,7 @@ pub fn plan(model: PlanModel, tools: Vec<PlanTool>) -> Plan {
         credentials: Vec::new(),
         policies: Vec::new(),
         agent_policies: Vec::new(),
+        inherited_policies: Vec::new(),
         // Where servers of tests listen: an installation may list it, a tenant cannot.
         private_hosts: vec!["127.0.0.1".into()],
         limits: Limits { steps: 50, tokens: None, cost_micro_usd: None, active_seconds: 1800, wait_seconds: 60 },

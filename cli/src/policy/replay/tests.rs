@@ -88,6 +88,19 @@ fn a_policy_that_no_plan_names_is_judged_by_beside_the_others() {
 }
 
 #[test]
+fn a_policy_of_the_runs_above_denies_in_a_replay_and_allows_nothing() {
+    let mut plan = plan(&old("Allow"));
+    plan.inherited_policies = std::mem::take(&mut plan.agent_policies);
+    assert_eq!(
+        change(&proposal(&plan, "push", json!({})), &engine("{otherwise: Abstain}")),
+        None,
+        "neither allowed it"
+    );
+    let denied = change(&proposal(&plan, "push", json!({})), &engine("{otherwise: Deny}")).unwrap();
+    assert_eq!(denied.cells[3..5], ["asked", "denied"]);
+}
+
+#[test]
 fn a_call_that_is_proposed_again_is_one_call() {
     let plan = plan(&old("Ask"));
     let mut other = proposal(&plan, "push", json!({}));

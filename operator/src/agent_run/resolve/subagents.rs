@@ -153,9 +153,10 @@ mod tests {
             parts.above = Some(Above { parent, policies: names.to_vec() });
             freeze(&run("r", "lead"), &parts)
         };
-        let plan = own(&["above".to_owned(), "both".to_owned()]).unwrap();
-        assert_eq!(plan.agent_policies, ["above", "both", "own"]);
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let plan = own(&names(&["above", "both"])).unwrap();
         assert_eq!(plan.policies_of("helper").into_iter().collect::<Vec<_>>(), ["above", "both", "own"]);
+        assert_eq!((plan.agent_policies, plan.inherited_policies), (names(&["both", "own"]), names(&["above"])));
         assert_eq!(plan.parent.unwrap().depth, 1);
         let many: Vec<String> = (0..7).map(|n| format!("above-{n}")).collect();
         let words = own(&many).unwrap_err();
