@@ -154,6 +154,9 @@ pub fn freeze(run: &AgentRun, parts: &Parts) -> Result<Plan, String> {
         output_schema: parts.agent.spec.output_schema.clone(),
         parent: parts.above.as_ref().map(|above| above.parent.clone()),
     };
+    if let Some(why) = uncountable(&plan) {
+        return Err(why);
+    }
     match plan.tools.iter().find(|tool| plan.policies_of(&tool.name).len() > JUDGES_MAX) {
         Some(tool) => Err(format!(
             "{} policies would judge a call of Tool {}, counting those of the runs above: a call can be put to at most \
@@ -163,6 +166,18 @@ pub fn freeze(run: &AgentRun, parts: &Parts) -> Result<Plan, String> {
         )),
         None => Ok(plan),
     }
+}
+
+/// Why a limit on what the run costs cannot be kept. Prices may have gone since the Agent was Ready, and the limit may be the
+/// run's alone.
+fn uncountable(plan: &Plan) -> Option<String> {
+    plan.limits.cost_micro_usd?;
+    let model = plan.models().find(|model| model.prices.is_none())?;
+    Some(format!(
+        "Agent {}: spec.limits.costUSD, of the Agent or of AgentRun {}, cannot be kept: Model \"{}\" has no spec.pricesUSD; \
+         set it or remove the limit",
+        plan.agent.name, plan.run.name, model.name
+    ))
 }
 
 #[must_use]
@@ -477,6 +492,33 @@ mod tests {
         );
         let bad = gather_policies(&named(Some(Arc::new(crate::fixtures::policy("p", "{}")))), "triage").unwrap_err();
         assert_eq!(bad, "Agent a: spec.policyRefs names what cannot be used: ApprovalPolicy \"p\" is not Ready yet");
+    }
+
+    #[test]
+    fn a_run_with_a_limit_on_its_cost_is_not_planned_while_a_model_of_it_has_no_prices() {
+        let limited = CrdLimits { cost_usd: Some(Usd::from_micro(500)), ..CrdLimits::default() };
+        let priced = |name: &str| {
+            let mut model = model(name, None);
+            model.spec.prices_usd =
+                Some(serde_json::from_value(serde_json::json!({"input": "1", "output": "2"})).unwrap());
+            model
+        };
+        let planned = |model: Model, fallback: Model| {
+            let mut parts = parts(agent("triage", "writer", &[]), model, vec![], vec![]);
+            parts.fallbacks = vec![Arc::new(fallback)];
+            let mut own = run("nightly", "triage");
+            own.spec.limits = Some(limited.clone());
+            let unlimited = freeze(&run("nightly", "triage"), &parts);
+            assert!(unlimited.is_ok(), "{unlimited:?}");
+            freeze(&own, &parts)
+        };
+        assert!(planned(priced("writer"), priced("second")).is_ok());
+        assert_eq!(
+            planned(priced("writer"), model("second", None)).unwrap_err(),
+            "Agent triage: spec.limits.costUSD, of the Agent or of AgentRun nightly, cannot be kept: Model \"second\" has no \
+             spec.pricesUSD; set it or remove the limit"
+        );
+        assert!(planned(model("writer", None), priced("second")).unwrap_err().contains("Model \"writer\" has no"));
     }
 
     fn some_limits(steps: Option<i32>, tokens: Option<i64>) -> CrdLimits {
