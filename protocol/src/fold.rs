@@ -81,6 +81,8 @@ pub struct RunState {
     /// Last answers in a row that did not fit the plan's `output_schema`.
     pub misfits: u32,
     pub usage: Usage,
+    /// Whether some answer came without the number of its input or output tokens: then `usage` is less than what was used.
+    pub uncounted: bool,
     pub cost: Cost,
     /// What requests may have used whose runner was gone before the answer.
     pub presumed: Presumed,

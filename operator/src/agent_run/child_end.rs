@@ -25,11 +25,22 @@ pub fn ended(open: &OpenChild, child: &RunState, end: &RunEnd) -> ChildEnd {
     ChildEnd { outcome: Some(end.outcome), result: result(is_error, words), tokens, cost_micro_usd }
 }
 
-/// Of a child whose journal cannot be read: it may have used all that it might.
+/// Of a child whose journal cannot be read.
 #[must_use]
 pub fn illegible(open: &OpenChild) -> ChildEnd {
+    unknown(open, "its records are damaged")
+}
+
+/// Of a child whose AgentRun is gone and that has no journal: it was deleted before it was accepted, or its journal was lost.
+#[must_use]
+pub fn gone(open: &OpenChild) -> ChildEnd {
+    unknown(open, "it was deleted and has no records; nothing was done if it had not begun")
+}
+
+/// It may have used all that it might.
+fn unknown(open: &OpenChild, why: &str) -> ChildEnd {
     let (name, limits) = (&open.child.name, open.child.limits);
-    let words = format!("what run {name} did is not known: its records are damaged");
+    let words = format!("what run {name} did is not known: {why}");
     ChildEnd {
         outcome: None,
         result: result(true, words),
@@ -38,22 +49,13 @@ pub fn illegible(open: &OpenChild) -> ChildEnd {
     }
 }
 
-/// Of a child whose AgentRun was deleted before the run was accepted.
-#[must_use]
-pub fn gone(open: &OpenChild) -> ChildEnd {
-    never(format!("AgentRun {} was deleted before the run began: nothing was done", open.child.name))
-}
-
 /// Of a child whose name is another run's.
 #[must_use]
 pub fn not_ours(open: &OpenChild) -> ChildEnd {
-    never(format!(
+    let words = format!(
         "there is an AgentRun {} already, which another run or somebody else started: nothing was done",
         open.child.name
-    ))
-}
-
-fn never(words: String) -> ChildEnd {
+    );
     ChildEnd { outcome: None, result: result(true, words), tokens: 0, cost_micro_usd: 0 }
 }
 
@@ -75,8 +77,7 @@ struct Spent {
 /// all that was set aside for it.
 fn spent(open: &OpenChild, child: &RunState) -> Spent {
     let limits = open.child.limits;
-    let counted = child.usage.input_tokens.is_some() || child.usage.output_tokens.is_some();
-    let known = child.steps == 0 || counted;
+    let known = !child.uncounted;
     let priced = known && (child.steps == 0 || child.plan.as_ref().is_some_and(|plan| plan.is_priced()));
     let tokens = child.tokens_spent().saturating_add(child.tokens_set_aside());
     let cost = child.cost_spent().micro_usd().saturating_add(child.cost_set_aside());
@@ -149,8 +150,8 @@ mod tests {
             (end.tokens, end.cost_micro_usd)
         };
         assert_eq!(charged(&child(None)), (35, 9));
-        let uncounted = RunState { usage: Usage::default(), ..child(None) };
-        assert_eq!(charged(&uncounted), (1000, 500));
+        let uncounted = RunState { uncounted: true, ..child(None) };
+        assert_eq!(charged(&uncounted), (1000, 500), "what one of its answers used is not known");
         let mut unpriced = child(None);
         Arc::make_mut(unpriced.plan.as_mut().unwrap()).model.prices = None;
         assert_eq!(charged(&unpriced), (35, 500));
@@ -159,7 +160,9 @@ mod tests {
         let with_child = RunState { children: [("below".to_owned(), below)].into(), ..child(None) };
         assert_eq!(charged(&with_child), (1035, 509), "a run below it may still use its share");
         assert_eq!((illegible(&open()).tokens, illegible(&open()).cost_micro_usd), (1000, 500));
-        assert_eq!((gone(&open()).tokens, not_ours(&open()).tokens), (0, 0));
+        let gone = gone(&open());
+        assert_eq!((gone.tokens, gone.cost_micro_usd), (1000, 500), "its journal may have been lost");
+        assert_eq!(not_ours(&open()).tokens, 0);
     }
 
     #[test]

@@ -19,7 +19,6 @@ use super::child_end;
 use super::follow::SOON;
 use super::observe::Sight;
 use super::plan::{Follow, Wait};
-use super::status::Stand;
 use crate::controller::Failure;
 use crate::journal::JournalError;
 use crate::pod_template::label_value;
@@ -80,7 +79,7 @@ impl AgentRuns {
         let made = match runs.create(&PostParams::default(), &child).await {
             Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {
                 match self.fetch_run(&sight.id.namespace, name).await? {
-                    Some(found) if found.spec.parent != child.spec.parent => {
+                    Some(found) if !is_same(&found.spec, &child.spec) => {
                         return self.take_child(sight, state, open, child_end::not_ours(open)).await;
                     }
                     found => found,
@@ -90,7 +89,7 @@ impl AgentRuns {
                 let message =
                     format!("AgentRun {name}, which is to carry out a call, cannot be created: {}", status.message);
                 let wait = Wait { on: waiting_on(open), reason: RunReason::ChildRunning, message };
-                self.publish(run, sight, &Stand::following(Follow::Waiting(wait), state)).await?;
+                Box::pin(self.follow(run, sight, Follow::Waiting(wait))).await?;
                 return Ok(Action::requeue(REFUSED_AGAIN));
             }
             made => Some(made.map_err(Failure::api("creating a child"))?),
@@ -98,6 +97,8 @@ impl AgentRuns {
         if let Some(uid) = made.and_then(|made| made.uid()) {
             self.append(sight, vec![Event::ChildPosted { name: name.to_owned(), uid }]).await?;
             tracing::info!(namespace = sight.id.namespace, run = sight.id.name, child = name, "child started");
+            // It may have been looked at, and held, before the journal named it.
+            self.queues.runs.push(&sight.id.namespace, name).await;
         }
         Ok(Action::requeue(SOON))
     }
@@ -202,6 +203,20 @@ fn child(run: &AgentRun, state: &RunState, open: &OpenChild) -> Option<AgentRun>
         },
         status: None,
     })
+}
+
+/// By what never changes of an AgentRun.
+fn is_same(found: &AgentRunSpec, child: &AgentRunSpec) -> bool {
+    let fixed = |spec: &AgentRunSpec| {
+        (
+            spec.agent_ref.clone(),
+            spec.input.clone(),
+            spec.limits.clone(),
+            spec.requested_by.clone(),
+            spec.parent.clone(),
+        )
+    };
+    fixed(found) == fixed(child)
 }
 
 fn crd_limits(limits: Limits) -> CrdLimits {

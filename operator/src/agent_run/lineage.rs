@@ -19,6 +19,8 @@ pub enum Lineage {
     Root,
     /// A call of another run, which waits for it.
     Below(Above),
+    /// Likewise perhaps: that run's journal does not name its uid yet.
+    Unnamed,
     /// Nobody waits for it any more, in words that say why.
     CutOff(String),
 }
@@ -36,7 +38,7 @@ impl Lineage {
     pub fn cut_off(&self) -> Option<&str> {
         match self {
             Self::CutOff(why) => Some(why),
-            Self::Root | Self::Below(_) => None,
+            Self::Root | Self::Below(_) | Self::Unnamed => None,
         }
     }
 
@@ -44,7 +46,7 @@ impl Lineage {
     pub fn above(&self) -> Option<&Above> {
         match self {
             Self::Below(above) => Some(above),
-            Self::Root | Self::CutOff(_) => None,
+            Self::Root | Self::Unnamed | Self::CutOff(_) => None,
         }
     }
 }
@@ -74,10 +76,11 @@ fn lineage(run: &AgentRun, parent: &ParentRun, above: Option<&RunState>) -> Line
     if state.cancel_requested {
         return cut_off("is being cancelled");
     }
-    let uid = run.uid();
     let started = state.children.get(&run.name_any()).filter(|open| open.call_id == parent.call_id);
-    if started.is_none_or(|open| open.uid.is_some() && open.uid != uid) {
-        return cut_off("does not wait for it");
+    match started.map(|open| &open.uid) {
+        Some(None) => return Lineage::Unnamed,
+        Some(uid) if *uid == run.uid() => {}
+        Some(_) | None => return cut_off("does not wait for it"),
     }
     let depth = plan.parent.as_ref().map_or(0, |parent| parent.depth).saturating_add(1);
     let run = ObjectId { namespace: plan.run.namespace.clone(), name: parent.name.clone(), uid: parent.uid.clone() };
@@ -127,12 +130,15 @@ mod tests {
 
     #[test]
     fn a_child_is_one_deeper_than_its_parent_and_comes_under_the_policies_of_all_above() {
-        for uid in [None, Some("uid-nightly-c1-x")] {
-            let lineage = of(Some(&above(uid)));
-            let above = lineage.above().unwrap();
-            assert_eq!((above.parent.depth, above.parent.call_id.as_str()), (2, "c1"));
-            assert_eq!(above.policies, ["careful", "of-up"]);
-        }
+        let lineage = of(Some(&above(Some("uid-nightly-c1-x"))));
+        let above = lineage.above().unwrap();
+        assert_eq!((above.parent.depth, above.parent.call_id.as_str()), (2, "c1"));
+        assert_eq!(above.policies, ["careful", "of-up"]);
+    }
+
+    #[test]
+    fn a_child_is_held_until_the_journal_of_its_parent_names_this_very_run() {
+        assert_eq!(of(Some(&above(None))), Lineage::Unnamed);
     }
 
     #[test]

@@ -79,6 +79,7 @@ impl Sight {
             asks: self.asks.clone(),
             children: self.children.clone(),
             cut_off: self.lineage.cut_off().map(str::to_owned),
+            unnamed: self.lineage == Lineage::Unnamed,
             drift: (*self.drift).clone(),
             grants: self.grants.clone(),
             guard_down: self.guard_down.clone(),

@@ -62,6 +62,8 @@ pub struct Observed<'a> {
     pub children: Vec<ChildSeen>,
     /// Why nobody waits for what the run, which carries out a call of another one, comes to.
     pub cut_off: Option<String>,
+    /// Whether the run whose call it carries out has yet to journal which AgentRun does so.
+    pub unnamed: bool,
     /// Definitions that the run waits for.
     pub drift: DriftSeen,
     pub grants: Vec<GrantSeen>,
@@ -289,8 +291,12 @@ impl Observed<'_> {
         let end = |state: &RunState| Decision::End(Ending::cancelled(why).naming_unknowns(state));
         let Some(state) = self.state else { return Some(Decision::End(Ending::cancelled(why))) };
         let Some(epoch) = state.live_epoch().filter(|epoch| epoch.claim.is_some()) else {
-            let waits = !self.undead.is_empty();
-            return Some(if waits { Decision::Follow(Follow::Cancelling) } else { end(state) });
+            // Children hear of it at once, whatever this run waits for.
+            return Some(match (self.undead.is_empty(), requested) {
+                (true, _) => end(state),
+                (false, true) => Decision::Follow(Follow::Cancelling),
+                (false, false) => Decision::RequestCancel,
+            });
         };
         if !requested {
             return Some(Decision::RequestCancel);
@@ -364,6 +370,8 @@ impl Observed<'_> {
             Service::Enabled => {}
         }
         match self.agent_wait() {
+            // It is woken by whoever names it.
+            _ if self.unnamed => Decision::Hold,
             Some(wait) => Decision::Wait(wait),
             None => Decision::Start,
         }
@@ -384,28 +392,30 @@ impl Observed<'_> {
         Some(Wait { on: WaitingOn::new("agent", name), reason, message })
     }
 
-    /// An epoch whose pod is lost ends. Then what people allowed for the rest of the run is seen to. Then questions are put, and answers taken; children
-    /// likewise. Then the run goes on, with its pod or towards the next one.
+    /// An epoch whose pod is lost ends. Then what people allowed for the rest of the run is seen to. Then questions are put,
+    /// answers taken, and the ends of children. Then the run goes on, with its pod or towards the next one. A child is made
+    /// where nothing else is to be done: it can be refused for long, and holds up neither its siblings nor the run's pods.
     fn accepted(&self, state: &RunState) -> Decision {
         let lost = state.live_epoch().and_then(|epoch| self.lost_epoch(epoch));
-        let due = lost.or_else(|| self.grant()).or_else(|| self.question(state)).or_else(|| self.child(state));
-        due.unwrap_or_else(|| match state.live_epoch() {
+        let due = lost.or_else(|| self.grant()).or_else(|| self.question(state)).or_else(|| self.child_over(state));
+        let next = due.unwrap_or_else(|| match state.live_epoch() {
             Some(epoch) => self.live(epoch, state),
             None => self.resting(state),
-        })
+        });
+        let idle = matches!(next, Decision::Follow(_) | Decision::Hold | Decision::Wait(_));
+        self.child_unposted().filter(|_| idle).unwrap_or(next)
     }
 
-    /// What has to be started, and what has ended. An end is taken once no other call is under way, since the pod that waits
-    /// is let go with it.
-    fn child(&self, state: &RunState) -> Option<Decision> {
-        self.children.iter().find_map(|child| match child.seen {
-            ChildState::Unposted => Some(Decision::PostChild { name: child.name.clone() }),
-            ChildState::Over => {
-                let free = state.calls_in_flight().next().is_none();
-                free.then(|| Decision::SettleChild { name: child.name.clone() })
-            }
-            ChildState::AtWork => None,
-        })
+    /// An end is taken once no other call is under way, since the pod that waits is let go with it.
+    fn child_over(&self, state: &RunState) -> Option<Decision> {
+        let over = self.children.iter().find(|child| child.seen == ChildState::Over);
+        let free = state.calls_in_flight().next().is_none();
+        over.filter(|_| free).map(|child| Decision::SettleChild { name: child.name.clone() })
+    }
+
+    fn child_unposted(&self) -> Option<Decision> {
+        let unposted = self.children.iter().find(|child| child.seen == ChildState::Unposted);
+        unposted.map(|child| Decision::PostChild { name: child.name.clone() })
     }
 
     /// What has to be asked, and what was answered.

@@ -44,6 +44,7 @@ struct Look {
     asks: Vec<AskSeen>,
     children: Vec<ChildSeen>,
     cut_off: Option<String>,
+    unnamed: bool,
     drift: DriftSeen,
     grants: Vec<GrantSeen>,
     guard_down: Option<String>,
@@ -73,6 +74,7 @@ impl Look {
             asks: vec![],
             children: vec![],
             cut_off: None,
+            unnamed: false,
             drift: DriftSeen::None,
             grants: vec![],
             guard_down: None,
@@ -117,6 +119,7 @@ impl Look {
             asks: self.asks.clone(),
             children: self.children.clone(),
             cut_off: self.cut_off.clone(),
+            unnamed: self.unnamed,
             drift: self.drift.clone(),
             grants: self.grants.clone(),
             guard_down: self.guard_down.clone(),
@@ -547,8 +550,11 @@ fn cancel_works_in_every_phase() {
     let mut left = unknown(false);
     left.cancel_requested = true;
     let undead = vec![Undead { epoch: 1, pod: PodView::Leaving, waited: Duration::ZERO }];
-    let leaving = cancel(Look { undead, ..Look::new(Some(left.clone())) });
+    let leaving = cancel(Look { undead: undead.clone(), ..Look::new(Some(left.clone())) });
     assert_eq!(leaving.decide(), Decision::Follow(Follow::Cancelling));
+    // It is journaled whatever is waited for: children hear of it.
+    let unheard = cancel(Look { undead, ..Look::new(Some(unknown(false))) });
+    assert_eq!(unheard.decide(), Decision::RequestCancel);
     assert_eq!(
         end_of(cancel(Look::new(Some(left))).decide()).end.message,
         "spec.cancel is true; calls whose end is unknown: c1 (github/list_issues)"
@@ -1022,4 +1028,26 @@ fn a_child_whose_parent_is_gone_is_cancelled_like_one_that_somebody_cancels() {
     assert_eq!(working.decide(), Decision::RequestCancel);
     let cancelled = Look { run: Look::new(None).run, cut_off: why(), ..Look::new(Some(delegated(false))) };
     assert!(matches!(cancelled.decide(), Decision::End(_)), "one that waits for a child of its own ends at once");
+}
+
+#[test]
+fn a_child_that_cannot_be_made_holds_up_neither_its_siblings_nor_the_pod() {
+    let seen = |name: &str, seen| ChildSeen { name: name.to_owned(), seen };
+    let children = vec![seen("a", ChildState::Unposted), seen("b", ChildState::Over)];
+    let settled = Look { children, ..Look::new(Some(delegated(false))) };
+    assert_eq!(settled.decide(), Decision::SettleChild { name: "b".to_owned() });
+    let mut unmade = delegated(true);
+    unmade.children.values_mut().for_each(|open| open.uid = None);
+    let idle = with_child(Look::running(unmade.clone()), ChildState::Unposted);
+    assert_eq!(epoch_end_of(idle.decide()).cause, EpochEnd::Released, "its pod waits for nothing that it could do");
+    unmade.model = ModelState::InFlight { step: 2, attempt: 1, reserved_tokens: 0 };
+    let busy = with_child(Look::running(unmade), ChildState::Unposted);
+    assert_eq!(busy.decide(), Decision::PostChild { name: "nightly-c1-x".to_owned() }, "and meanwhile it is made");
+}
+
+#[test]
+fn a_child_that_its_parent_has_not_named_is_neither_started_nor_given_up() {
+    let unnamed = Look { unnamed: true, ..Look::new(None) };
+    assert_eq!(unnamed.decide(), Decision::Hold);
+    assert_eq!(Look { unnamed: false, ..unnamed }.decide(), Decision::Start);
 }

@@ -122,6 +122,7 @@ impl World {
             asks: self.asks_seen(),
             children: Vec::new(),
             cut_off: None,
+            unnamed: false,
             drift: crate::agent_run::drift::DriftSeen::None,
             grants: Vec::new(),
             guard_down: None,

@@ -69,6 +69,7 @@ impl RunState {
         self.steps = step;
         self.attempts_given_up = 0;
         self.usage = self.usage.plus(&response.usage);
+        self.uncounted |= response.usage.input_tokens.is_none() || response.usage.output_tokens.is_none();
         if let Some(prices) = self.prices() {
             self.cost = self.cost.plus(prices.cost(&response.usage));
         }

@@ -173,20 +173,32 @@ async fn what_the_child_answered_becomes_the_result_and_the_parent_goes_on() {
 
 #[tokio::test]
 async fn a_child_whose_creation_was_answered_to_nobody_is_found_and_another_run_of_its_name_is_not_taken() {
-    let there = |parent: Value| {
-        json!({"apiVersion": "belay.dev/v1alpha1", "kind": "AgentRun",
-            "metadata": {"name": CHILD, "namespace": "triage", "uid": "uid-there"},
-            "spec": {"agentRef": {"name": "helper"}, "input": "x", "parent": parent}})
+    let first = delegated().await;
+    first.pass().await.unwrap();
+    let mut made = first.server.lock().children.there[0].clone();
+    first.end().await;
+    made["metadata"]["uid"] = json!("uid-there");
+    let there = |field: &str, value: Value| {
+        let mut there = made.clone();
+        there["spec"][field] = value;
+        there
     };
     let stage = delegated().await;
-    stage.server.lock().children.there = vec![there(serde_json::to_value(parent()).unwrap())];
+    stage.server.lock().children.there = vec![made.clone()];
     stage.pass().await.unwrap();
     assert_eq!(state(&stage).await.children[CHILD].uid.as_deref(), Some("uid-there"));
     stage.end().await;
     let others = ParentRun { uid: "uid-of-an-earlier-nightly".into(), ..parent() };
-    for other in [Value::Null, serde_json::to_value(others).unwrap()] {
+    for (field, other) in [
+        ("parent", Value::Null),
+        ("parent", serde_json::to_value(others).unwrap()),
+        ("agentRef", json!({"name": "mallory"})),
+        ("input", json!("something else")),
+        ("limits", Value::Null),
+        ("requestedBy", json!("mallory")),
+    ] {
         let stage = delegated().await;
-        stage.server.lock().children.there = vec![there(other)];
+        stage.server.lock().children.there = vec![there(field, other)];
         stage.pass().await.unwrap();
         let event = last_event(&stage).await;
         let end = ended(&event);
@@ -210,15 +222,47 @@ async fn a_child_that_may_not_be_made_is_waited_for_and_made_later() {
 }
 
 #[tokio::test]
-async fn a_child_that_was_deleted_before_it_began_is_an_error_that_says_so() {
+async fn a_child_that_is_gone_without_records_is_an_error_that_says_so_and_costs_its_share() {
     let stage = delegated().await;
     stage.pass().await.unwrap();
     stage.server.lock().children.there.clear();
     stage.pass().await.unwrap();
     let event = last_event(&stage).await;
     let end = ended(&event);
-    assert_eq!((end.outcome, end.result.is_error), (None, true));
-    assert!(end.result.content.contains("was deleted before the run began"), "{}", end.result.content);
+    assert_eq!((end.outcome, end.result.is_error, end.tokens), (None, true, 900), "its records may have been lost");
+    assert!(end.result.content.contains("nightly-c1-x did is not known"), "{}", end.result.content);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_run_that_waits_for_a_child_holds_no_slot_whatever_ended_its_pod() {
+    let stage = delegated().await;
+    stage.runs.lobby.resume("uid-nightly", "triage", "triage");
+    for _ in 0..2 {
+        stage.pass().await.unwrap();
+    }
+    assert_eq!(stage.runs.lobby.len(), 0, "its child may need that slot");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_child_that_is_refused_keeps_no_slot_from_others() {
+    let stage = delegated().await;
+    stage.server.lock().children.quota = true;
+    stage.runs.lobby.resume("uid-nightly", "triage", "triage");
+    stage.pass().await.unwrap();
+    assert_eq!(stage.runs.lobby.len(), 0);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_child_does_not_begin_before_its_parent_has_named_it() {
+    let stage = delegated().await;
+    stage.pass_over(child()).await.unwrap();
+    assert_eq!(child_events(&stage).await, [""; 0]);
+    stage.pass().await.unwrap();
+    stage.pass_over(child()).await.unwrap();
+    assert_eq!(child_events(&stage).await, ["RunAccepted", "EpochOpened"]);
     stage.end().await;
 }
 

@@ -3,7 +3,7 @@ use serde_json::json;
 
 use crate::Record;
 use crate::call::CallBinding;
-use crate::cost::Cost;
+use crate::cost::{Cost, Usage};
 use crate::digest::Digest;
 use crate::event::{
     Child, ChildEnd, EpochEnd, Event, Finish, Item, ModelResponse, Outcome, ProposedCall, ToolResult, Verdict,
@@ -173,4 +173,30 @@ fn the_model_is_told_what_the_child_answered() {
     transcript.apply(&ended("c1", "a", Some(Outcome::Succeeded)));
     let result = &transcript.turns()[0].results["c1"];
     assert_eq!((result.is_error, result.content.as_str()), (false, "found it"));
+}
+
+#[test]
+fn what_a_run_used_is_known_only_if_every_answer_told_both_numbers() {
+    let uncounted = |answers: &[(Option<u64>, Option<u64>)]| {
+        let mut state = RunState::default();
+        let accepted = Event::RunAccepted { plan_digest: plan().digest().unwrap(), plan: Box::new(plan()) };
+        let mut events = vec![
+            accepted,
+            Event::EpochOpened { epoch: 1, pod_name: "p".into() },
+            Event::InstanceClaimed { epoch: 1, instance: "i".into(), pod_uid: "u".into() },
+        ];
+        for (step, (input_tokens, output_tokens)) in (1..).zip(answers) {
+            let usage = Usage { input_tokens: *input_tokens, output_tokens: *output_tokens, ..Usage::default() };
+            let mut response = ModelResponse::new(vec![Item::Text { text: "x".into() }], Finish::Stop, usage, 1);
+            response.misfit = Some("no JSON".into());
+            events.push(Event::ModelRequested { step, attempt: 1, request: Digest::zero(), reserved_tokens: 0 });
+            events.push(Event::ModelResponded { step, attempt: 1, response });
+        }
+        events.into_iter().for_each(|event| take(&mut state, 1000, event).unwrap());
+        state.uncounted
+    };
+    assert!(!uncounted(&[]));
+    assert!(!uncounted(&[(Some(1), Some(1)), (Some(0), Some(2))]));
+    assert!(uncounted(&[(Some(1), Some(1)), (Some(1), None)]));
+    assert!(uncounted(&[(None, Some(1)), (Some(1), Some(1))]));
 }
