@@ -737,6 +737,43 @@ async fn an_artifact_of_the_instance_that_claimed_is_kept_and_goes_with_the_rows
 }
 
 #[tokio::test]
+async fn a_pod_whose_artifact_does_not_arrive_keeps_no_other_pod_waiting() {
+    let world = World::start().await;
+    world.accept("a").await;
+    world.accept("b").await;
+    let (_slow, _) = asked(&world, "a").await;
+    let (_quick, _) = asked(&world, "b").await;
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let begin = ArtifactPart { body: Some(artifact_part::Body::Head(head("one", b"never sent"))) };
+        let parts = tokio_stream::StreamExt::chain(tokio_stream::once(begin), tokio_stream::pending());
+        let mut client = world.client().await;
+        let request = with_token(parts, &token("a"));
+        held.push(tokio::spawn(async move { client.keep(request).await.map(drop).map_err(|status| status.code()) }));
+    }
+    // All but one of the pod's own are told to come again.
+    for _ in 0..7 {
+        let (told, _, others) = futures::future::select_all(held).await;
+        assert_eq!(told.unwrap(), Err(Code::Unavailable));
+        held = others;
+    }
+    assert_eq!(keep(&world, &token("b"), head("one", b"b"), b"b").await, Ok(()));
+    held.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn artifacts_of_runs_without_rows_are_swept_and_others_stay() {
+    let world = World::start().await;
+    let run = world.accept("a").await;
+    let artifacts = world.journal.artifacts();
+    for uid in [run.uid.as_str(), "never-accepted"] {
+        artifacts.keep(uid, Digest::of(b"x"), b"x".to_vec()).await.unwrap();
+    }
+    assert_eq!(world.journal.sweep_artifacts().await.unwrap(), 1);
+    assert_eq!(artifacts.runs().await.unwrap(), [run.uid]);
+}
+
+#[tokio::test]
 async fn nobody_else_keeps_anything_and_nothing_else_is_kept() {
     let world = World::start().await;
     world.accept("a").await;

@@ -1,6 +1,8 @@
 //! What results hold besides text, kept by digest, a folder for each run: beside the journal, on its volume
 //! (docs/decisions/0018). Knows bytes and digests, no events.
 
+mod ledger;
+
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -8,13 +10,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use belay_protocol::{ARTIFACT_BYTES_MAX, Digest, RUN_ARTIFACT_BYTES_MAX};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::reserve::free_bytes;
+use self::ledger::{Ledger, RUN_ARTIFACTS_MAX};
+use super::reserve::{free_bytes, volume_bytes};
 
 const FOLDER: &str = "artifacts";
 /// A file that is not whole yet.
 const PART: &str = "part";
+/// Artifacts of all runs take no more than this part of the volume: one in so many bytes.
+const PART_OF_VOLUME: u64 = 4;
 
 /// Why something is not kept, or cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +30,13 @@ pub enum ArtifactError {
         "this run keeps {used} bytes of artifacts already, and {RUN_ARTIFACT_BYTES_MAX} are as much as one run may"
     )]
     RunFull { used: u64 },
+    #[error("this run keeps {RUN_ARTIFACTS_MAX} artifacts already, as many as one run may")]
+    RunCrowded,
+    #[error(
+        "artifacts of all runs take {used} bytes, and {most} are as much as they may: delete AgentRuns, or enlarge the \
+         journal's volume"
+    )]
+    ShareFull { used: u64, most: u64 },
     #[error("the journal's volume has no room for artifacts: enlarge it")]
     VolumeFull,
     #[error("{0} is not what was kept under that digest")]
@@ -43,6 +55,8 @@ pub trait ArtifactStore: Send + Sync {
     async fn fetch(&self, run: &str, digest: Digest) -> Result<Option<Vec<u8>>, ArtifactError>;
     /// Removes all of the run.
     async fn forget(&self, run: &str) -> Result<(), ArtifactError>;
+    /// Runs of which something is kept.
+    async fn runs(&self) -> Result<Vec<String>, ArtifactError>;
 }
 
 /// A folder on the journal's volume.
@@ -51,14 +65,20 @@ pub(super) struct Folder {
     root: PathBuf,
     /// So much of the volume is the journal's: artifacts leave it free.
     spare_bytes: u64,
-    /// One at a time: what a run has is counted before more of it is written.
-    writing: Arc<Mutex<()>>,
+    part_of_volume: u64,
+    /// One at a time: what there is is counted before more is written. None: not counted yet, or in doubt.
+    ledger: Arc<Mutex<Option<Ledger>>>,
 }
 
 impl Folder {
     pub(super) fn beside(database: &Path, spare_bytes: u64) -> Self {
         let root = database.with_file_name(FOLDER);
-        Self { root, spare_bytes, writing: Arc::default() }
+        Self { root, spare_bytes, part_of_volume: PART_OF_VOLUME, ledger: Arc::default() }
+    }
+
+    /// Held until the work is done, also where nobody waits for it any more.
+    async fn counted(&self) -> OwnedMutexGuard<Option<Ledger>> {
+        Arc::clone(&self.ledger).lock_owned().await
     }
 
     /// None: no run has such a uid, and nothing that it spells is a path of ours.
@@ -67,32 +87,74 @@ impl Folder {
         (!run.is_empty() && run.bytes().all(plain)).then(|| self.root.join(run))
     }
 
-    fn write(&self, run: &str, digest: Digest, bytes: &[u8]) -> Result<(), ArtifactError> {
+    /// Where anything goes wrong on the disk, everything is counted anew.
+    fn write(
+        &self,
+        counted: &mut Option<Ledger>,
+        run: &str,
+        digest: Digest,
+        bytes: &[u8],
+    ) -> Result<(), ArtifactError> {
         let folder = self.of_run(run).ok_or_else(|| io::Error::from(ErrorKind::InvalidInput))?;
+        let mut ledger = match counted.take() {
+            Some(ledger) => ledger,
+            None => Ledger::scan(&self.root)?,
+        };
         let path = folder.join(digest.short(64));
-        if path.exists() {
-            return Ok(());
+        let written = match fs::read(&path) {
+            Ok(found) if Digest::of(&found) == digest => Ok(()),
+            found => {
+                if let Ok(damaged) = found {
+                    fs::remove_file(&path)?;
+                    ledger.removed(run, damaged.len() as u64);
+                }
+                self.add(&mut ledger, run, &path, bytes)
+            }
+        };
+        if matches!(written, Err(ArtifactError::Io(_))) {
+            return written;
         }
-        let used = used_bytes(&folder)?;
-        let size = bytes.len() as u64;
-        if used.saturating_add(size) > RUN_ARTIFACT_BYTES_MAX {
-            return Err(ArtifactError::RunFull { used });
-        }
-        if free_bytes(&self.root) < size.saturating_add(self.spare_bytes) {
-            return Err(ArtifactError::VolumeFull);
-        }
-        fs::create_dir_all(&folder)?;
-        let part = path.with_extension(PART);
-        let written = write_whole(&part, bytes).and_then(|()| fs::rename(&part, &path));
-        if let Err(error) = written {
-            // What is left of it is overwritten next time, or goes with its run.
-            let _ = fs::remove_file(&part);
-            return Err(if error.kind() == ErrorKind::StorageFull { ArtifactError::VolumeFull } else { error.into() });
-        }
+        *counted = Some(ledger);
+        written?;
+        // Also where it was there: whoever wrote it may have come no further.
         for folder in [Some(folder.as_path()), Some(self.root.as_path()), self.root.parent()].into_iter().flatten() {
             File::open(folder)?.sync_all()?;
         }
         Ok(())
+    }
+
+    fn add(&self, ledger: &mut Ledger, run: &str, path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
+        let size = bytes.len() as u64;
+        ledger.admits(run, size, volume_bytes(&self.root) / self.part_of_volume)?;
+        if free_bytes(&self.root) < size.saturating_add(self.spare_bytes) {
+            return Err(ArtifactError::VolumeFull);
+        }
+        fs::create_dir_all(self.root.join(run))?;
+        let part = path.with_extension(PART);
+        let written = write_whole(&part, bytes).and_then(|()| fs::rename(&part, path));
+        if let Err(error) = written {
+            // What is left of it goes when everything is counted the next time.
+            let _ = fs::remove_file(&part);
+            return Err(if error.kind() == ErrorKind::StorageFull { ArtifactError::VolumeFull } else { error.into() });
+        }
+        ledger.added(run, size);
+        Ok(())
+    }
+
+    fn remove(&self, counted: &mut Option<Ledger>, run: &str) -> Result<(), ArtifactError> {
+        let Some(folder) = self.of_run(run) else { return Ok(()) };
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                *counted = None;
+                Err(error.into())
+            }
+            Ok(()) | Err(_) => {
+                if let Some(ledger) = counted {
+                    ledger.forgotten(run);
+                }
+                Ok(())
+            }
+        }
     }
 
     fn read(&self, run: &str, digest: Digest) -> Result<Option<Vec<u8>>, ArtifactError> {
@@ -112,9 +174,8 @@ impl ArtifactStore for Folder {
         if bytes.len() > ARTIFACT_BYTES_MAX {
             return Err(ArtifactError::TooLarge { bytes: bytes.len() });
         }
-        let _writing = self.writing.lock().await;
-        let (folder, run) = (self.clone(), run.to_owned());
-        blocking(move || folder.write(&run, digest, &bytes)).await
+        let (folder, run, mut counted) = (self.clone(), run.to_owned(), self.counted().await);
+        blocking(move || folder.write(&mut counted, &run, digest, &bytes)).await
     }
 
     async fn holds(&self, run: &str, digest: Digest) -> Result<bool, ArtifactError> {
@@ -128,12 +189,13 @@ impl ArtifactStore for Folder {
     }
 
     async fn forget(&self, run: &str) -> Result<(), ArtifactError> {
-        let Some(folder) = self.of_run(run) else { return Ok(()) };
-        blocking(move || match fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
-            Ok(()) | Err(_) => Ok(()),
-        })
-        .await
+        let (folder, run, mut counted) = (self.clone(), run.to_owned(), self.counted().await);
+        blocking(move || folder.remove(&mut counted, &run)).await
+    }
+
+    async fn runs(&self) -> Result<Vec<String>, ArtifactError> {
+        let root = self.root.clone();
+        blocking(move || Ok(ledger::runs(&root)?)).await
     }
 }
 
@@ -147,14 +209,6 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
-}
-
-fn used_bytes(folder: &Path) -> io::Result<u64> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
-        entries => entries?,
-    };
-    entries.map(|entry| Ok(entry?.metadata()?.len())).sum()
 }
 
 #[cfg(test)]
@@ -190,11 +244,17 @@ mod tests {
         assert!(matches!(refused, Err(ArtifactError::TooLarge { .. })), "{refused:?}");
         fs::create_dir_all(place.path().join("artifacts/a-uid")).unwrap();
         let file = File::create(place.path().join("artifacts/a-uid/held")).unwrap();
-        file.set_len(RUN_ARTIFACT_BYTES_MAX - 3).unwrap();
+        file.set_len(RUN_ARTIFACT_BYTES_MAX - ledger::FILE_BYTES).unwrap();
         folder.keep("a-uid", Digest::of(b"abc"), b"abc".to_vec()).await.unwrap();
         let refused = folder.keep("a-uid", Digest::of(b"d"), b"d".to_vec()).await;
         assert!(matches!(refused, Err(ArtifactError::RunFull { .. })), "{refused:?}");
         folder.keep("b-uid", Digest::of(b"d"), b"d".to_vec()).await.unwrap();
+        folder.forget("a-uid").await.unwrap();
+        folder.keep("a-uid", Digest::of(b"d"), b"d".to_vec()).await.unwrap();
+        let small = Folder { part_of_volume: u64::MAX, ..folder.clone() };
+        let refused = small.keep("c-uid", Digest::of(b"d"), b"d".to_vec()).await;
+        let used = 2 * ledger::FILE_BYTES;
+        assert!(matches!(refused, Err(ArtifactError::ShareFull { used: u, most: 0 }) if u == used), "{refused:?}");
         let short = Folder { spare_bytes: 1 << 60, ..folder };
         let refused = short.keep("b-uid", Digest::of(b"e"), b"e".to_vec()).await;
         assert!(matches!(refused, Err(ArtifactError::VolumeFull)), "what is left is the journal's: {refused:?}");
@@ -208,6 +268,12 @@ mod tests {
         fs::write(place.path().join("artifacts/a-uid").join(digest.short(64)), b"Picture").unwrap();
         let refused = folder.fetch("a-uid", digest).await;
         assert!(matches!(refused, Err(ArtifactError::Damaged(_))), "{refused:?}");
+        folder.keep("a-uid", digest, b"picture".to_vec()).await.unwrap();
+        assert_eq!(
+            folder.fetch("a-uid", digest).await.unwrap().as_deref(),
+            Some(&b"picture"[..]),
+            "sent again, it is whole"
+        );
     }
 
     #[tokio::test]

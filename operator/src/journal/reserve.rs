@@ -100,6 +100,12 @@ pub(super) fn free_bytes(path: &Path) -> u64 {
     statvfs(folder).map_or(0, |space| space.blocks_available() * space.fragment_size())
 }
 
+/// What the volume of `path` holds, used or not. 0 where that cannot be found out.
+pub(super) fn volume_bytes(path: &Path) -> u64 {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    statvfs(folder).map_or(0, |space| space.blocks() * space.fragment_size())
+}
+
 /// Whether the volume of `path` has no room to open a database on.
 pub(super) fn is_full(path: &Path) -> bool {
     free_bytes(path) < OPENING_BYTES

@@ -6,7 +6,7 @@ use belay_protocol::plan::ObjectId;
 use tokio_util::sync::CancellationToken;
 
 use super::store::{Change, Outcome};
-use super::{Journal, JournalError};
+use super::{ArtifactError, Journal, JournalError};
 
 /// How often somebody looks for rows whose time is over.
 const LOOK: Duration = Duration::from_mins(10);
@@ -68,8 +68,26 @@ impl Journal {
         }
     }
 
-    /// Looks for expired rows now and then until `shutdown`.
+    /// Removes artifacts of runs without rows: one may have arrived while its run was forgotten.
+    pub async fn sweep_artifacts(&self) -> Result<usize, JournalError> {
+        let unavailable = |error: ArtifactError| JournalError::Unavailable(error.to_string());
+        let mut swept = 0;
+        for run in self.artifacts().runs().await.map_err(unavailable)? {
+            if self.stored_head(&run).await?.is_none() {
+                self.artifacts().forget(&run).await.map_err(unavailable)?;
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Looks for expired rows now and then until `shutdown`, and once for artifacts without rows.
     pub async fn keep_house(self, shutdown: CancellationToken) {
+        match self.sweep_artifacts().await {
+            Ok(0) => {}
+            Ok(runs) => tracing::info!(runs, "artifacts of forgotten runs removed"),
+            Err(error) => tracing::warn!(%error, "artifacts of forgotten runs stay for now"),
+        }
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

@@ -15,7 +15,7 @@ use super::{HELLO_TIMEOUT, Served};
 use crate::journal::{ArtifactError, Journal};
 
 /// How long one may take to arrive.
-const ARRIVAL_TIMEOUT: Duration = Duration::from_mins(1);
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Served {
     pub(super) async fn take_artifact(
@@ -23,32 +23,40 @@ impl Served {
         request: Request<Streaming<ArtifactPart>>,
     ) -> Result<Response<Kept>, Status> {
         let caller = self.authenticate(&request).await?;
-        let busy = |_| Status::unavailable("too many artifacts arrive at one time: come again");
-        let _place = self.keeping.try_acquire().map_err(busy)?;
+        let mut incoming = request.into_inner();
+        let head = announced(&mut incoming).await?;
+        let journal = &self.service.journal;
+        // Only who speaks for a run takes a place that others wait for.
+        speaker(journal, &caller, &head).await?;
+        caller.origin.admit();
+        let _place = self.keeping.take(&caller.pod.uid).await?;
         let late = |_| Status::deadline_exceeded("the artifact did not arrive in time");
-        let arrival = arrive(&self.service.journal, &caller, request.into_inner());
-        let Arrived { run, digest, bytes } = tokio::time::timeout(ARRIVAL_TIMEOUT, arrival).await.map_err(late)??;
+        let arrival = arrive(&head, incoming);
+        let Arrived { digest, bytes } = tokio::time::timeout(ARRIVAL_TIMEOUT, arrival).await.map_err(late)??;
+        // Its run may have ended meanwhile.
+        let run = speaker(journal, &caller, &head).await?;
         let size = bytes.len();
-        self.service.journal.artifacts().keep(&run.uid, digest, bytes).await.map_err(|error| refused(&error))?;
+        journal.artifacts().keep(&run.uid, digest, bytes).await.map_err(|error| refused(&error))?;
         tracing::debug!(run = run.uid, %digest, bytes = size, "artifact kept");
         Ok(Response::new(Kept {}))
     }
 }
 
 struct Arrived {
-    run: ObjectId,
     digest: Digest,
     bytes: Vec<u8>,
 }
 
-async fn arrive(journal: &Journal, caller: &Caller, mut incoming: Streaming<ArtifactPart>) -> Result<Arrived, Status> {
+async fn announced(incoming: &mut Streaming<ArtifactPart>) -> Result<ArtifactHead, Status> {
     let late = |_| Status::deadline_exceeded("no head in time");
     let first = tokio::time::timeout(HELLO_TIMEOUT, incoming.message()).await.map_err(late)??;
-    let Some(Body::Head(head)) = first.and_then(|part| part.body) else {
-        return Err(Status::invalid_argument("an artifact begins with its head"));
-    };
-    let run = speaker(journal, caller, &head).await?;
-    caller.origin.admit();
+    match first.and_then(|part| part.body) {
+        Some(Body::Head(head)) => Ok(head),
+        Some(Body::Bytes(_)) | None => Err(Status::invalid_argument("an artifact begins with its head")),
+    }
+}
+
+async fn arrive(head: &ArtifactHead, mut incoming: Streaming<ArtifactPart>) -> Result<Arrived, Status> {
     let digest = Digest::try_from(head.digest.as_slice());
     let digest = digest.map_err(|_| Status::invalid_argument("the head names no digest"))?;
     let size = usize::try_from(head.bytes).unwrap_or(usize::MAX);
@@ -67,7 +75,7 @@ async fn arrive(journal: &Journal, caller: &Caller, mut incoming: Streaming<Arti
     if bytes.len() != size || Digest::of(&bytes) != digest {
         return Err(Status::invalid_argument("the bytes are not those of the artifact's head"));
     }
-    Ok(Arrived { run, digest, bytes })
+    Ok(Arrived { digest, bytes })
 }
 
 /// The run that the caller speaks for: its pod's live epoch, which this very instance has claimed.
@@ -102,9 +110,11 @@ fn status(over: Over) -> Status {
 fn refused(error: &ArtifactError) -> Status {
     let words = error.to_string();
     match error {
-        ArtifactError::TooLarge { .. } | ArtifactError::RunFull { .. } | ArtifactError::VolumeFull => {
-            Status::failed_precondition(words)
-        }
+        ArtifactError::TooLarge { .. }
+        | ArtifactError::RunFull { .. }
+        | ArtifactError::RunCrowded
+        | ArtifactError::ShareFull { .. }
+        | ArtifactError::VolumeFull => Status::failed_precondition(words),
         ArtifactError::Damaged(_) | ArtifactError::Io(_) => Status::unavailable(words),
     }
 }

@@ -7,6 +7,7 @@ mod hello;
 mod incoming;
 mod keep;
 mod parked;
+mod places;
 mod probes;
 mod session;
 mod sessions;
@@ -31,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::places::Places;
 pub use self::probes::Probes;
 pub use self::sessions::Sessions;
 use self::tickets::Tickets;
@@ -137,7 +139,7 @@ pub async fn serve(
     let contract = Served {
         streams: Arc::new(Semaphore::new(service.options.streams_max)),
         vouching: Arc::new(Semaphore::new(VOUCHING_MAX)),
-        keeping: Arc::new(Semaphore::new(KEEPING_MAX)),
+        keeping: Places::new(KEEPING_MAX),
         tickets: Arc::new(Tickets::new()),
         service,
         tasks: tasks.clone(),
@@ -173,7 +175,7 @@ struct Served {
     service: RunService,
     streams: Arc<Semaphore>,
     vouching: Arc<Semaphore>,
-    keeping: Arc<Semaphore>,
+    keeping: Places,
     tickets: Arc<Tickets>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
