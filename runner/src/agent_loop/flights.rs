@@ -19,6 +19,9 @@ use crate::tools::{Attachment, FAREWELL, Outcome, Progress, ToolServer, noted};
 /// A server may say more often how far it is: the newest word is shown, and no more than one in so long.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
 
+/// An answer is journaled no later than this, with or without what could be kept of it.
+const KEEPING: Duration = Duration::from_secs(15);
+
 /// A tool's server, as calls and listings share it.
 pub type SharedServer = Arc<Mutex<Box<dyn ToolServer>>>;
 
@@ -109,14 +112,18 @@ fn stopped() -> Outcome {
     Outcome::Unknown { message: "the run was stopped before the answer came".to_owned() }
 }
 
-/// The result with what is kept of it besides text: it names nothing that is not.
+/// The result with what is kept of it besides text: it names nothing that is not. An answer that is known must not be lost
+/// to what it carries: nothing is kept longer than [`KEEPING`], nor once the run is cancelled or out of time.
 async fn kept(result: ToolResult, attached: Vec<Attachment>, keeper: &dyn Keeper, orders: &Orders) -> ToolResult {
     let mut result = result;
+    let deadline = Instant::now() + KEEPING;
     for Attachment { artifact, bytes } in attached {
         let answer = tokio::select! {
             biased;
             answer = keeper.keep(&artifact, &bytes) => answer,
             () = orders.out_of_time() => Err("the run was stopped before it was".to_owned()),
+            () = orders.cancelled() => Err("the run was cancelled before it was".to_owned()),
+            () = tokio::time::sleep_until(deadline) => Err(format!("the operator took longer than {} s", KEEPING.as_secs())),
         };
         match answer {
             Ok(()) => result.artifacts.push(artifact),

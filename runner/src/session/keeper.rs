@@ -7,6 +7,7 @@ use belay_protocol::event::Artifact;
 use belay_protocol::wire::artifact_part::Body;
 use belay_protocol::wire::{ArtifactHead, ArtifactPart};
 use belay_protocol::{BATCH_BYTES_MAX, PROTOCOL_VERSION};
+use tokio::sync::Mutex;
 
 use super::{Link, LinkError};
 
@@ -26,12 +27,14 @@ pub trait Keeper: Send + Sync {
 pub struct Uploads {
     link: Link,
     instance: String,
+    /// The operator takes one of a pod at a time.
+    turn: Mutex<()>,
 }
 
 impl Uploads {
     #[must_use]
     pub fn new(link: Link, instance: String) -> Self {
-        Self { link, instance }
+        Self { link, instance, turn: Mutex::default() }
     }
 
     async fn upload(&self, artifact: &Artifact, bytes: &[u8]) -> Result<(), LinkError> {
@@ -53,6 +56,7 @@ impl Uploads {
 #[async_trait]
 impl Keeper for Uploads {
     async fn keep(&self, artifact: &Artifact, bytes: &[u8]) -> Result<(), String> {
+        let _turn = self.turn.lock().await;
         for pause in PAUSES_MILLISECONDS {
             match self.upload(artifact, bytes).await {
                 Err(error) if !error.is_final() => tokio::time::sleep(Duration::from_millis(pause)).await,

@@ -54,11 +54,16 @@ pub type Kept = (Digest, Vec<u8>);
 pub struct FakeKeeper {
     pub kept: Arc<Mutex<Vec<Kept>>>,
     pub refuses: Option<&'static str>,
+    /// Never answers.
+    pub hangs: bool,
 }
 
 #[async_trait]
 impl Keeper for FakeKeeper {
     async fn keep(&self, artifact: &Artifact, bytes: &[u8]) -> Result<(), String> {
+        if self.hangs {
+            std::future::pending::<()>().await;
+        }
         if let Some(why) = self.refuses {
             return Err(why.to_owned());
         }

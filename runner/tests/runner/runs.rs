@@ -127,6 +127,26 @@ async fn a_result_names_no_artifact_that_is_not_kept_and_says_why() {
 }
 
 #[rstest]
+#[case::a_keeper_that_does_not_answer(false, "the operator took longer than 15 s")]
+#[case::a_cancelled_run(true, "the run was cancelled before it was")]
+#[tokio::test]
+async fn a_known_answer_is_journaled_in_time_whatever_keeping_its_image_takes(
+    #[case] cancels: bool,
+    #[case] why: &str,
+) {
+    let server = FakeMcp::start(Era::Sessions, &["image"]).await;
+    let keeper = FakeKeeper { hangs: true, ..FakeKeeper::default() };
+    let stop_when_called = cancels.then(|| server.clone());
+    let grace = Duration::from_secs(60);
+    let script = Script { keeper, stop_when_called, cancels, grace, ..Script::default() };
+    let running = run_script(&server, &["image"], vec![calls(&[("image", json!({}))]), says("done")], script);
+    let journal = tokio::time::timeout(Duration::from_secs(25), running).await.unwrap();
+    let [(_, result)] = results(&journal)[..] else { panic!("one result") };
+    assert!(result.artifacts.is_empty() && result.content.contains(why), "{}", result.content);
+    assert!(result.content.contains("look:"), "{}", result.content);
+}
+
+#[rstest]
 #[case::broken_connection("break")]
 #[case::lost_upstream("bad-gateway")]
 #[tokio::test]
