@@ -17,8 +17,9 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::redact::Redactor;
 use crate::tools::{PROGRESS_BYTES_KEPT, Progress};
 
-/// The longest warning.
+/// The longest warning, and as much of it as is looked at.
 const WARNING_BYTES: usize = 512;
+const WARNING_BYTES_KEPT: usize = 8 * WARNING_BYTES;
 /// The most that is shown of a server's words, and of a number.
 const PROGRESS_BYTES: usize = 160;
 const NUMBER_CHARACTERS: usize = 12;
@@ -66,7 +67,7 @@ where
             Level::DEBUG => "debug",
             Level::TRACE => "trace",
         };
-        writeln!(writer, "{level:<7} {}", crate::egress::piece(&redacted(&said), WARNING_BYTES))
+        writeln!(writer, "{level:<7} {}", warning_words(said))
     }
 }
 
@@ -153,6 +154,15 @@ impl StepLog {
 
 fn end_words(end: &str) -> String {
     word(end.split_once(": ").map_or(end, |(words, _message)| words))
+}
+
+/// Cut to what is worth a look, redacted, and cut to what is shown; what moves the cursor, turns around or hides is spelled
+/// out.
+fn warning_words(mut said: String) -> String {
+    said.truncate(said.floor_char_boundary(WARNING_BYTES_KEPT));
+    let mut words = shown(&redacted_kept(said.trim(), WARNING_BYTES_KEPT));
+    words.truncate(words.floor_char_boundary(WARNING_BYTES));
+    words
 }
 
 /// Redacted, then cut; what moves the cursor, turns around or hides is spelled out.
@@ -243,7 +253,13 @@ mod tests {
             tracing::warn!(error = %"broken\nrun     Succeeded", failures = 2, "reconnecting");
         });
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(text, "warn    reconnecting error=broken run     Succeeded failures=2\n");
+        assert_eq!(text, "warn    reconnecting error=broken\\nrun     Succeeded failures=2\n");
+    }
+
+    #[test]
+    fn a_warning_is_cut_and_hides_nothing() {
+        assert_eq!(warning_words("a\u{202e}b\u{200b}c\u{1b}[2J".to_owned()), "a\\u{202e}b\\u{200b}c\\u{1b}[2J");
+        assert_eq!(warning_words("x".repeat(10_000_000)).len(), WARNING_BYTES);
     }
 
     #[test]

@@ -26,10 +26,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// `RUST_LOG`, or warnings. rmcp logs what servers say at lower levels, and that may be anything.
+/// `RUST_LOG`, or warnings. rmcp logs what servers say, as often as they say it, and that may be anything: what matters of
+/// it is in the journal.
 fn filter() -> EnvFilter {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    match "rmcp=warn".parse() {
+    match "rmcp=off".parse() {
         Ok(directive) => filter.add_directive(directive),
         Err(_) => EnvFilter::new("warn"),
     }
@@ -61,4 +62,15 @@ fn start() -> anyhow::Result<()> {
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_what_servers_say_reaches_the_log_through_rmcp() {
+        let filter = filter().to_string();
+        assert!(filter.split(',').any(|directive| directive == "rmcp=off"), "{filter}");
+    }
 }
