@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 
 use self::fitting::Schemas;
 use self::flights::{Flights, SharedServer};
+use self::listing::Idle;
 use self::next::{Next, next};
 pub use self::progress::{Progress, WelcomeError};
 use crate::log::StepLog;
@@ -57,6 +58,8 @@ pub struct Agent {
     permits_returned: BTreeMap<String, u32>,
     /// Tools whose servers changed too often for this process to go on calling them.
     given_up: BTreeMap<String, ListError>,
+    /// Servers that said that their list changed, when it had not.
+    idle: BTreeMap<String, Idle>,
 }
 
 /// What an agent is made of, besides its run.
@@ -130,6 +133,7 @@ impl Agent {
             parked,
             permits_returned: BTreeMap::new(),
             given_up: BTreeMap::new(),
+            idle: BTreeMap::new(),
         }
     }
 

@@ -19,6 +19,27 @@ use crate::tools::{Definition, ListError, ToolServer};
 /// A server whose pod has just started may not listen yet, and one connection may break at any time.
 const PAUSES_MILLISECONDS: [u64; 2] = [500, 2000];
 
+/// A server whose list came back the same is not asked again at once: longer each time that it does, up to so long.
+const IDLE_PAUSE: Duration = Duration::from_secs(5);
+const IDLE_PAUSE_MOST: Duration = Duration::from_mins(1);
+
+/// How often in a row a server's list came back the same, and when it did last.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Idle {
+    times: u32,
+    since: Instant,
+}
+
+impl Idle {
+    fn again(before: Option<Self>, now: Instant) -> Self {
+        Self { times: before.map_or(0, |idle| idle.times).saturating_add(1), since: now }
+    }
+
+    fn is_over(self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= IDLE_PAUSE.saturating_mul(self.times).min(IDLE_PAUSE_MOST)
+    }
+}
+
 struct Listed {
     tool: String,
     result: Result<Vec<Definition>, ListError>,
@@ -90,7 +111,9 @@ impl Agent {
             Some(self.meant(&name)?.0.name.clone())
         };
         let tools: BTreeSet<String> = due.iter().filter_map(meant).collect();
-        let tools = tools.into_iter().filter(|tool| !self.given_up.contains_key(tool));
+        let now = Instant::now();
+        let rests = |tool: &String| self.idle.get(tool).is_some_and(|idle| !idle.is_over(now));
+        let tools = tools.into_iter().filter(|tool| !self.given_up.contains_key(tool) && !rests(tool));
         let servers = tools.filter_map(|tool| self.servers.get_key_value(&tool));
         let changed = servers.filter(|(_, server)| server.try_lock().is_ok_and(|server| server.has_changed()));
         changed.map(|(tool, server)| (tool.clone(), SharedServer::clone(server))).collect()
@@ -105,8 +128,11 @@ impl Agent {
     ) -> Result<Result<(), ListError>, Halt> {
         definitions.retain(|definition| self.redactor.is_clean(&definition.name));
         if !self.is_news(tool, &definitions) {
+            let idle = Idle::again(self.idle.get(tool).copied(), Instant::now());
+            self.idle.insert(tool.to_owned(), idle);
             return Ok(Ok(()));
         }
+        self.idle.remove(tool);
         let reported = self.progress.state().listed.get(tool).copied().unwrap_or_default();
         if reported >= LISTINGS_PER_EPOCH_MAX {
             let error = restless(tool, reported);
@@ -181,4 +207,23 @@ fn restless(tool: &str, reported: u32) -> ListError {
 
 fn listed_operation(definition: &Definition) -> ListedOperation {
     ListedOperation { name: definition.name.clone(), definition: definition.digest }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_whose_list_stays_the_same_is_asked_ever_less_often_and_never_less_than_once_a_minute() {
+        let now = Instant::now();
+        let mut idle = Idle::again(None, now);
+        for pause in [5, 10, 15] {
+            assert!(
+                !idle.is_over(now + Duration::from_secs(pause - 1)) && idle.is_over(now + Duration::from_secs(pause))
+            );
+            idle = Idle::again(Some(idle), now);
+        }
+        idle.times = u32::MAX;
+        assert!(!idle.is_over(now + Duration::from_secs(59)) && idle.is_over(now + Duration::from_secs(60)));
+    }
 }

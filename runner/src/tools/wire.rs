@@ -2,6 +2,7 @@
 //! digest over what is about to be sent, spends the permit, and notes how far the call came.
 
 mod beside;
+mod bounds;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 
 pub use self::beside::Beside;
 use self::beside::Session;
+use self::bounds::Bounds;
 use super::changes::Changes;
 use super::required;
 use super::trouble::Trouble;
@@ -249,8 +251,15 @@ impl Wire {
             Ok(StreamableHttpPostResponse::Sse(stream, session)) => {
                 let call = is_call.then(|| (Arc::clone(&self.departure), Arc::clone(&self.input_required)));
                 let changes = self.changes.clone();
-                let watched = stream.inspect(move |event| {
-                    let Some(data) = event.as_ref().ok().and_then(|event| event.data.as_deref()) else { return };
+                let mut bounds = Bounds::default();
+                let watched = stream.map(move |event| {
+                    let Some(data) = event.as_ref().ok().and_then(|event| event.data.as_deref()) else { return event };
+                    if let Err(excess) = bounds.admit(data) {
+                        if let Some((departure, _)) = &call {
+                            broken(departure, excess.to_string());
+                        }
+                        return Err(SseError::Body(Box::new(excess)));
+                    }
                     if beside::is_list_changed(data) {
                         changes.note();
                     }
@@ -258,6 +267,13 @@ impl Wire {
                         required::note(input_required, required::streamed(data));
                         answered(departure);
                     }
+                    event
+                });
+                // Nothing is read behind what broke it.
+                let watched = watched.scan(false, |over, event| {
+                    let heard = (!*over).then_some(event);
+                    *over = heard.as_ref().is_none_or(Result::is_err);
+                    futures::future::ready(heard)
                 });
                 Ok(StreamableHttpPostResponse::Sse(watched.boxed(), session))
             }
@@ -297,6 +313,13 @@ fn answered(departure: &Mutex<Departure>) {
     let mut departure = departure.lock().unwrap_or_else(PoisonError::into_inner);
     if matches!(*departure, Departure::Sent) {
         *departure = Departure::Answered;
+    }
+}
+
+fn broken(departure: &Mutex<Departure>, why: String) {
+    let mut departure = departure.lock().unwrap_or_else(PoisonError::into_inner);
+    if matches!(*departure, Departure::Sent) {
+        *departure = Departure::Troubled(Trouble::Broken(why));
     }
 }
 

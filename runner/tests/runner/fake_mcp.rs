@@ -221,6 +221,11 @@ async fn call(
         telling if news::tells_in_call(telling) => {
             sse(server.news.in_call(telling, &params["_meta"]["progressToken"], rpc(text(telling, false))))
         }
+        "nag" => {
+            let asks = (0u32..).map(|id| json!({"jsonrpc": "2.0", "id": id, "method": "ping"}));
+            let events = futures::stream::iter(asks.map(|ask| Ok::<_, std::io::Error>(format!("data: {ask}\n\n"))));
+            sse(Body::from_stream(events))
+        }
         "cut" => sse(Body::from(": nothing more comes\n\n")),
         "break" => {
             let first = futures::stream::once(async { Ok(Bytes::from(": and gone\n\n")) });

@@ -242,6 +242,16 @@ async fn a_server_that_goes_on_asking_is_given_up(#[values(Era::Sessions, Era::S
     assert!(content.contains("asks more than 8 questions"), "{content}");
 }
 
+#[rstest]
+#[tokio::test]
+async fn a_server_that_asks_without_end_in_one_call_is_not_heard_any_further(
+    #[values(Era::Sessions, Era::Stateless)] era: Era,
+) {
+    let (_, outcome) = first(era, "nag").await;
+    let Outcome::Unknown { message } = outcome else { panic!("{outcome:?}") };
+    assert!(message.contains("the server asked more than 64 times"), "{message}");
+}
+
 #[tokio::test]
 async fn answers_are_part_of_what_a_permit_is_for() {
     let (fake, outcome) = first(Era::Stateless, "ask").await;
