@@ -137,8 +137,8 @@ async fn a_known_answer_is_journaled_in_time_whatever_keeping_its_image_takes(
     let server = FakeMcp::start(Era::Sessions, &["image"]).await;
     let keeper = FakeKeeper { hangs: true, ..FakeKeeper::default() };
     let stop_when_called = cancels.then(|| server.clone());
-    let grace = Duration::from_secs(60);
-    let script = Script { keeper, stop_when_called, cancels, grace, ..Script::default() };
+    let grace = Duration::from_mins(1);
+    let script = Script { grace, stop_when_called, cancels, keeper, ..Script::default() };
     let running = run_script(&server, &["image"], vec![calls(&[("image", json!({}))]), says("done")], script);
     let journal = tokio::time::timeout(Duration::from_secs(25), running).await.unwrap();
     let [(_, result)] = results(&journal)[..] else { panic!("one result") };
