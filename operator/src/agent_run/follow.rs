@@ -39,7 +39,7 @@ impl AgentRuns {
     }
 
     /// 1. A runner that said Hello makes place for the next pod; a run without one that waits holds no slot, whatever ended
-    /// its epoch. 2. Status, if it has news or progress is due. 3. Come back at the next deadline.
+    ///    its epoch. 2. Status, if it has news or progress is due. 3. Come back at the next deadline.
     pub(super) async fn follow(&self, run: &AgentRun, sight: &Sight, follow: Follow) -> Result<Action, Failure> {
         let Some(state) = sight.state.as_deref() else { return Ok(Action::await_change()) };
         self.clear_old_pods(sight).await?;

@@ -29,6 +29,7 @@ use crate::tuning::Times;
 const JOURNAL: &str = "journal-1";
 
 /// A look at run `nightly`, five seconds after it was created, to be changed by each test.
+#[allow(clippy::struct_excessive_bools)] // each is one thing that is seen
 struct Look {
     run: AgentRun,
     state: Option<RunState>,

@@ -224,6 +224,6 @@ mod tests {
             idle = Idle::again(Some(idle), now);
         }
         idle.times = u32::MAX;
-        assert!(!idle.is_over(now + Duration::from_secs(59)) && idle.is_over(now + Duration::from_secs(60)));
+        assert!(!idle.is_over(now + Duration::from_secs(59)) && idle.is_over(now + Duration::from_mins(1)));
     }
 }
