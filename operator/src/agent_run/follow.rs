@@ -38,8 +38,8 @@ impl AgentRuns {
         Ok(Action::requeue(self.wait_left(run, sight).min(LOOK_AGAIN)))
     }
 
-    /// 1. A runner that said Hello makes place for the next pod; a run without one that waits holds no slot, whatever ended
-    ///    its epoch. 2. Status, if it has news or progress is due. 3. Come back at the next deadline.
+    /// 1. A runner that said Hello makes place for the next pod; a run that waits without one holds no slot. 2. Status, if it
+    ///    has news or progress is due. 3. Come back at the next deadline.
     pub(super) async fn follow(&self, run: &AgentRun, sight: &Sight, follow: Follow) -> Result<Action, Failure> {
         let Some(state) = sight.state.as_deref() else { return Ok(Action::await_change()) };
         self.clear_old_pods(sight).await?;

@@ -89,15 +89,17 @@ fn a_policy_that_no_plan_names_is_judged_by_beside_the_others() {
 
 #[test]
 fn a_policy_of_the_runs_above_denies_in_a_replay_and_allows_nothing() {
-    let mut plan = plan(&old("Allow"));
-    plan.inherited_policies = std::mem::take(&mut plan.agent_policies);
-    assert_eq!(
-        change(&proposal(&plan, "push", json!({})), &engine("{otherwise: Abstain}")),
-        None,
-        "neither allowed it"
-    );
-    let denied = change(&proposal(&plan, "push", json!({})), &engine("{otherwise: Deny}")).unwrap();
+    let inherited = |otherwise| {
+        let mut plan = plan(&old(otherwise));
+        plan.inherited_policies = std::mem::take(&mut plan.agent_policies);
+        proposal(&plan, "push", json!({}))
+    };
+    let allows = engine("{otherwise: Abstain, rules: [{name: all, action: Allow}]}");
+    assert_eq!(change(&inherited("Abstain"), &allows), None, "it is asked about as before");
+    let denied = change(&inherited("Abstain"), &engine("{otherwise: Deny}")).unwrap();
     assert_eq!(denied.cells[3..5], ["asked", "denied"]);
+    let fewer = change(&inherited("Ask"), &allows).unwrap();
+    assert_eq!(fewer.cells[3..5], ["asked: careful(1, 86400 s) default(1, 86400 s)", "asked: default(1, 86400 s)"]);
 }
 
 #[test]
