@@ -243,7 +243,12 @@ fn the_optional_policy_stamps_the_author_of_a_run_whatever_he_wrote() {
     old.unwrap();
     // Runs that the operator starts for a run are requested by who requested that one.
     let operator = bare.kubectl.with(&["--namespace", "default"]).as_user(OPERATOR);
-    assert_eq!(run_by(&operator, "child", Some("ada")).unwrap()["spec"]["requestedBy"], "ada");
+    let parent = json!({"name": "silent", "uid": "u", "callId": "c1"});
+    let spec = json!({"agentRef": {"name": "a"}, "input": "go", "requestedBy": "ada", "parent": parent});
+    let child =
+        json!({"apiVersion": "belay.dev/v1alpha1", "kind": "AgentRun", "metadata": {"name": "child"}, "spec": spec});
+    operator.apply(&child.to_string()).unwrap();
+    assert_eq!(operator.get("agentrun", "child").unwrap()["spec"]["requestedBy"], "ada");
 
     bare.kubectl.output(&["delete", "-f", "-"], Some(&stamp)).unwrap();
     bare.kubectl.output(&["delete", "-f", "-"], Some(AUTHORS)).unwrap();
