@@ -192,7 +192,9 @@ fn what_a_run_used_is_known_only_if_every_answer_told_both_numbers() {
             events.push(Event::ModelRequested { step, attempt: 1, request: Digest::zero(), reserved_tokens: 0 });
             events.push(Event::ModelResponded { step, attempt: 1, response });
         }
-        events.into_iter().for_each(|event| take(&mut state, 1000, event).unwrap());
+        for event in events {
+            take(&mut state, 1000, event).unwrap();
+        }
         state.uncounted
     };
     assert!(!uncounted(&[]));
