@@ -64,9 +64,11 @@ fn what_is_right_is_accepted_and_the_samples_are() {
         credential(
             "{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: [a.example], policyRefs: [{name: p}]}",
         ),
+        // Another one: an Agent is not made of a server.
         tool(
             "{agent: {agentRef: {name: a}, description: Finds it., limits: {tokens: 20000}}, effects: {default: None}}",
-        ),
+        )
+        .replace("{name: t}", "{name: finder}"),
         run("r", "{agentRef: {name: a}, input: go}"),
     ] {
         namespace.kubectl.apply(&yaml).unwrap();
