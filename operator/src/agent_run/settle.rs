@@ -78,9 +78,9 @@ impl AgentRuns {
         let mut events = consequences(state, &open.ask, answer.clone(), sight);
         events.extend(given.iter().cloned());
         self.append(sight, events).await?;
-        let told = self.told(sight, state, &open.ask, &answer);
+        // Before the runner hears of it: the next call may come at once, and is asked about unless its grant is there.
         Box::pin(self.announce_given(run, sight, &sealed, &given)).await;
-        Ok(told)
+        Ok(self.told(sight, state, &open.ask, &answer))
     }
 
     /// A look at the guard that begins once decisions were seen, beside the read from quorum.
