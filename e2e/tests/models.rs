@@ -237,7 +237,7 @@ fn a_server_that_hangs_makes_the_tool_unreachable_in_words() {
 #[test]
 fn runs_of_a_limited_model_take_turns_and_say_so_and_the_output_fits() {
     let namespace = TempNamespace::enabled("models-limited").unwrap();
-    let turns = json!([{"text": "no JSON"}, {"text": "{\"ok\": true}", "delayMilliseconds": 20000}]);
+    let turns = json!([{"text": "no JSON"}, {"text": "{\"ok\": true}", "delayMilliseconds": 50000}]);
     let model = json!({"apiVersion": "belay.dev/v1alpha1", "kind": "Model", "metadata": {"name": "m"},
         "spec": {"api": "Scripted", "model": "s", "scripted": {"turns": turns}, "rateLimits": {"concurrentRequests": 1}}});
     let schema = json!({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]});
@@ -248,7 +248,7 @@ fn runs_of_a_limited_model_take_turns_and_say_so_and_the_output_fits() {
         let begun = belay(&["-n", &namespace.name, "run", "a", "--name", name, "--input", "go"]).unwrap();
         assert!(begun.success, "{}", begun.stderr);
     }
-    // Whichever came later waits while the other one's model thinks.
+    // Whichever came later waits while the other one's model thinks, and says so when progress is written next.
     let waits = |name| {
         let run = namespace.kubectl.get("agentrun", name).unwrap();
         let ready = condition(&run, "Ready")?.clone();
