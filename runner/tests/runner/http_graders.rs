@@ -1,8 +1,8 @@
 //! Another implementation judges what is built from an OpenAPI document: the mock server Prism refuses what its document
 //! does not allow. `make graders` runs this; it wants Node.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use belay_protocol::event::ToolResult;
@@ -11,36 +11,20 @@ use belay_runner::tools::schema::ArgumentSchema;
 use serde_json::{Value, json};
 
 use crate::http_api::{documented, http_tool, stage_of};
+use crate::node::Peer;
 
-/// Prism on loopback; ends with the test.
 struct Prism {
-    process: Child,
+    _peer: Peer,
     url: String,
-}
-
-impl Drop for Prism {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 impl Prism {
     async fn start(document: &Path) -> Self {
-        let modules = std::env::var_os("BELAY_PRISM").expect("run this with `make graders`");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut command = Command::new("node");
-        command.arg(PathBuf::from(modules).join("@stoplight/prism-cli/dist/index.js"));
-        command.args(["mock", "--errors", "--host", "127.0.0.1", "--port", &port.to_string()]).arg(document);
-        let process = command.stdout(Stdio::null()).spawn().unwrap();
-        let prism = Self { process, url: format!("http://127.0.0.1:{port}") };
-        let listens = async {
-            while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+        let tell = |command: &mut Command, port: u16| {
+            command.args(["mock", "--errors", "--host", "127.0.0.1", "--port", &port.to_string()]).arg(document);
         };
-        tokio::time::timeout(Duration::from_mins(1), listens).await.expect("prism listens");
-        prism
+        let (peer, port) = Peer::start("BELAY_PRISM", "@stoplight/prism-cli/dist/index.js", tell).await;
+        Self { _peer: peer, url: format!("http://127.0.0.1:{port}") }
     }
 }
 

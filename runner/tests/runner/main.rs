@@ -25,6 +25,7 @@ mod mcp;
 mod mcp_graders;
 mod messages;
 mod news;
+mod node;
 mod output;
 mod plans;
 mod private_ca;

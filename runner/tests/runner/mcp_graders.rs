@@ -1,43 +1,28 @@
 //! Another implementation plays the server: MCP's own reference server, over sessions. `make graders` runs this; it wants
 //! Node.
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
 use belay_runner::tools::{Outcome, Progress, ToolServer as _};
 use serde_json::json;
 
 use crate::mcp::{call, connect, plan_for};
+use crate::node::Peer;
 
-/// The reference server on loopback; ends with the test.
+/// The reference server.
 struct Everything {
-    process: Child,
+    _peer: Peer,
     url: String,
-}
-
-impl Drop for Everything {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 impl Everything {
     async fn start() -> Self {
-        let modules = std::env::var_os("BELAY_EVERYTHING").expect("run this with `make graders`");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut command = Command::new("node");
-        command.arg(PathBuf::from(modules).join("@modelcontextprotocol/server-everything/dist/index.js"));
-        command.arg("streamableHttp").env("PORT", port.to_string()).stdout(Stdio::null()).stderr(Stdio::null());
-        let everything = Self { process: command.spawn().unwrap(), url: format!("http://127.0.0.1:{port}/mcp") };
-        let listens = async {
-            while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+        let script = "@modelcontextprotocol/server-everything/dist/index.js";
+        let tell = |command: &mut Command, port: u16| {
+            command.arg("streamableHttp").env("PORT", port.to_string()).stderr(Stdio::null());
         };
-        tokio::time::timeout(Duration::from_mins(1), listens).await.expect("the reference server listens");
-        everything
+        let (peer, port) = Peer::start("BELAY_EVERYTHING", script, tell).await;
+        Self { _peer: peer, url: format!("http://127.0.0.1:{port}/mcp") }
     }
 }
 
