@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::counting::is_person;
+pub use self::counting::{is_person, wants_one_more};
 pub use self::question::{ApprovalQuestion, DecisionInput, EarlierAnswer};
 use crate::approval_grant::{GrantAnswer, GrantTerms};
 

@@ -29,7 +29,7 @@ pub use agent_run::{
 pub use approval::{
     ALLOWS_MAX, Approval, ApprovalOutcome, ApprovalPurpose, ApprovalQuestion, ApprovalRequest, ApprovalRun,
     ApprovalSpec, ApprovalStatus, DECISIONS_MAX, Decision, DecisionAnswer, DecisionInput, DecisionVerdict,
-    EarlierAnswer, Happened, Requirement, Retry, is_person,
+    EarlierAnswer, Happened, Requirement, Retry, is_person, wants_one_more,
 };
 pub use approval_grant::{ApprovalGrant, ApprovalGrantSpec, ApprovalGrantStatus, GrantAnswer, GrantTerms};
 pub use approval_policy::{

@@ -527,6 +527,28 @@ pub struct Limits {
     pub wait_seconds: u32,
 }
 
+impl Limits {
+    /// The tighter of both, limit by limit.
+    #[must_use]
+    pub fn within(self, other: Self) -> Self {
+        Self {
+            steps: self.steps.min(other.steps),
+            tokens: tighter(self.tokens, other.tokens),
+            cost_micro_usd: tighter(self.cost_micro_usd, other.cost_micro_usd),
+            active_seconds: self.active_seconds.min(other.active_seconds),
+            wait_seconds: self.wait_seconds.min(other.wait_seconds),
+        }
+    }
+}
+
+/// What is absent limits nothing.
+pub fn tighter<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
 impl Plan {
     /// The digest that status, journal and permits refer to.
     pub fn digest(&self) -> Result<Digest, DigestError> {

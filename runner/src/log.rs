@@ -67,7 +67,7 @@ where
             Level::DEBUG => "debug",
             Level::TRACE => "trace",
         };
-        writeln!(writer, "{level:<7} {}", warning_words(said))
+        writeln!(writer, "{level:<7} {}", warning_words(&said))
     }
 }
 
@@ -156,21 +156,23 @@ fn end_words(end: &str) -> String {
     word(end.split_once(": ").map_or(end, |(words, _message)| words))
 }
 
-/// Cut to what is worth a look, redacted, and cut to what is shown; what moves the cursor, turns around or hides is spelled
-/// out.
-fn warning_words(mut said: String) -> String {
-    said.truncate(said.floor_char_boundary(WARNING_BYTES_KEPT));
-    let mut words = shown(&redacted_kept(said.trim(), WARNING_BYTES_KEPT));
-    words.truncate(words.floor_char_boundary(WARNING_BYTES));
-    words
+fn warning_words(said: &str) -> String {
+    told(said.trim(), WARNING_BYTES_KEPT, WARNING_BYTES)
 }
 
-/// Redacted, then cut; what moves the cursor, turns around or hides is spelled out.
 fn progress_words(progress: &Progress) -> String {
     let total = progress.total.map_or_else(String::new, |total| format!("/{}", number(total)));
-    let message = shown(&redacted_kept(&progress.message, PROGRESS_BYTES_KEPT));
-    let message = message.get(..message.floor_char_boundary(PROGRESS_BYTES)).unwrap_or_default();
+    let message = told(&progress.message, PROGRESS_BYTES_KEPT, PROGRESS_BYTES);
     format!("{}{total}  {message}", number(progress.done))
+}
+
+/// Words of others: cut to the `kept` bytes that are worth a look, redacted, and cut to the `most` that are shown; what moves
+/// the cursor, turns around or hides is spelled out.
+fn told(said: &str, kept: usize, most: usize) -> String {
+    let (said, _) = said.split_at(said.floor_char_boundary(kept));
+    let mut words = shown(&redacted_kept(said, kept));
+    words.truncate(words.floor_char_boundary(most));
+    words
 }
 
 fn number(value: f64) -> String {
@@ -258,8 +260,8 @@ mod tests {
 
     #[test]
     fn a_warning_is_cut_and_hides_nothing() {
-        assert_eq!(warning_words("a\u{202e}b\u{200b}c\u{1b}[2J".to_owned()), "a\\u{202e}b\\u{200b}c\\u{1b}[2J");
-        assert_eq!(warning_words("x".repeat(10_000_000)).len(), WARNING_BYTES);
+        assert_eq!(warning_words("a\u{202e}b\u{200b}c\u{1b}[2J"), "a\\u{202e}b\\u{200b}c\\u{1b}[2J");
+        assert_eq!(warning_words(&"x".repeat(10_000_000)).len(), WARNING_BYTES);
     }
 
     #[test]

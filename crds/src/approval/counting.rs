@@ -11,6 +11,13 @@ pub fn is_person(user: &str) -> bool {
     !user.is_empty() && !user.starts_with("system:")
 }
 
+/// Whether one person more than the quorum is needed: whoever created the run may not be among them, and nobody knows which
+/// person that is, so that one of them might be.
+#[must_use]
+pub fn wants_one_more(separation_of_duty: bool, requested_by: &str) -> bool {
+    separation_of_duty && !is_person(requested_by)
+}
+
 impl ApprovalSpec {
     /// The decisions that were made on this very request, for a policy that asks, by who may make them.
     #[must_use]
@@ -55,13 +62,12 @@ impl ApprovalRequest {
         requirement.separation_of_duty == Some(true) && user == self.requested_by
     }
 
-    /// How many people have to say yes. Where whoever created the run may not be one of them, and nobody knows which
-    /// person that is, one of them might be: one more is needed.
+    /// How many people have to say yes.
     #[must_use]
     pub fn people_needed(&self, requirement: &Requirement) -> usize {
         let quorum = usize::try_from(requirement.quorum).unwrap_or(usize::MAX);
-        let hidden = requirement.separation_of_duty == Some(true) && !is_person(&self.requested_by);
-        if hidden { quorum.saturating_add(1) } else { quorum }
+        let apart = requirement.separation_of_duty == Some(true);
+        quorum.saturating_add(wants_one_more(apart, &self.requested_by).into())
     }
 
     /// Whether everyone whose yes it needs is among `counted`. A no beats it, which is not looked at here.

@@ -21,6 +21,7 @@ pub use self::grants::{GrantSeen, Granted};
 use super::children::{self, ChildSeen, ChildState};
 use super::drift::DriftSeen;
 use super::ending::Ending;
+use super::lineage::Lineage;
 use super::questions::unasked;
 use crate::namespaces::Service;
 use crate::pod_view::PodView;
@@ -60,10 +61,7 @@ pub struct Observed<'a> {
     pub undead: Vec<Undead>,
     pub asks: Vec<AskSeen>,
     pub children: Vec<ChildSeen>,
-    /// Why nobody waits for what the run, which carries out a call of another one, comes to.
-    pub cut_off: Option<String>,
-    /// Whether the run whose call it carries out has yet to journal which AgentRun does so.
-    pub unnamed: bool,
+    pub lineage: &'a Lineage,
     /// Definitions that the run waits for.
     pub drift: DriftSeen,
     pub grants: Vec<GrantSeen>,
@@ -280,14 +278,14 @@ impl Observed<'_> {
         }))
     }
 
-    /// One that carries out a call is cancelled with whoever called. A run that nothing can act for any more ends at once. A live one gets the grace; one whose calls may still
-    /// be sent or under way ends when its pod has, or after the quarantine.
+    /// One that carries out a call is cancelled with whoever called. A run that nothing can act for any more ends at once. A
+    /// live one gets the grace; one whose calls may still be sent or under way ends when its pod has, or after the quarantine.
     fn cancelled(&self) -> Option<Decision> {
         let requested = self.state.is_some_and(|state| state.cancel_requested);
-        if self.run.spec.cancel != Some(true) && !requested && self.cut_off.is_none() {
+        if self.run.spec.cancel != Some(true) && !requested && self.lineage.cut_off().is_none() {
             return None;
         }
-        let why = self.cut_off.as_deref().filter(|_| self.run.spec.cancel != Some(true)).unwrap_or(CANCELLED);
+        let why = self.lineage.cut_off().filter(|_| self.run.spec.cancel != Some(true)).unwrap_or(CANCELLED);
         let end = |state: &RunState| Decision::End(Ending::cancelled(why).naming_unknowns(state));
         let Some(state) = self.state else { return Some(Decision::End(Ending::cancelled(why))) };
         let Some(epoch) = state.live_epoch().filter(|epoch| epoch.claim.is_some()) else {
@@ -371,7 +369,7 @@ impl Observed<'_> {
         }
         match self.agent_wait() {
             // It is woken by whoever names it.
-            _ if self.unnamed => Decision::Hold,
+            _ if *self.lineage == Lineage::Unnamed => Decision::Hold,
             Some(wait) => Decision::Wait(wait),
             None => Decision::Start,
         }

@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use super::children::{ChildSeen, ChildState};
 use super::drift::DriftSeen;
 use super::ending::Ending;
+use super::lineage::Lineage;
 use super::plan::*;
 use super::resolve::limits;
 use crate::fixtures::{CREATED_AT, claimed, in_flight, opened, run, state};
@@ -44,8 +45,7 @@ struct Look {
     undead: Vec<Undead>,
     asks: Vec<AskSeen>,
     children: Vec<ChildSeen>,
-    cut_off: Option<String>,
-    unnamed: bool,
+    lineage: Lineage,
     drift: DriftSeen,
     grants: Vec<GrantSeen>,
     guard_down: Option<String>,
@@ -74,8 +74,7 @@ impl Look {
             undead: vec![],
             asks: vec![],
             children: vec![],
-            cut_off: None,
-            unnamed: false,
+            lineage: Lineage::Root,
             drift: DriftSeen::None,
             grants: vec![],
             guard_down: None,
@@ -119,8 +118,7 @@ impl Look {
             undead: self.undead.clone(),
             asks: self.asks.clone(),
             children: self.children.clone(),
-            cut_off: self.cut_off.clone(),
-            unnamed: self.unnamed,
+            lineage: &self.lineage,
             drift: self.drift.clone(),
             grants: self.grants.clone(),
             guard_down: self.guard_down.clone(),
@@ -200,7 +198,7 @@ fn unknown(asked: bool) -> RunState {
 
 /// A run whose call `c1` waits for people's yes, with its epoch released where `live` says no.
 fn asked_before(live: bool) -> RunState {
-    let mut state = in_flight();
+    let state = in_flight();
     let Some(CallState::Permitted { call, .. }) = state.calls.get("c1").cloned() else {
         unreachable!("a permit is out")
     };
@@ -227,12 +225,17 @@ fn asked_before(live: bool) -> RunState {
         guard: None,
     };
     let (call_id, verdict) = ("c1".to_owned(), Verdict::Asked { requirements: vec![wants] });
-    let mut events = vec![
+    let events = vec![
         Event::PermitReturned { call_id: call_id.clone(), attempt: 1 },
         Event::CallProposed { call_id: call_id.clone(), attempt: 1, call: (*call).clone() },
         Event::CallDecided { call_id, attempt: 1, verdict, judged: None },
         Event::AskOpened { ask },
     ];
+    waiting(state, events, live)
+}
+
+/// After these events, with its epoch released where `live` says no.
+fn waiting(mut state: RunState, mut events: Vec<Event>, live: bool) -> RunState {
     if !live {
         events.push(Event::EpochEnded { epoch: 1, cause: EpochEnd::Released, active_milliseconds: 1_000 });
         events.push(Event::EpochDead { epoch: 1, proof: DeathProof::Reported });
@@ -978,19 +981,11 @@ fn delegated(live: bool) -> RunState {
         limits: plan.limits,
     };
     state.plan = Some(std::sync::Arc::new(plan));
-    let mut events = vec![
+    let events = vec![
         Event::ChildOpened { call_id: "c1".to_owned(), attempt: 1, child },
         Event::ChildPosted { name: "nightly-c1-x".to_owned(), uid: "uid-child".to_owned() },
     ];
-    if !live {
-        events.push(Event::EpochEnded { epoch: 1, cause: EpochEnd::Released, active_milliseconds: 1_000 });
-        events.push(Event::EpochDead { epoch: 1, proof: DeathProof::Reported });
-    }
-    for event in events {
-        let record = Record { seq: state.seq + 1, at: state.updated_at, event };
-        state.apply(&record).unwrap();
-    }
-    state
+    waiting(state, events, live)
 }
 
 fn with_child(look: Look, seen: ChildState) -> Look {
@@ -1021,13 +1016,13 @@ fn a_run_does_not_run_out_of_patience_with_a_child_at_work_and_does_once_it_has_
 
 #[test]
 fn a_child_whose_parent_is_gone_is_cancelled_like_one_that_somebody_cancels() {
-    let why = || Some("AgentRun up, whose call it carries out, has ended".to_owned());
-    let fresh = Look { cut_off: why(), ..Look::new(None) };
+    let why = || Lineage::CutOff("AgentRun up, whose call it carries out, has ended".to_owned());
+    let fresh = Look { lineage: why(), ..Look::new(None) };
     let Decision::End(ending) = fresh.decide() else { panic!("it never starts") };
-    assert_eq!((ending.end.outcome, ending.end.message), (Outcome::Cancelled, why().unwrap()));
-    let working = Look { cut_off: why(), ..Look::running(in_flight()) };
+    assert_eq!((ending.end.outcome, ending.end.message), (Outcome::Cancelled, why().cut_off().unwrap().to_owned()));
+    let working = Look { lineage: why(), ..Look::running(in_flight()) };
     assert_eq!(working.decide(), Decision::RequestCancel);
-    let cancelled = Look { run: Look::new(None).run, cut_off: why(), ..Look::new(Some(delegated(false))) };
+    let cancelled = Look { run: Look::new(None).run, lineage: why(), ..Look::new(Some(delegated(false))) };
     assert!(matches!(cancelled.decide(), Decision::End(_)), "one that waits for a child of its own ends at once");
 }
 
@@ -1048,7 +1043,7 @@ fn a_child_that_cannot_be_made_holds_up_neither_its_siblings_nor_the_pod() {
 
 #[test]
 fn a_child_that_its_parent_has_not_named_is_neither_started_nor_given_up() {
-    let unnamed = Look { unnamed: true, ..Look::new(None) };
+    let unnamed = Look { lineage: Lineage::Unnamed, ..Look::new(None) };
     assert_eq!(unnamed.decide(), Decision::Hold);
-    assert_eq!(Look { unnamed: false, ..unnamed }.decide(), Decision::Start);
+    assert_eq!(Look { lineage: Lineage::Root, ..unnamed }.decide(), Decision::Start);
 }

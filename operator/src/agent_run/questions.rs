@@ -1,6 +1,6 @@
 //! What a run asks people, as plan and journal tell it. Pure.
 
-use belay_crds::is_person;
+use belay_crds::wants_one_more;
 use belay_protocol::event::{Ask, AskPurpose};
 use belay_protocol::fold::{CallState, RunState};
 
@@ -166,16 +166,15 @@ pub fn words(state: &RunState, ask: &Ask) -> String {
             ask.call_id
         ),
         AskPurpose::Call => {
-            let known = state.plan.as_ref().and_then(|plan| plan.requested_by.as_deref()).is_some_and(is_person);
-            // As `ApprovalRequest::people_needed` counts them.
+            let requested_by = state.plan.as_ref().and_then(|plan| plan.requested_by.as_deref()).unwrap_or_default();
             let who = |one: &belay_protocol::judgement::PolicyRequirement| {
-                let (needed, duty) = match (one.separation_of_duty, known) {
-                    (true, true) => (one.quorum, ", not whoever created the run"),
-                    (true, false) => {
-                        (one.quorum.saturating_add(1), ", one more since nobody knows who created the run")
-                    }
-                    (false, _) => (one.quorum, ""),
+                let more = wants_one_more(one.separation_of_duty, requested_by);
+                let duty = match (one.separation_of_duty, more) {
+                    (true, false) => ", not whoever created the run",
+                    (true, true) => ", one more since nobody knows who created the run",
+                    (false, _) => "",
                 };
+                let needed = one.quorum.saturating_add(more.into());
                 format!("{needed} who may approve on ApprovalPolicy {}{duty}", one.policy)
             };
             let who: Vec<String> = ask.requirements.iter().map(who).collect();

@@ -18,7 +18,7 @@ use belay_protocol::network::AllowedHosts;
 use belay_protocol::plan::{
     CaBundle, ClientAuthentication, ClientCredentials, Effects, Effort, HttpOperations, Inject, Limits,
     ModelApi as PlanApi, ObjectId, OnDrift, PLAN_VERSION, Plan, PlanCredential, PlanHeader, PlanModel, PlanOperation,
-    PlanPolicy, PlanTool, Reasoning, ScriptedCall, ScriptedTurn, Timeouts,
+    PlanPolicy, PlanTool, Reasoning, ScriptedCall, ScriptedTurn, Timeouts, tighter,
 };
 use kube::{Resource, ResourceExt};
 
@@ -380,13 +380,6 @@ pub fn limits(agent: Option<&CrdLimits>, run: Option<&CrdLimits>) -> Limits {
         cost_micro_usd: tighter(agent.and_then(|l| l.cost_usd), run.and_then(|l| l.cost_usd)).map(Usd::micro),
         active_seconds: counted(ACTIVE_SECONDS, |l| l.active_seconds),
         wait_seconds: counted(WAIT_SECONDS, |l| l.wait_seconds),
-    }
-}
-
-fn tighter<T: Ord>(agent: Option<T>, run: Option<T>) -> Option<T> {
-    match (agent, run) {
-        (Some(agent), Some(run)) => Some(agent.min(run)),
-        (one, other) => one.or(other),
     }
 }
 

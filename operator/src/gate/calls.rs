@@ -23,7 +23,8 @@ pub struct Proposal<'a> {
 
 /// Checks, in order: is the run going on and not waiting for a definition, does the Agent list the operation, is its
 /// definition the accepted one, is the digest the one over exactly this call, may the run start a further one where the
-/// tool is an Agent, what do policies, people and their grants say, and may it go just now. Whatever fails means no. People are asked at once, also about a call that could not go yet.
+/// tool is an Agent, what do policies, people and their grants say, and may it go just now. Whatever fails means no. People
+/// are asked at once, also about a call that could not go yet.
 pub fn judge(run: &RunState, proposal: &Proposal<'_>, circumstances: &Circumstances<'_>) -> (Verdict, Option<Judged>) {
     if run.cancel_requested || run.end.is_some() {
         return (deny(DenyReason::RunEnding, "the run is ending".into()), None);

@@ -36,14 +36,7 @@ pub fn share(run: &RunState, agent: &PlanAgent, args: &Value) -> Result<Limits, 
             agent.name
         ));
     }
-    let (own, given) = (plan.limits, agent.limits);
-    Ok(Limits {
-        steps: given.steps.min(own.steps),
-        tokens: tighter(given.tokens, tokens),
-        cost_micro_usd: tighter(given.cost_micro_usd, cost),
-        active_seconds: given.active_seconds.min(own.active_seconds),
-        wait_seconds: given.wait_seconds.min(own.wait_seconds),
-    })
+    Ok(agent.limits.within(Limits { tokens, cost_micro_usd: cost, ..plan.limits }))
 }
 
 /// What follows a verdict that permits a call of an Agent: no runner sends it.
@@ -58,11 +51,4 @@ pub fn open(run: &RunState, verdict: &Event) -> Option<Event> {
         limits: share(run, agent, &call.args).ok()?,
     };
     Some(Event::ChildOpened { call_id: call_id.clone(), attempt: *attempt, child })
-}
-
-fn tighter(one: Option<u64>, other: Option<u64>) -> Option<u64> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
-    }
 }

@@ -72,7 +72,7 @@ pub fn admit(credential: &PlanCredential, method: &Method, url: &str) -> Result<
         let hosts = credential.hosts.join(", ");
         return Err(OutOfScope::Host { credential: name(), host: host.to_owned(), hosts });
     }
-    if url.scheme() != "https" && !(stays_inside(host) && credential.hosts.iter().any(|named| named == host)) {
+    if url.scheme() != "https" && !(stays_inside(host) && is_named(credential, host)) {
         return Err(OutOfScope::Plaintext { credential: name(), host: host.to_owned() });
     }
     if !credential.methods.is_empty() && !credential.methods.iter().any(|allowed| allowed == method.as_str()) {
@@ -95,9 +95,7 @@ pub fn admit(credential: &PlanCredential, method: &Method, url: &str) -> Result<
 /// good as the public's word on who has which name; a host that is named, who may use the Credential does not choose.
 pub fn admit_under(credential: &PlanCredential, ca: Option<&CaBundle>, url: &Url) -> Result<(), OutOfScope> {
     let host = url.host_str().unwrap_or_default();
-    let Some(ca) = ca.filter(|_| !credential.hosts.iter().any(|named| named.eq_ignore_ascii_case(host))) else {
-        return Ok(());
-    };
+    let Some(ca) = ca.filter(|_| !is_named(credential, host)) else { return Ok(()) };
     let (credential, config_map) = (credential.name.clone(), ca.config_map.clone());
     Err(OutOfScope::PrivateAuthority { credential, host: host.to_owned(), config_map })
 }
@@ -106,6 +104,11 @@ pub fn admit_under(credential: &PlanCredential, ca: Option<&CaBundle>, url: &Url
 pub(super) fn stays_inside(host: &str) -> bool {
     let loopback = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     loopback || !host.contains(['.', ':']) || IN_CLUSTER.iter().any(|suffix| host.ends_with(suffix))
+}
+
+/// Whether it is among the hosts without a wildcard.
+fn is_named(credential: &PlanCredential, host: &str) -> bool {
+    credential.hosts.iter().any(|named| named == host)
 }
 
 /// Exact names, or one leading wildcard label that stands for exactly one label.
