@@ -86,7 +86,8 @@ pub fn http_definition_digest(
 }
 
 /// The name under which the model sees an operation: `{tool}__{operation}`, or, where that is too long,
-/// holds other characters than `[A-Za-z0-9_-]` or is in `taken`, shortened with six digest characters.
+/// holds other characters than `[A-Za-z0-9_-]` or is in `taken`, shortened with six digest characters, or with as many
+/// more as it takes to be another than those in `taken`.
 #[must_use]
 pub fn model_name(tool: &str, operation: &str, taken: &BTreeSet<String>) -> String {
     let plain = format!("{tool}__{operation}");
@@ -94,10 +95,14 @@ pub fn model_name(tool: &str, operation: &str, taken: &BTreeSet<String>) -> Stri
     if plain.len() <= MODEL_NAME_MAX && plain.chars().all(legal) && !taken.contains(&plain) {
         return plain;
     }
-    let digest = Digest::of(format!("{tool}/{operation}").as_bytes()).short(DIGEST_CHARACTERS);
-    let stem: String =
-        plain.chars().map(|c| if legal(c) { c } else { '_' }).take(MODEL_NAME_MAX - DIGEST_CHARACTERS - 1).collect();
-    format!("{stem}_{digest}")
+    let digest = Digest::of(format!("{tool}/{operation}").as_bytes());
+    let shortened = |characters: usize| {
+        let stem = plain.chars().map(|c| if legal(c) { c } else { '_' }).take(MODEL_NAME_MAX - characters - 1);
+        format!("{}_{}", stem.collect::<String>(), digest.short(characters))
+    };
+    // A server may choose names so that six characters are not enough.
+    let free = (DIGEST_CHARACTERS..MODEL_NAME_MAX - 1).map(shortened).find(|name| !taken.contains(name));
+    free.unwrap_or_else(|| shortened(MODEL_NAME_MAX - 1))
 }
 
 #[cfg(test)]
@@ -118,5 +123,19 @@ mod tests {
         assert!(dotted.starts_with("files__read_file_"), "{dotted}");
         let taken = BTreeSet::from(["a__b".to_owned()]);
         assert_ne!(model_name("a", "b", &taken), "a__b");
+    }
+
+    #[test]
+    fn a_name_that_is_made_to_look_like_a_shortened_one_is_not_given_twice() {
+        let odd = "a\u{e9}b";
+        let mut taken = BTreeSet::new();
+        for _made in 0..3 {
+            let shortened = model_name("t", odd, &taken);
+            let made = model_name("t", shortened.strip_prefix("t__").unwrap_or_default(), &taken);
+            assert_eq!(made, shortened, "a plain name is taken as it is");
+            assert!(taken.insert(made));
+        }
+        let name = model_name("t", odd, &taken);
+        assert!(!taken.contains(&name) && name.len() <= MODEL_NAME_MAX, "{name}");
     }
 }
