@@ -87,12 +87,12 @@ const MARK_BYTES: usize = 48;
 const MARK_START: &str = "(.. ";
 const MARK_END: &str = " more bytes are not kept)";
 
-/// What is kept of a listing: sorted, so that a server's order changes nothing, each name once, and texts as far as there
-/// is room. A schema is kept whole or not at all.
+/// What is kept of a listing: sorted, so that a server's order changes nothing, each name once as usable and once as not,
+/// and texts as far as there is room. A schema is kept whole or not at all.
 #[must_use]
 pub fn bounded(mut listed: Vec<OperationDefinition>) -> Vec<OperationDefinition> {
     listed.sort_by(|a, b| a.name.cmp(&b.name));
-    listed.dedup_by(|a, b| a.name == b.name);
+    listed.dedup_by(|a, b| a.name == b.name && a.unusable.is_some() == b.unusable.is_some());
     let mut left = TEXTS_BYTES_MAX;
     for operation in &mut listed {
         cut(&mut operation.description, TEXT_BYTES_MAX);

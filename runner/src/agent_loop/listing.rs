@@ -164,18 +164,21 @@ impl Agent {
         self.plan.tool(tool).is_some_and(|planned| planned.operations.iter().any(differs))
     }
 
-    /// What of a listing the plan accepted: the same names with the same definitions.
+    /// What of a listing the plan accepted: the same names with the same definitions. In the plan's order, whatever the
+    /// server's is: requests to the model go on beginning alike.
     fn accepted(&self, tool: &str, definitions: Vec<Definition>) -> Vec<OfferedTool> {
         let Some(tool) = self.plan.tool(tool) else { return Vec::new() };
-        let offer = |definition: Definition| {
-            let operation = tool.operation(&definition.name)?;
+        let mut listed: BTreeMap<String, Definition> =
+            definitions.into_iter().map(|definition| (definition.name.clone(), definition)).collect();
+        let offer = |operation: &PlanOperation| {
+            let definition = listed.remove(&operation.name)?;
             (!operation.gone && operation.definition == definition.digest).then(|| OfferedTool {
                 name: operation.model_name.clone(),
                 description: self.redactor.redact(&definition.description).into_owned(),
                 input_schema: self.redactor.redact_json(definition.input_schema),
             })
         };
-        definitions.into_iter().filter_map(offer).collect()
+        tool.operations.iter().filter_map(offer).collect()
     }
 }
 

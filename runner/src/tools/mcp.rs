@@ -6,7 +6,7 @@ mod listing;
 mod outcome;
 mod questions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -47,6 +47,7 @@ const PAGES_MAX: usize = 256;
 /// A server that has not listed its operations by then does not answer.
 const LISTING_TIMEOUT: Duration = Duration::from_secs(30);
 const SHOWN_BYTES: usize = 500;
+const LISTED_TWICE: &str = "the server lists this name more than once: the first definition counts, this one does not";
 /// Where a call that may be sent twice carries its key: MCP has no name of its own for it.
 const KEY_META: &str = "belay.dev/idempotency-key";
 
@@ -191,6 +192,7 @@ impl McpServer {
         let peer = self.connect().await?.peer().clone();
         let told = self.changes.count();
         let (mut definitions, mut left_out) = (Vec::new(), Vec::new());
+        let mut names = BTreeSet::new();
         let mut bytes = 0;
         let mut cursor = None;
         for _page in 0..PAGES_MAX {
@@ -212,7 +214,12 @@ impl McpServer {
                     ));
                 }
                 match definition(tool) {
-                    Ok(definition) => definitions.push(definition),
+                    // Which one a call would mean nobody could say: the first counts, as people are shown it.
+                    Ok(again) if names.contains(&again.name) => left_out.push(LeftOut::new(&again.name, LISTED_TWICE)),
+                    Ok(definition) => {
+                        names.insert(definition.name.clone());
+                        definitions.push(definition);
+                    }
                     Err(why) => left_out.push(why),
                 }
             }

@@ -3,6 +3,7 @@
 use belay_protocol::RESULT_BYTES_MAX;
 use belay_protocol::event::ToolResult;
 use rmcp::model::{CallToolResult, ContentBlock, ResourceContents};
+use serde_json::Value;
 
 use super::Outcome;
 use super::attachment::{Attachment, Attachments, Binary};
@@ -18,8 +19,12 @@ pub fn complete(result: CallToolResult, redactor: &Redactor) -> (ToolResult, Vec
     let is_error = result.is_error.unwrap_or(false);
     let mut attachments = Attachments::new(redactor);
     let mut texts: Vec<String> = result.content.into_iter().map(|block| text_of(block, &mut attachments)).collect();
-    if texts.is_empty() {
-        texts.extend(result.structured_content.map(|value| value.to_string()));
+    if let Some(structured) = result.structured_content {
+        // Servers should say it again as text, and need not.
+        let says_so = |text: &String| serde_json::from_str::<Value>(text).is_ok_and(|said| said == structured);
+        if !texts.iter().any(says_so) {
+            texts.push(structured.to_string());
+        }
     }
     (bounded(is_error, &texts.join("\n"), redactor), attachments.into_found())
 }
@@ -128,10 +133,13 @@ mod tests {
         assert_eq!(complete(result, &no_secrets()), (expected, vec![image]));
     }
 
-    #[test]
-    fn a_structured_result_without_text_is_shown_as_json() {
-        let result = answer(json!({"content": [], "structuredContent": {"sum": 3}}));
-        assert_eq!(complete(result, &no_secrets()).0.content, r#"{"sum":3}"#);
+    #[rstest]
+    #[case::alone(json!([]), r#"{"rows":[1,2]}"#)]
+    #[case::beside_other_words(json!([{"type": "text", "text": "2 rows"}]), "2 rows\n{\"rows\":[1,2]}")]
+    #[case::said_as_text(json!([{"type": "text", "text": "{ \"rows\": [1, 2] }"}]), "{ \"rows\": [1, 2] }")]
+    fn a_structured_result_is_shown_as_json_unless_its_text_says_the_same(#[case] content: Value, #[case] shown: &str) {
+        let result = answer(json!({"content": content, "structuredContent": {"rows": [1, 2]}}));
+        assert_eq!(complete(result, &no_secrets()).0.content, shown);
     }
 
     #[rstest]

@@ -82,7 +82,7 @@ fn deep(levels: usize) -> String {
     || tools(&[tool(&"x".repeat(9 << 20), &object())]),
     FailureReason::TooLarge, "more than 8388608 bytes"
 )]
-#[case::a_thousand_levels(|| deep(1000), FailureReason::Malformed, "does not speak MCP")]
+#[case::a_thousand_levels(|| deep(1000), FailureReason::Malformed, "lists an operation whose inputSchema is nested too deep")]
 #[case::no_list(|| json!({"tools": "none"}).to_string(), FailureReason::Malformed, "does not speak MCP")]
 #[tokio::test]
 async fn a_list_that_cannot_be_taken_is_refused_in_words(
@@ -108,6 +108,19 @@ async fn operations_whose_names_nobody_could_use_are_left_out_with_the_reason_an
     let long = "l".repeat(129);
     let expected = [("(no name)", length), (long.as_str(), length), ("beep\u{7}", control), ("two\nlines", control)];
     assert_eq!(server.left_out(), expected.map(|(name, why)| LeftOut::new(name, why)));
+}
+
+#[tokio::test]
+async fn of_a_name_that_is_listed_twice_the_first_definition_counts_and_the_other_is_named() {
+    let page = || tools(&[tool("a", &object()), tool("b", &object()), tool("a", &json!({"type": "object", "x": 1}))]);
+    let mut server = server(page).await;
+    let listed = server.list().await.unwrap();
+    assert_eq!(
+        listed.iter().map(|one| (one.name.as_str(), &one.input_schema)).collect::<Vec<_>>(),
+        [("a", &object()), ("b", &object())]
+    );
+    let [LeftOut { name, why }] = server.left_out() else { panic!("{:?}", server.left_out()) };
+    assert!(name == "a" && why.contains("more than once"), "{name}: {why}");
 }
 
 /// Not so deep that the list itself cannot be read.

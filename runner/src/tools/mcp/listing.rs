@@ -10,6 +10,9 @@ use crate::tools::challenge::Challenge;
 use crate::tools::trouble::Trouble;
 use crate::tools::wire::Endpoint;
 
+/// How `serde_json` says that a text has more than 127 levels. Nothing but a schema of a list has so many.
+const TOO_DEEP: &str = "recursion limit exceeded";
+
 impl McpServer {
     pub(super) fn error(&self, reason: FailureReason, what: &str) -> ListError {
         let Endpoint { tool, url, .. } = self.wire.endpoint();
@@ -28,7 +31,16 @@ impl McpServer {
 
     /// Says what went wrong: by what the wire saw, else in rmcp's words.
     pub(super) fn list_error(&self, words: &str) -> ListError {
-        let Some(trouble) = self.wire.trouble() else {
+        let trouble = self.wire.trouble();
+        let is_too_deep = |words: &str| words.contains(TOO_DEEP);
+        if trouble
+            .as_ref()
+            .map_or(is_too_deep(words), |seen| matches!(seen, Trouble::Malformed(why) if is_too_deep(why)))
+        {
+            let what = "lists an operation whose inputSchema is nested too deep to be read (127 levels): flatten it";
+            return self.error(FailureReason::Malformed, what);
+        }
+        let Some(trouble) = trouble else {
             let shown = self.shown(words);
             return self.error(FailureReason::Malformed, &format!("does not speak MCP ({shown}): check spec.mcp.url"));
         };

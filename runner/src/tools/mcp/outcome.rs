@@ -9,7 +9,7 @@ use super::questions::with_questions;
 use super::{ERROR_BYTES_READ, McpServer, RESPONSE_BYTES_MAX};
 use crate::redact::legible;
 use crate::tools::Outcome;
-use crate::tools::result::{complete, observed_error};
+use crate::tools::result::{bounded, complete, observed_error};
 use crate::tools::trouble::Trouble;
 use crate::tools::wire::Departure;
 
@@ -73,10 +73,12 @@ impl McpServer {
                 let wanted = self.wanted(challenge);
                 observed_error(&format!("the server answered HTTP {code}: {wanted}"), &self.redactor)
             }
-            Trouble::TooLarge => observed_error(
-                &format!("the call was answered with more than {RESPONSE_BYTES_MAX} bytes, which were not read"),
+            // As of an HTTP API: no error, or a model would call again what was carried out.
+            Trouble::TooLarge => Outcome::Observed(bounded(
+                false,
+                &format!("[the call was answered with more than {RESPONSE_BYTES_MAX} bytes, which were not read]"),
                 &self.redactor,
-            ),
+            )),
             Trouble::NotSent { message, .. } | Trouble::NoConnection(message) => {
                 Outcome::NotSent { reason: NotSentReason::Unreachable, message: self.shown(message) }
             }
