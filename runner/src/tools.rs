@@ -210,6 +210,12 @@ pub trait ToolServer: Send {
     /// Makes sure of a conversation with the server, so that a permit is not spent on waiting for one.
     async fn prepare(&mut self) -> Result<(), ListError>;
 
+    /// What of a call's arguments, though they fit its schema, no request of a prepared server could carry: nobody is to be
+    /// asked about a call that cannot be made.
+    fn misfit(&self, _call: &Call) -> Option<String> {
+        None
+    }
+
     /// Sends the call, once, if the permit is for these very bytes; waits at most `timeout` for the answer.
     async fn call(&mut self, call: &Call, permit: Permit, timeout: Duration) -> Outcome;
     /// Whether a call ended without an answer, its future dropped perhaps, and the server does not know that nobody waits.

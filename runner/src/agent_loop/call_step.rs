@@ -59,6 +59,8 @@ impl Bound {
 enum Prepared {
     Ready,
     Failed(ListError),
+    /// No request could carry the call's arguments.
+    Misfit(String),
     Stopped,
 }
 
@@ -80,7 +82,7 @@ impl Agent {
         for Due { call_id, attempt } in due {
             match self.fitting(&call_id) {
                 Err(NotSent { reason, message }) => self.settle_unsent(&call_id, attempt, reason, message)?,
-                Ok(bound) => match self.prepare(&bound.tool, &unlisted).await {
+                Ok(bound) => match self.prepare(&bound, &unlisted).await {
                     Prepared::Ready => {
                         let call = bound.proposal();
                         self.record(Event::CallProposed { call_id: call_id.clone(), attempt, call })?;
@@ -88,6 +90,9 @@ impl Agent {
                     }
                     Prepared::Failed(ListError { reason, message }) => {
                         self.settle_unsent(&call_id, attempt, not_sent(reason), message)?;
+                    }
+                    Prepared::Misfit(message) => {
+                        self.settle_unsent(&call_id, attempt, NotSentReason::MalformedArguments, message)?;
                     }
                     Prepared::Stopped => break,
                 },
@@ -104,7 +109,7 @@ impl Agent {
 
     /// A conversation is opened before a permit runs, so that none is spent on waiting for it. Nothing is sent to a server
     /// of which it is not known what it offers.
-    async fn prepare(&self, tool: &str, unlisted: &BTreeMap<String, ListError>) -> Prepared {
+    async fn prepare(&self, Bound { tool, call, .. }: &Bound, unlisted: &BTreeMap<String, ListError>) -> Prepared {
         if let Some(error) = unlisted.get(tool) {
             return Prepared::Failed(error.clone());
         }
@@ -112,7 +117,10 @@ impl Agent {
         // One that is busy with a call has its conversation.
         let Ok(mut server) = server.try_lock() else { return Prepared::Ready };
         tokio::select! {
-            prepared = server.prepare() => prepared.map_or_else(Prepared::Failed, |()| Prepared::Ready),
+            prepared = server.prepare() => match prepared {
+                Ok(()) => server.misfit(call).map_or(Prepared::Ready, Prepared::Misfit),
+                Err(error) => Prepared::Failed(error),
+            },
             () = self.operator.stopped() => Prepared::Stopped,
         }
     }

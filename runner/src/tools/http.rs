@@ -260,6 +260,12 @@ impl ToolServer for HttpApi {
         Ok(())
     }
 
+    fn misfit(&self, call: &Call) -> Option<String> {
+        let operation = self.operations.as_ref()?.get(&call.operation)?;
+        let built = request::build(&operation.template, &self.endpoint.url, &call.arguments);
+        built.err().map(|why| self.shown(&why))
+    }
+
     async fn call(&mut self, call: &Call, permit: Permit, timeout: Duration) -> Outcome {
         let http = match self.http.open() {
             Ok(http) => http,

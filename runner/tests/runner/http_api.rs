@@ -336,11 +336,22 @@ async fn run_api(server: &Server, effects: Effects, turns: &[(&str, Value)]) -> 
 #[tokio::test]
 async fn a_run_calls_an_api_and_a_misfit_does_not_reach_it() {
     let server = Server::start(vec![reply(200, "application/json", r#"{"id":"7"}"#)]).await;
-    let turns = [("get_thing", json!({"id": 7})), ("get_thing", json!({"id": "7"}))];
+    // The schema says no to the first; no request could carry the second and the third, though they fit the schema.
+    let misfits = [json!({"id": 7}), json!({"id": ".."}), json!({"id": "7", "tags": ["x".repeat(9000)]})];
+    let mut turns: Vec<_> = misfits.into_iter().map(|misfit| ("get_thing", misfit)).collect();
+    turns.push(("get_thing", json!({"id": "7"})));
     let journal = run_api(&server, Effects::None, &turns).await;
     let proposed = journal.events().filter(|event| matches!(event, Event::CallProposed { .. })).count();
     assert_eq!((proposed, server.received().len()), (1, 1));
     assert_eq!((journal.end().outcome, &journal.end().reason), (RunOutcome::Succeeded, &EndReason::Completed));
+    let unsent = |event: &Event| match event {
+        Event::CallNotSent { reason: NotSentReason::MalformedArguments, message, .. } => Some(message.clone()),
+        _ => None,
+    };
+    let words: Vec<String> = journal.events().filter_map(unsent).collect();
+    assert_eq!(words.len(), 3, "{words:?}");
+    assert!(words[1].contains("the argument id is a part of the path"), "{words:?}");
+    assert!(words[2].contains("longer than 8192 bytes"), "{words:?}");
 }
 
 #[rstest]

@@ -32,6 +32,9 @@ const METHODS: [(&str, Method); 6] = [
     ("delete", Method::DELETE),
 ];
 
+/// Methods that OpenAPI has beside these. Nobody calls them to get something done.
+const NOT_OFFERED: [&str; 2] = ["options", "trace"];
+
 /// What a document offers, and what of it cannot be offered.
 #[derive(Debug, Default, PartialEq)]
 pub struct Offered {
@@ -55,6 +58,7 @@ pub fn read(text: &str, terms: &Terms<'_>) -> Result<Offered, String> {
     let dialect = dialect(&document)?;
     let paths = document.get("paths").and_then(Value::as_object).ok_or("has no paths")?;
     let mut found: BTreeMap<&str, Vec<Found<'_>>> = BTreeMap::new();
+    let mut not_offered: BTreeMap<&str, &str> = BTreeMap::new();
     let mut offered = Offered::default();
     for (path, item) in paths.iter().filter(|(path, _)| path.starts_with('/')) {
         let item = resolved(&document, item).and_then(|item| item.as_object().ok_or("is no object".to_owned()));
@@ -62,6 +66,10 @@ pub fn read(text: &str, terms: &Terms<'_>) -> Result<Offered, String> {
             offered.left_out.push(LeftOut::new(path, "its path item leads to no part of the document"));
             continue;
         };
+        for word in NOT_OFFERED {
+            let id = item.get(word).and_then(|operation| operation.get("operationId")).and_then(Value::as_str);
+            not_offered.extend(id.map(|id| (id, word)));
+        }
         for (word, method) in &METHODS {
             let Some(operation) = item.get(*word).and_then(Value::as_object) else { continue };
             let found_here = Found { method, path, item, operation };
@@ -75,13 +83,18 @@ pub fn read(text: &str, terms: &Terms<'_>) -> Result<Offered, String> {
         }
     }
     let picked: BTreeSet<&str> = if terms.only.is_empty() {
-        found.keys().copied().collect()
+        found.keys().chain(not_offered.keys()).copied().collect()
     } else {
         terms.only.iter().map(String::as_str).collect()
     };
     let mut bytes = 0;
     for id in picked {
-        let converted = convert(&document, dialect, id, found.get(id).map_or(&[][..], Vec::as_slice), terms);
+        let converted = match (found.get(id), not_offered.get(id)) {
+            (Some(found), None) => convert(&document, dialect, id, found, terms),
+            (None, Some(method)) => Err(format!("its method is {method}, which is not offered")),
+            (Some(_), Some(_)) => Err("several operations have this operationId".to_owned()),
+            (None, None) => Err("the document has no operation with this operationId".to_owned()),
+        };
         match converted {
             Ok(operation) => {
                 bytes += operation.definition.input_schema.to_string().len() + operation.definition.description.len();
@@ -144,11 +157,7 @@ fn convert(
     found: &[Found<'_>],
     terms: &Terms<'_>,
 ) -> Result<Operation, String> {
-    let found = match found {
-        [] => return Err("the document has no operation with this operationId".to_owned()),
-        [one] => one,
-        [..] => return Err("several operations have this operationId".to_owned()),
-    };
+    let [found] = found else { return Err("several operations have this operationId".to_owned()) };
     if let Some(why) = unnameable(id) {
         return Err(why);
     }

@@ -110,11 +110,18 @@ pub enum Style {
     Json,
 }
 
-/// The argument that is sent as a JSON body.
+/// The argument that is sent as a body: as a form where the media type is [`FORM`], else as JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Body {
     pub argument: String,
     pub media_type: String,
+}
+
+pub const FORM: &str = "application/x-www-form-urlencoded";
+
+/// A media type without its parameters, in small letters.
+pub fn essence(media_type: &str) -> String {
+    media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 impl Place {

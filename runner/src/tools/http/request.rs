@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue, Method};
 use reqwest::Url;
 use serde_json::{Map, Value};
 
-use super::operation::{Parameter, Piece, Place, Style, Template};
+use super::operation::{FORM, Parameter, Piece, Place, Style, Template, essence};
 use crate::credential::scope::{however_decoded, is_dots};
 
 const URL_BYTES_MAX: usize = 8192;
@@ -45,7 +45,10 @@ pub fn build(template: &Template, base_url: &str, arguments: &Map<String, Value>
         Some((body, value)) => {
             let media_type = HeaderValue::from_str(&body.media_type).map_err(|error| error.to_string())?;
             headers.push((http::header::CONTENT_TYPE, media_type));
-            Some(serde_json::to_vec(value).map_err(|error| error.to_string())?)
+            Some(match essence(&body.media_type).as_str() {
+                FORM => form(&body.argument, value)?.into_bytes(),
+                _ => serde_json::to_vec(value).map_err(|error| error.to_string())?,
+            })
         }
         None => None,
     };
@@ -130,13 +133,34 @@ fn written(parameter: &Parameter, value: &Value, encode: fn(&str) -> String) -> 
 }
 
 fn scalar(parameter: &Parameter, value: &Value) -> Result<String, String> {
+    text_of(value).ok_or_else(|| {
+        format!("the argument {} is sent as text: it is a value or a list of values", parameter.argument)
+    })
+}
+
+fn text_of(value: &Value) -> Option<String> {
     match value {
-        Value::String(text) => Ok(text.clone()),
-        Value::Bool(_) | Value::Number(_) => Ok(value.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => {
-            Err(format!("the argument {} is sent as text: it is a value or a list of values", parameter.argument))
+        Value::String(text) => Some(text.clone()),
+        Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// `a=1&b=x%20y`: each field of an object, a list as its field repeated, without what is null.
+fn form(argument: &str, value: &Value) -> Result<String, String> {
+    let wrong = || format!("the argument {argument} is sent as a form: it is an object of values and lists of values");
+    let mut pairs = Vec::new();
+    for (name, value) in value.as_object().ok_or_else(wrong)? {
+        let values = match value {
+            Value::Null => &[],
+            Value::Array(values) => values.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        for value in values {
+            pairs.push(format!("{}={}", encoded(name), encoded(&text_of(value).ok_or_else(wrong)?)));
         }
     }
+    Ok(pairs.join("&"))
 }
 
 /// Percent-encoded but for the characters that mean nothing in any part of a URL.
@@ -268,6 +292,21 @@ mod tests {
         assert_eq!((request.body.as_deref(), request.method), (Some(&br#"{"n":1}"#[..]), Method::POST));
         for wrong in ["a\r\nX: y", "tab\there", "ä\u{0}", &"x".repeat(HEADER_BYTES_MAX + 1)] {
             assert!(built(&template, json!({"If-Match": wrong})).unwrap_err().contains("the argument If-Match"));
+        }
+    }
+
+    #[test]
+    fn a_form_carries_values_and_lists_of_them_and_nothing_else() {
+        let form =
+            Body { argument: "body".into(), media_type: "Application/X-WWW-Form-Urlencoded; charset=utf-8".into() };
+        let template = Template { body: Some(form), ..template("/x", &[]) };
+        let body = json!({"text": "a&b=c +\u{e4}", "n": 3, "on": true, "tags": ["x", "y z"], "none": null});
+        let sent = built(&template, json!({"body": body})).unwrap().body.unwrap();
+        assert_eq!(sent, b"n=3&on=true&tags=x&tags=y%20z&text=a%26b%3Dc%20%2B%C3%A4");
+        for wrong in [json!([1]), json!("a=1"), json!({"a": {"b": 1}}), json!({"a": [[1]]})] {
+            assert!(
+                built(&template, json!({"body": wrong})).unwrap_err().contains("the argument body is sent as a form")
+            );
         }
     }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::schemas::Schemas;
 use super::{Found, Terms, resolved};
 use crate::tools::http::operation::{
-    Body, Parameter, Path, Place, Style, argument_name, refused_header, refused_query,
+    Body, FORM, Parameter, Path, Place, Style, argument_name, essence, refused_header, refused_query,
 };
 
 /// Where the body goes among the arguments, if no parameter is called so.
@@ -44,8 +44,11 @@ pub fn parameters_of(
     let mut read = Read::default();
     for (name, place, value) in described {
         let required = place == "path" || value.get("required") == Some(&Value::Bool(true));
-        match place_of(name, place, path, terms) {
-            Ok(Some(place)) => read.add(schemas, name, place, value, required)?,
+        let sent = place_of(name, place, path, terms).and_then(|place| {
+            place.map(|place| Ok((place, described_by(schemas.document, name, place, value)?))).transpose()
+        });
+        match sent {
+            Ok(Some((place, described))) => read.add(schemas, name, place, &described, required)?,
             Err(why) if required => return Err(why),
             // No parameter at all, or one that can be left out of every request.
             Ok(None) | Err(_) => {}
@@ -83,15 +86,11 @@ impl Read {
         schemas: &mut Schemas<'_>,
         name: &str,
         place: Place,
-        value: &Value,
+        described: &Described<'_>,
         required: bool,
     ) -> Result<(), String> {
-        let (schema, style) = match value.get("schema") {
-            Some(schema) => (schema, style_of(name, place, value)?),
-            None => (content_of(name, value)?, Style::Json),
-        };
-        let mut schema = schemas.convert(schema)?;
-        if let (Some(words), Value::Object(fields)) = (value.get("description"), &mut schema) {
+        let mut schema = schemas.convert(described.schema)?;
+        if let (Some(words), Value::Object(fields)) = (described.words, &mut schema) {
             fields.entry("description").or_insert_with(|| words.clone());
         }
         let argument = argument_name(name, &self.properties);
@@ -99,9 +98,31 @@ impl Read {
         if required {
             self.required.push(argument.clone());
         }
-        self.parameters.push(Parameter { argument, name: name.to_owned(), place, style });
+        self.parameters.push(Parameter { argument, name: name.to_owned(), place, style: described.style });
         Ok(())
     }
+}
+
+/// What a document says of a parameter.
+struct Described<'a> {
+    schema: &'a Value,
+    style: Style,
+    words: Option<&'a Value>,
+}
+
+fn described_by<'a>(document: &Value, name: &str, place: Place, value: &'a Value) -> Result<Described<'a>, String> {
+    let words = value.get("description");
+    let Some(schema) = value.get("schema") else {
+        return Ok(Described { schema: content_of(name, value)?, style: Style::Json, words });
+    };
+    let style = style_of(name, place, value)?;
+    let kind = resolved(document, schema).ok().and_then(|schema| schema.get("type"));
+    if kind
+        .is_some_and(|kind| kind == "object" || kind.as_array().is_some_and(|kinds| kinds.contains(&json!("object"))))
+    {
+        return Err(format!("its parameter {name} is an object that is sent as text, which is not supported"));
+    }
+    Ok(Described { schema, style, words })
 }
 
 /// How the parameter's lists are written. Objects have no place in a text.
@@ -124,23 +145,31 @@ fn content_of<'a>(name: &str, value: &'a Value) -> Result<&'a Value, String> {
     schema.ok_or_else(|| format!("its parameter {name} has neither a schema nor JSON content"))
 }
 
-/// The JSON body, where the operation takes one. A body of another kind that may be left out is left out.
+/// The body as JSON, or as a form where it is not taken as JSON. One of another kind that may be left out is left out.
 pub fn body_of(schemas: &mut Schemas<'_>, found: &Found<'_>, read: &mut Read) -> Result<Option<Body>, String> {
     let Some(body) = found.operation.get("requestBody") else { return Ok(None) };
-    if matches!(*found.method, Method::GET | Method::HEAD) {
-        return Ok(None);
-    }
     let body = resolved(schemas.document, body)?;
     let required = body.get("required") == Some(&Value::Bool(true));
+    if matches!(*found.method, Method::GET | Method::HEAD) {
+        return if required {
+            Err(format!("it sends a body with {}, which is not supported", found.method))
+        } else {
+            Ok(None)
+        };
+    }
     let content = body.get("content").and_then(Value::as_object);
-    let is_json = |media_type: &str| {
-        let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
-    };
-    let mut json: Vec<_> = content.into_iter().flatten().filter(|(media_type, _)| is_json(media_type)).collect();
-    json.sort_by_key(|(media_type, _)| media_type.as_str() != "application/json");
-    let Some((media_type, described)) = json.first() else {
-        return if required { Err("its body is not JSON, which is not supported".to_owned()) } else { Ok(None) };
+    let mut taken: Vec<_> = content
+        .into_iter()
+        .flatten()
+        .filter_map(|(media_type, described)| Some((liking(media_type)?, media_type, described)))
+        .collect();
+    taken.sort_by_key(|(liking, ..)| *liking);
+    let Some((_, media_type, described)) = taken.first() else {
+        return if required {
+            Err("its body is neither JSON nor a form, which is not supported".to_owned())
+        } else {
+            Ok(None)
+        };
     };
     let mut schema = described.get("schema").map_or_else(|| Ok(json!({})), |schema| schemas.convert(schema))?;
     if let (Some(words), Value::Object(fields)) = (body.get("description"), &mut schema) {
@@ -152,4 +181,14 @@ pub fn body_of(schemas: &mut Schemas<'_>, found: &Found<'_>, read: &mut Read) ->
         read.required.push(argument.clone());
     }
     Ok(Some(Body { argument, media_type: (*media_type).clone() }))
+}
+
+/// Which of several bodies is sent: the least. None: it cannot be sent.
+fn liking(media_type: &str) -> Option<u8> {
+    match essence(media_type).as_str() {
+        "application/json" => Some(0),
+        other if other.starts_with("application/") && other.ends_with("+json") => Some(1),
+        FORM => Some(2),
+        _ => None,
+    }
 }

@@ -7,6 +7,8 @@ use serde_json::{Map, Value, json};
 use crate::tools::http::operation::argument_name;
 use crate::tools::schema::pointed;
 
+use super::resolved;
+
 /// How deep schemas and the references in them may be nested, and how many there may be in one operation.
 const NESTED_MAX: usize = 128;
 const SCHEMAS_MAX: usize = 20_000;
@@ -104,7 +106,7 @@ impl<'a> Schemas<'a> {
             }
             converted.insert(word.clone(), self.keyword(word, value, nested)?);
         }
-        optional_where_read_only(fields, &mut converted);
+        optional_where_read_only(self.document, fields, &mut converted);
         match self.dialect {
             Dialect::V30 => Ok(modern(fields, converted)),
             Dialect::V31 => Ok(converted.into()),
@@ -144,15 +146,20 @@ impl<'a> Schemas<'a> {
 }
 
 /// What only a server sets is not asked of whoever calls it.
-fn optional_where_read_only(fields: &Map<String, Value>, converted: &mut Map<String, Value>) {
+fn optional_where_read_only(document: &Value, fields: &Map<String, Value>, converted: &mut Map<String, Value>) {
     let properties = fields.get("properties").and_then(Value::as_object);
-    let is_read_only = |name: &Value| {
-        let property = name.as_str().and_then(|name| properties?.get(name));
-        property.and_then(|property| property.get("readOnly")) == Some(&Value::Bool(true))
-    };
+    let property = |name: &Value| name.as_str().and_then(|name| properties?.get(name));
     if let Some(Value::Array(required)) = converted.get_mut("required") {
-        required.retain(|name| !is_read_only(name));
+        required.retain(|name| !property(name).is_some_and(|property| is_read_only(document, property)));
     }
+}
+
+/// Whether it says so itself, where it refers to, or in a part of what it is made of.
+fn is_read_only(document: &Value, property: &Value) -> bool {
+    let says_so = |schema: &Value| schema.get("readOnly") == Some(&Value::Bool(true));
+    let led_to = |schema: &Value| resolved(document, schema).is_ok_and(says_so);
+    let parts = property.get("allOf").and_then(Value::as_array);
+    says_so(property) || led_to(property) || parts.into_iter().flatten().any(|part| says_so(part) || led_to(part))
 }
 
 /// What 3.0 says in its own way: `nullable`, and bounds that are exclusive by a flag.

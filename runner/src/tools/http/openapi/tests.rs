@@ -3,7 +3,7 @@ use rstest::rstest;
 use serde_json::json;
 
 use super::*;
-use crate::tools::http::operation::{Body, Parameter, Place, Style};
+use crate::tools::http::operation::{Body, FORM, Parameter, Place, Style};
 
 const BASE: &str = "https://api.example.com/v1";
 
@@ -180,6 +180,7 @@ fn operations_are_picked_by_their_id_and_what_cannot_be_offered_is_named() {
         ("POST /c", "it has no operationId"),
         ("/d", "its path item leads to no part of the document"),
         ("a", "several operations have this operationId"),
+        ("t", "its method is trace, which is not offered"),
         ("twice", "several operations have this operationId"),
     ];
     assert_eq!(told, expected);
@@ -243,9 +244,10 @@ fn schemas_of_one_name_in_two_places_stay_two() {
 #[case::cookie(json!({"parameters": [{"name": "c", "in": "cookie", "required": true, "schema": {}}]}), "is sent in a cookie")]
 #[case::host(json!({"parameters": [{"name": "Host", "in": "header", "required": true, "schema": {}}]}), "header Host frames")]
 #[case::key(json!({"parameters": [{"name": "X-API-Key", "in": "header", "required": true, "schema": {}}]}), "carries the Credential")]
-#[case::deep(json!({"parameters": [{"name": "q", "in": "query", "style": "deepObject", "schema": {}}]}), "has the style deepObject")]
-#[case::schemaless(json!({"parameters": [{"name": "q", "in": "query"}]}), "neither a schema nor JSON content")]
-#[case::form(json!({"requestBody": {"required": true, "content": {"multipart/form-data": {}}}}), "its body is not JSON")]
+#[case::deep(json!({"parameters": [{"name": "q", "in": "query", "required": true, "style": "deepObject", "schema": {}}]}), "has the style deepObject")]
+#[case::object(json!({"parameters": [{"name": "q", "in": "query", "required": true, "schema": {"type": "object"}}]}), "q is an object that is sent as text")]
+#[case::schemaless(json!({"parameters": [{"name": "q", "in": "query", "required": true}]}), "neither a schema nor JSON content")]
+#[case::form(json!({"requestBody": {"required": true, "content": {"multipart/form-data": {}}}}), "its body is neither JSON nor a form")]
 #[case::dynamic(json!({"requestBody": {"content": {"application/json": {"schema": {"$dynamicRef": "#a"}}}}}), "uses $dynamicRef")]
 fn what_cannot_be_sent_or_checked_is_left_out_with_the_reason(#[case] operation: Value, #[case] words: &str) {
     let circle =
@@ -260,6 +262,9 @@ fn what_may_be_left_out_of_a_request_and_cannot_be_sent_is() {
         {"name": "c", "in": "cookie", "schema": {}},
         {"name": "X-Forwarded-For", "in": "header", "schema": {}},
         {"name": "X-Api-Key", "in": "header", "schema": {}},
+        {"name": "created", "in": "query", "style": "deepObject", "schema": {"type": "object"}},
+        {"name": "filter", "in": "query", "schema": {"type": ["object", "null"]}},
+        {"name": "said_by_nothing", "in": "query"},
     ]);
     let form = json!({"content": {"multipart/form-data": {}}});
     let operation = one("3.1.0", json!({"parameters": parameters, "requestBody": form}), json!({})).unwrap();
@@ -288,4 +293,39 @@ fn a_document_of_too_much_is_refused_with_what_to_do() {
     assert!(read(&whole, &terms(&[])).unwrap_err().contains("pick some in spec.http.openAPI.operations"));
     let only = ["o7".to_owned()];
     assert_eq!(read(&whole, &terms(&only)).unwrap().operations.len(), 1);
+}
+
+#[test]
+fn a_body_is_sent_as_json_and_where_that_is_not_taken_as_a_form() {
+    let schema = json!({"schema": {"type": "object"}});
+    let of = |content: Value| one("3.1.0", json!({"requestBody": {"required": true, "content": content}}), json!({}));
+    let form = of(json!({"multipart/form-data": {}, FORM: schema})).unwrap().template.body;
+    assert_eq!(form, Some(Body { argument: "body".into(), media_type: FORM.into() }));
+    let both = of(json!({FORM: schema, "application/json": schema})).unwrap().template.body;
+    assert_eq!(both.map(|body| body.media_type).as_deref(), Some("application/json"));
+}
+
+#[test]
+fn an_operation_of_a_method_that_is_not_offered_and_a_get_that_needs_a_body_are_named() {
+    let search =
+        json!({"operationId": "search", "requestBody": {"required": true, "content": {"application/json": {}}}});
+    let paths = json!({"/x": {"options": {"operationId": "may"}, "get": search}});
+    let document = document("3.1.0", paths, json!({}));
+    let left_out = [
+        LeftOut::new("may", "its method is options, which is not offered"),
+        LeftOut::new("search", "it sends a body with GET, which is not supported"),
+    ];
+    assert_eq!(read_all(&document).left_out, left_out);
+    assert_eq!(read(&document.to_string(), &terms(&["may".to_owned()])).unwrap().left_out, left_out[..1]);
+}
+
+#[rstest]
+#[case::referred_to(json!({"$ref": "#/components/schemas/Id"}))]
+#[case::a_part_of_it(json!({"allOf": [{"$ref": "#/components/schemas/Id"}, {"description": "The id."}]}))]
+fn what_only_a_server_sets_is_not_required_wherever_that_is_said(#[case] id: Value) {
+    let thing =
+        json!({"type": "object", "required": ["id", "name"], "properties": {"id": id, "name": {"type": "string"}}});
+    let body = json!({"requestBody": {"content": {"application/json": {"schema": thing}}}});
+    let schema = schema_of("3.0.3", body, json!({"schemas": {"Id": {"type": "string", "readOnly": true}}}));
+    assert_eq!(schema["properties"]["body"]["required"], json!(["name"]));
 }
