@@ -1,7 +1,7 @@
 // An MCP server that writes down every call that truly arrives, for tests that count effects. No dependencies.
 // Operations: `add` (has its effect each time), `put` (once for each key), both with `delay` in milliseconds before
 // the answer; `drop` has its effect and cuts the connection. GET /calls tells what arrived; GET /define/add/WORDS has the
-// server describe `add` otherwise from then on. PUT /things/ID is an HTTP API of one operation: its body has to be JSON.
+// server describe `add` otherwise from then on. PUT /WHATEVER/ID is an HTTP API of one operation: its body has to be JSON.
 import { createServer } from 'node:http';
 
 const calls = [];
@@ -43,7 +43,7 @@ createServer((request, response) => {
     tools.find((tool) => tool.name === name).description = decodeURIComponent(words);
     return response.writeHead(200).end('defined');
   }
-  if (request.method === 'PUT' && define === 'things') {
+  if (request.method === 'PUT') {
     const [id, tags] = [decodeURIComponent(name.split('?')[0]), new URL(request.url, 'http://x').searchParams.getAll('tag')];
     let body = '';
     request.on('data', (chunk) => (body += chunk));

@@ -96,6 +96,21 @@ pub fn belay_as(user: &str, arguments: &[&str]) -> Result<Output> {
     run(Command::new(format!("{folder}/belay")).args(arguments).env("KUBECONFIG", file.path()), None)
 }
 
+/// Runs a shell's commands as a person would who works in that namespace, with `kubectl` and `belay` on the path.
+pub fn shell(namespace: &str, commands: &str, environment: &[(&str, &str)]) -> Result<Output> {
+    let folder = std::env::var("BELAY_BIN").context("BELAY_BIN is not set: run the tests with `make test-cluster`")?;
+    let config = Kubectl::new().run(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"])?;
+    let mut config: Value = serde_json::from_str(&config)?;
+    let context = config.pointer_mut("/contexts/0/context").and_then(Value::as_object_mut);
+    context.context("the kubeconfig has no context")?.insert("namespace".to_owned(), namespace.into());
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), config.to_string())?;
+    let path = format!("{folder}:{}", std::env::var("PATH").unwrap_or_default());
+    let mut command = Command::new("bash");
+    command.args(["-euo", "pipefail", "-c", commands]).env("KUBECONFIG", file.path()).env("PATH", path);
+    run(command.envs(environment.iter().copied()), None)
+}
+
 pub(crate) fn run(command: &mut Command, input: Option<&str>) -> Result<Output> {
     ensure!(
         std::env::var_os("KUBECONFIG").is_some(),

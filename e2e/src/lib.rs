@@ -8,6 +8,7 @@ pub mod helm;
 pub mod image;
 pub mod kubectl;
 pub mod namespace;
+pub mod peer;
 pub mod process;
 pub mod stage;
 

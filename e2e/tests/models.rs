@@ -7,46 +7,10 @@ use std::time::Duration;
 use belay_e2e::TempNamespace;
 use belay_e2e::kubectl::belay;
 use belay_e2e::namespace::condition;
+use belay_e2e::peer::{self, aimock};
 use serde_json::{Value, json};
 
 const TWO_MINUTES: Duration = Duration::from_mins(2);
-const SECURE_POD: &str =
-    "runAsNonRoot: true, runAsUser: 65532, runAsGroup: 65532, seccompProfile: {type: RuntimeDefault}";
-const SECURE_CONTAINER: &str =
-    "allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}";
-
-/// A peer's Deployment and Service, and the wait until it listens.
-fn peer(namespace: &TempNamespace, name: &str, image: &str, port: u16, mounts: &str, volumes: &str) {
-    // The model's server listens while it still loads, and says so only there.
-    let ready = match name {
-        "llm" => format!("httpGet: {{path: /health, port: {port}}}"),
-        _ => format!("tcpSocket: {{port: {port}}}"),
-    };
-    namespace
-        .kubectl
-        .apply(&format!(
-            "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: {name}}}, spec: {{selector: {{matchLabels: {{app: {name}}}}}, \
-             template: {{metadata: {{labels: {{app: {name}}}}}, spec: {{enableServiceLinks: false, securityContext: {{{SECURE_POD}}}, \
-             containers: [{{name: c, image: '{image}', imagePullPolicy: Never, ports: [{{containerPort: {port}}}], \
-             readinessProbe: {{{ready}, periodSeconds: 1, failureThreshold: 90}}, \
-             securityContext: {{{SECURE_CONTAINER}}}, volumeMounts: [{{name: tmp, mountPath: /tmp}}{mounts}]}}], \
-             volumes: [{{name: tmp, emptyDir: {{}}}}{volumes}]}}}}}}}}\n---\n\
-             {{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{selector: {{app: {name}}}, ports: [{{port: {port}}}]}}}}\n"
-        ))
-        .unwrap();
-    namespace.kubectl.run(&["rollout", "status", &format!("deployment/{name}"), "--timeout=150s"]).unwrap();
-}
-
-/// aimock with these fixtures.
-fn aimock(namespace: &TempNamespace, fixtures: &Value) {
-    let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "fixtures"},
-        "data": {"fixtures.json": json!({"fixtures": fixtures}).to_string()}});
-    namespace.kubectl.apply(&config.to_string()).unwrap();
-    let mounts = ", {name: fixtures, mountPath: /fixtures/fixtures.json, subPath: fixtures.json}";
-    let volumes = ", {name: fixtures, configMap: {name: fixtures}}";
-    peer(namespace, "aimock", "localhost/belay-peer-aimock:1.43.0", 4010, mounts, volumes);
-}
-
 fn chat_agent(namespace: &TempNamespace, model_spec: &str, tools: &str) {
     agent(namespace, "ChatCompletions", model_spec, tools);
 }
@@ -97,7 +61,7 @@ fn three_calls_of_which_one_fails_and_two_come_in_one_response_in_every_format()
             {"match": {"turnIndex": 1}, "response": {"toolCalls": [call("call_c", "everything__get-sum", json!({"a": 2}))]}},
             {"match": {"turnIndex": 2, "toolCallId": "call_c"}, "response": {"content": "The sum is 5."}}
         ]),
-    );
+    ).unwrap();
     namespace.kubectl.run(&["rollout", "status", "deployment/everything", "--timeout=120s"]).unwrap();
     for (api, more) in APIS {
         agent(
@@ -123,7 +87,7 @@ fn three_calls_of_which_one_fails_and_two_come_in_one_response_in_every_format()
 #[test]
 fn a_real_language_model_answers_in_every_format_and_its_tokens_are_the_servers_own() {
     let namespace = TempNamespace::enabled("model-real").unwrap();
-    peer(&namespace, "llm", "localhost/belay-peer-llm:0.1.2", 8080, "", "");
+    peer::start(&namespace, "llm", "localhost/belay-peer-llm:0.1.2", 8080, "", "").unwrap();
     for (api, _) in APIS {
         agent(
             &namespace,
@@ -157,7 +121,7 @@ fn a_model_with_a_wrong_key_is_replaced_by_its_fallback() {
         &namespace,
         &json!([{"match": {"model": "spare"}, "response": {"content": "Here I am."}},
         {"match": {}, "response": {"error": {"message": "Incorrect API key", "type": "invalid_request_error"}, "status": 401}}]),
-    );
+    ).unwrap();
     namespace
         .kubectl
         .apply("{apiVersion: belay.dev/v1alpha1, kind: Model, metadata: {name: spare}, spec: {api: Messages, maxOutputTokens: 90, model: spare, baseURL: 'http://aimock:4010/v1'}}")
@@ -175,7 +139,7 @@ fn a_wrong_key_names_the_model_the_credential_and_what_to_do() {
     aimock(
         &namespace,
         &json!([{"match": {}, "response": {"error": {"message": "Incorrect API key", "type": "invalid_request_error"}, "status": 401}}]),
-    );
+    ).unwrap();
     namespace.kubectl.run(&["create", "secret", "generic", "key", "--from-literal=key=canary-77ab"]).unwrap();
     namespace
         .kubectl
@@ -203,7 +167,7 @@ fn an_unreachable_model_is_named_with_its_address() {
 fn a_model_that_answers_garbage_ends_the_run_in_words() {
     let namespace = TempNamespace::enabled("model-garbage").unwrap();
     // The MCP server is no model: what it answers is not Chat Completions.
-    aimock(&namespace, &json!([{"match": {}, "response": {"content": "x"}, "chaos": {"malformedRate": 1.0}}]));
+    aimock(&namespace, &json!([{"match": {}, "response": {"content": "x"}, "chaos": {"malformedRate": 1.0}}])).unwrap();
     chat_agent(&namespace, "model: gpt-test, baseURL: 'http://aimock:4010/v1'", "");
     let ended = run(&namespace, "Hello.");
     assert_eq!(condition(&ended, "Ready").unwrap()["reason"], "ModelFailed", "{ended:#}");
