@@ -13,8 +13,10 @@ use thiserror::Error;
 pub use self::class::AddressClass;
 pub use self::proxy::{EgressProxy, NotAProxy};
 
-/// What names of Services end in; another cluster domain needs the short name.
-const IN_CLUSTER: [&str; 2] = [".svc", ".svc.cluster.local"];
+/// What names of Services end in before the cluster's own domain.
+const SERVICES: &str = ".svc";
+/// What names of Services end in, in a URL; another cluster domain needs the short name.
+const IN_CLUSTER: [&str; 2] = [SERVICES, ".svc.cluster.local"];
 
 /// What the host of a URL names, seen from one namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -150,12 +152,16 @@ impl Host {
         })
     }
 
-    /// The name to look up: whole, so that no search domain of a node leads a Service's name astray.
+    /// The name to look up where names of Services end in `cluster_domain`: with the final dot that keeps it from every
+    /// search list. By a pod's, `github.com` is first a pod of a Service `com` of its own namespace, and then the Service
+    /// `github` of a namespace `com`.
     #[must_use]
-    pub fn name(&self) -> Option<String> {
+    pub fn absolute(&self, cluster_domain: &str) -> Option<String> {
         match self {
-            Self::Service { name, namespace } => Some(format!("{name}.{namespace}.svc")),
-            Self::Name(name) => Some(name.clone()),
+            Self::Service { name, namespace } => Some(format!("{name}.{namespace}.svc.{cluster_domain}.")),
+            // One pod of a Service: nobody's name in public.
+            Self::Name(name) if name.ends_with(SERVICES) => Some(format!("{name}.{cluster_domain}.")),
+            Self::Name(name) => Some(format!("{name}.")),
             Self::Address(_) => None,
         }
     }

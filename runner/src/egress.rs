@@ -4,6 +4,7 @@ mod authorities;
 mod guard;
 #[cfg(test)]
 mod guard_tests;
+mod names;
 mod proxy;
 
 use std::net::IpAddr;
@@ -17,10 +18,11 @@ use belay_protocol::{AUTHORITIES_DIR, Plan};
 use reqwest::Url;
 
 use self::authorities::{Authorities, Verified};
-use self::guard::{Guard, Names, SystemNames};
+use self::guard::Guard;
 
 pub use self::authorities::{AuthoritiesError, AuthoritiesProblem, Trust};
 pub use self::guard::{Refused, refused};
+pub use self::names::{Names, SystemNames};
 
 /// Shorter than the 5 s after which Node's HTTP servers close an idle connection: a request written into
 /// a connection that is just being closed has an unknown end.
@@ -152,7 +154,8 @@ impl Destinations {
     pub fn new(namespace: &str, private_hosts: &[String]) -> Self {
         let authorities = Authorities::new(AUTHORITIES_DIR.into());
         let allowed = AllowedHosts::of(private_hosts);
-        Self { namespace: namespace.to_owned(), allowed, proxy: None, authorities, names: Arc::new(SystemNames) }
+        let names = Arc::new(SystemNames::of_pod());
+        Self { namespace: namespace.to_owned(), allowed, proxy: None, authorities, names }
     }
 
     /// The same way out, to what this plan may reach.

@@ -4,9 +4,12 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use belay_protocol::network::Destination;
 use belay_protocol::probe::Passage;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::egress::{Names as _, SystemNames};
 
 /// Rules follow a new pod within a moment; a network that has not blocked by then does not.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(10);
@@ -25,11 +28,19 @@ enum Tried {
     Refused,
 }
 
-/// Tries `address` until it is blocked, or has been open for too long.
+/// Tries `address`, HOST:PORT, until it is blocked, or has been open for too long.
 pub async fn look(address: &str) -> Passage {
-    let Ok(found) = tokio::net::lookup_host(address).await else { return Passage::NotFound };
-    let addresses: Vec<SocketAddr> = found.collect();
+    let names = SystemNames::of_pod();
+    let Some((host, port)) = asked(address, names.cluster_domain()) else { return Passage::NotFound };
+    let Ok(found) = names.look_up(host).await else { return Passage::NotFound };
+    let addresses: Vec<SocketAddr> = found.into_iter().map(|found| SocketAddr::new(found, port)).collect();
     watch(FOLLOWED_WITHIN, || connects(&addresses)).await
+}
+
+/// What is looked up, and the port. Whoever answers for the name has the say whether policies are enforced.
+fn asked(address: &str, cluster_domain: &str) -> Option<(String, u16)> {
+    let Destination { host, port } = Destination::parse(&format!("http://{address}"), "").ok()?;
+    Some((host.absolute(cluster_domain).unwrap_or_else(|| host.to_string()), port))
 }
 
 async fn watch<F: Future<Output = Tried>>(within: Duration, connects: impl Fn() -> F) -> Passage {
@@ -107,5 +118,13 @@ mod tests {
         drop(listener);
         assert_eq!(connects(&[address]).await, Tried::Refused);
         assert_eq!(look("127.0.0.1:no-port").await, Passage::NotFound);
+    }
+
+    #[test]
+    fn the_operator_is_looked_up_by_its_whole_name() {
+        let asked = |address| asked(address, "corp.example");
+        let name = "belay-operator.belay-system.svc.corp.example.".to_owned();
+        assert_eq!(asked("belay-operator.belay-system.svc:8080"), Some((name, 8080)));
+        assert_eq!(asked("10.96.0.7:8080"), Some(("10.96.0.7".to_owned(), 8080)));
     }
 }

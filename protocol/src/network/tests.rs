@@ -32,6 +32,23 @@ fn a_host_is_a_service_a_name_or_an_address(#[case] text: &str, #[case] host: Ho
 }
 
 #[rstest]
+#[case("llm", Some("llm.team.svc.corp.example."))]
+#[case("llm.team.svc.cluster.local.", Some("llm.team.svc.corp.example."))]
+#[case("llm.other.svc", Some("llm.other.svc.corp.example."))]
+#[case("localhost", Some("localhost.team.svc.corp.example."))]
+#[case("pod-0.db.other.svc", Some("pod-0.db.other.svc.corp.example."))]
+#[case("pod-0.db.other.svc.cluster.local", Some("pod-0.db.other.svc.cluster.local."))]
+#[case("github.com", Some("github.com."))]
+#[case("github.com.", Some("github.com."))]
+#[case("llm.other", Some("llm.other."))]
+#[case("10.1.2.3", None)]
+#[case("[::1]", None)]
+fn every_name_is_looked_up_whole_whichever_domain_the_cluster_has(#[case] text: &str, #[case] name: Option<&str>) {
+    let host = Host::parse(text, "team").unwrap();
+    assert_eq!(host.absolute("corp.example").as_deref(), name);
+}
+
+#[rstest]
 #[case("2130706433")]
 #[case("0x7f000001")]
 #[case("0177.0.0.1")]

@@ -1,27 +1,13 @@
 //! Which addresses a client connects to. A name is looked up for every new connection, every address of the answer is
 //! checked, and what was checked is what is connected to.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use belay_protocol::network::{AddressClass, Reach, Route};
-use futures::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// What resolves names. Tests play one.
-pub trait Names: Send + Sync {
-    fn look_up(&self, name: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>>;
-}
-
-/// The pod's own resolver.
-pub struct SystemNames;
-
-impl Names for SystemNames {
-    fn look_up(&self, name: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
-        Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.map(|found| found.ip()).collect()) })
-    }
-}
+use super::names::Names;
 
 /// Why a name was not connected to, though it resolves.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,7 +39,7 @@ impl Resolve for Guard {
             return Box::pin(async { Err(Refused::OtherHost { asked, host }.into()) });
         }
         // A literal address needs no resolver: whoever asks one for it reads the URL otherwise than we do.
-        let Some(whole) = self.route.destination.host.name() else {
+        let Some(whole) = self.route.destination.host.absolute(self.names.cluster_domain()) else {
             let asked = name.as_str().to_owned();
             return Box::pin(async { Err(Refused::OtherHost { asked, host }.into()) });
         };

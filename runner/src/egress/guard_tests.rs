@@ -13,7 +13,8 @@ use futures::future::BoxFuture;
 use reqwest::dns::Resolve;
 use rstest::rstest;
 
-use super::guard::{Guard, Names};
+use super::guard::Guard;
+use super::names::Names;
 use super::{Destinations, Refused, refused};
 use crate::credential::Credentials;
 use crate::tools::Endpoint;
@@ -33,6 +34,10 @@ fn played(answers: &[&[&'static str]]) -> Played {
 }
 
 impl Names for Played {
+    fn cluster_domain(&self) -> &'static str {
+        "corp.example"
+    }
+
     fn look_up(&self, name: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
         self.asked.lock().unwrap().push(name);
         let mut answers = self.answers.lock().unwrap();
@@ -62,7 +67,7 @@ async fn what_was_checked_is_what_is_connected_to_at_the_port_of_the_url() {
     let names = played(&[&["1.1.1.1", "2606:4700::1"]]);
     let found = resolved(&destinations(&[], &names), "https://api.example.com:8443/v1").await;
     assert_eq!(found.unwrap(), ["1.1.1.1:0", "[2606:4700::1]:0"]);
-    assert_eq!(*names.asked.lock().unwrap(), ["api.example.com"]);
+    assert_eq!(*names.asked.lock().unwrap(), ["api.example.com."]);
 }
 
 #[rstest]
@@ -106,7 +111,7 @@ async fn a_public_name_is_not_followed_to_an_address_that_is_not(
 async fn a_service_is_looked_up_by_its_whole_name_and_may_be_private(#[case] url: &str, #[case] allowed: &[&str]) {
     let names = played(&[&["10.96.0.7"]]);
     assert_eq!(resolved(&destinations(allowed, &names), url).await.unwrap(), ["10.96.0.7:0"]);
-    assert_eq!(*names.asked.lock().unwrap(), ["tool.team.svc"]);
+    assert_eq!(*names.asked.lock().unwrap(), ["tool.team.svc.corp.example."]);
     let names = played(&[&["169.254.169.254"]]);
     let error = resolved(&destinations(allowed, &names), url).await.unwrap_err();
     assert!(matches!(error, Refused::Never { class: AddressClass::Metadata, .. }), "{error}");
