@@ -207,7 +207,8 @@ impl Core {
         let (caches, world) = caches();
         self.metrics.approvals.follow(world.approvals.clone());
         let (queues, pulls) = queues();
-        let relations = Relations { world: world.clone(), queues: queues.clone() };
+        let shared = Arc::new(self.config.network().shared_services());
+        let relations = Relations { world: world.clone(), queues: queues.clone(), shared };
         let namespaces = Namespaces::new(
             self.client.clone(),
             relations.clone(),

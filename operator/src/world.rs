@@ -147,6 +147,8 @@ pub struct Queues {
 pub struct Relations {
     pub world: World,
     pub queues: Queues,
+    /// Services that runs of every namespace may go to, by namespace and name.
+    pub shared: Arc<BTreeSet<(String, String)>>,
 }
 
 impl Relations {
@@ -262,13 +264,29 @@ impl Relations {
         }
     }
 
+    /// Whoever may go to the Service.
+    pub async fn service_changed(&self, namespace: &str, name: &str) {
+        if self.shared.contains(&(namespace.to_owned(), name.to_owned())) {
+            self.look_at_fenced(None).await;
+        } else {
+            self.network_changed(namespace).await;
+        }
+    }
+
     /// Agents and Tools of a namespace: a Service or NetworkPolicy there is another.
     pub async fn network_changed(&self, namespace: &str) {
-        for object in self.world.tools.state_filter(|o| within(o, namespace)) {
-            self.queues.tools.push(namespace, &object.name_any()).await;
+        self.look_at_fenced(Some(namespace)).await;
+    }
+
+    /// Whatever NetworkPolicies are kept for, in one namespace or in all.
+    async fn look_at_fenced(&self, only: Option<&str>) {
+        let tools = self.world.tools.state_filter(|tool| only.is_none_or(|only| within(tool, only)));
+        for (namespace, name) in tools.iter().map(|tool| place(&**tool)) {
+            self.queues.tools.push(&namespace, &name).await;
         }
-        for object in self.world.agents.state_filter(|o| within(o, namespace)) {
-            self.queues.agents.push(namespace, &object.name_any()).await;
+        let agents = self.world.agents.state_filter(|agent| only.is_none_or(|only| within(agent, only)));
+        for (namespace, name) in agents.iter().map(|agent| place(&**agent)) {
+            self.queues.agents.push(&namespace, &name).await;
         }
     }
 
@@ -336,6 +354,9 @@ impl Relations {
         }
         for object in self.world.runs.state_filter(|o| within(o, namespace) && !has_ended(o)) {
             self.queues.runs.push(namespace, &object.name_any()).await;
+        }
+        if self.shared.iter().any(|(of, _)| of == namespace) {
+            self.look_at_fenced(None).await;
         }
     }
 }
@@ -406,21 +427,44 @@ mod tests {
         ready(policy(name, "{otherwise: Ask}"))
     }
 
+    /// Queues of which those of Agents are read.
+    fn queues() -> (Queues, mpsc::Receiver<ObjectRef<Agent>>) {
+        let (agents, looked_at) = Queue::new();
+        let queues = Queues {
+            models: Queue::new().0,
+            credentials: Queue::new().0,
+            tools: Queue::new().0,
+            policies: Queue::new().0,
+            agents,
+            runs: Queue::new().0,
+        };
+        (queues, looked_at)
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_listed_for_all_namespaces_concerns_the_agents_of_all_and_others_those_of_their_own() {
+        let (queues, mut looked_at) = queues();
+        let shared = Arc::new(BTreeSet::from([("models".to_owned(), "llm".to_owned())]));
+        let relations = Relations { world: world(vec![]), queues, shared };
+        for (namespace, name, concerned) in
+            [("models", "llm", true), ("models", "other", false), ("triage", "tool", true), ("team", "llm", false)]
+        {
+            relations.service_changed(namespace, name).await;
+            assert_eq!(looked_at.try_recv().is_ok(), concerned, "{namespace}/{name}");
+        }
+        for (namespace, concerned) in [("models", true), ("team", false)] {
+            relations.namespace_changed(namespace).await;
+            assert_eq!(looked_at.try_recv().is_ok(), concerned, "{namespace}, as it was enabled or disabled");
+        }
+    }
+
     #[tokio::test]
     async fn whatever_a_run_of_an_agent_would_use_has_it_looked_at_and_is_missed_where_it_is_not_there() {
         for (key, used) in [("models", true), ("spares", true), ("tools", true), ("unused", false)] {
             let all: Vec<_> = ["of-models", "of-spares", "of-tools"].map(good).into();
             let world = world(all);
-            let (agents, mut looked_at) = Queue::new();
-            let queues = Queues {
-                models: Queue::new().0,
-                credentials: Queue::new().0,
-                tools: Queue::new().0,
-                policies: Queue::new().0,
-                agents,
-                runs: Queue::new().0,
-            };
-            let relations = Relations { world: world.clone(), queues };
+            let (queues, mut looked_at) = queues();
+            let relations = Relations { world: world.clone(), queues, shared: Arc::default() };
             relations.policy_changed(&good(&format!("of-{key}"))).await;
             assert_eq!(looked_at.try_recv().is_ok(), used, "the policy of {key}");
             relations.credential_changed(&credential(key)).await;

@@ -237,6 +237,10 @@ impl AllowedHosts {
         Self { proxied: proxy.is_some(), ..self }
     }
 
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.iter().map(|AllowedHost(host)| host)
+    }
+
     /// Whether `url` may be requested by what lies in `namespace`, and at which addresses.
     pub fn route(&self, url: &str, namespace: &str) -> Result<Route, NotAllowed> {
         let Destination { host, port } = Destination::parse(url, namespace)?;
@@ -290,7 +294,7 @@ impl AllowedHosts {
             (Host::Service { name, namespace }, Host::Name(short)) => *short == format!("{name}.{namespace}"),
             (listed, host) => listed == host,
         };
-        self.hosts.iter().map(|AllowedHost(host)| host).find(|listed| is(listed))
+        self.hosts().find(|listed| is(listed))
     }
 }
 

@@ -194,7 +194,7 @@ impl Stage {
         let journal = Journal::open(&folder.path().join("journal.sqlite")).await.unwrap();
         let (world, agents) = world();
         let queues = queues();
-        let relations = Relations { world: world.clone(), queues: queues.clone() };
+        let relations = Relations { world: world.clone(), queues: queues.clone(), shared: Arc::default() };
         let (metrics, pulses) = (Metrics::default(), Pulses::default());
         let namespaces = Namespaces::new(client.clone(), relations, pulses, metrics.clone(), shutdown.clone());
         enable(&namespaces).await;

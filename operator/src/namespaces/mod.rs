@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
+use crate::network::policy::Sighting;
 use crate::pod_template::MANAGED_BY;
 use crate::watches::{Pulses, Seen, Watch};
 use crate::world::Relations;
@@ -113,11 +114,17 @@ impl Namespaces {
         credentials.chain(tools.iter().filter_map(|tool| tool.uid())).collect()
     }
 
-    /// The Service of that name, where its namespace is served.
+    /// What is known of the Service of that name.
     #[must_use]
-    pub fn service_object(&self, namespace: &str, name: &str) -> Option<Arc<ServiceObject>> {
+    pub fn sighting(&self, namespace: &str, name: &str) -> Sighting {
+        match self.service(namespace) {
+            Service::NotEnabled | Service::Forbidden => return Sighting::Unknown,
+            // Nobody is let in meanwhile: whoever names it is looked at again once it is listed.
+            Service::Enabled | Service::Starting => {}
+        }
         let services = self.0.served.read().get(namespace).map(|served| served.services.clone());
-        services.and_then(|services| services.get(&ObjectRef::new(name).within(namespace)))
+        let found = services.and_then(|services| services.get(&ObjectRef::new(name).within(namespace)));
+        found.map_or(Sighting::Missing, Sighting::Known)
     }
 
     /// Every Agent may say something else now.
@@ -230,7 +237,9 @@ impl Namespaces {
             services,
             trim,
             stop.clone(),
-            tell(relations, namespace, |to, namespace, _| async move { to.network_changed(&namespace).await }.boxed()),
+            tell(relations, namespace, |to, namespace, service: Arc<ServiceObject>| {
+                async move { to.service_changed(&namespace, &service.name_any()).await }.boxed()
+            }),
         );
         let trim = |policy: &mut NetworkPolicy| policy.meta_mut().managed_fields = None;
         self.watch(
@@ -335,3 +344,6 @@ fn trim_pod(pod: &mut Pod) {
     pod.meta_mut().managed_fields = None;
     pod.meta_mut().annotations = None;
 }
+
+#[cfg(test)]
+mod tests;

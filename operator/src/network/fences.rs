@@ -91,11 +91,11 @@ impl Fences {
             Host::Service { name, namespace } => Some((namespace.clone(), name.clone())),
             Host::Name(_) | Host::Address(_) => None,
         });
-        let known = named.filter_map(|(namespace, name)| {
-            let service = self.0.namespaces.service_object(&namespace, &name)?;
-            Some(((namespace, name), (*service).clone()))
-        });
-        known.collect()
+        let seen = |(namespace, name): (String, String)| {
+            let sighting = self.0.namespaces.sighting(&namespace, &name);
+            ((namespace, name), sighting)
+        };
+        named.map(seen).collect()
     }
 
     fn is_promised(&self, namespace: &str, name: &str) -> bool {

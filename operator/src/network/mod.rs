@@ -7,7 +7,7 @@ pub mod policy;
 
 use std::collections::BTreeSet;
 
-use belay_protocol::network::{AllowedHosts, Destination, EgressProxy, Route};
+use belay_protocol::network::{AllowedHosts, Destination, EgressProxy, Host, Route};
 use k8s_openapi::api::networking::v1::NetworkPolicyEgressRule;
 
 /// What the installation decides about it.
@@ -28,6 +28,17 @@ pub struct NetworkSettings {
 }
 
 impl NetworkSettings {
+    /// Services that runs of other namespaces may go to, or are led to, by namespace and name.
+    #[must_use]
+    pub fn shared_services(&self) -> BTreeSet<(String, String)> {
+        let proxy = self.proxy.as_ref().map(|proxy| proxy.route().destination.host);
+        let services = self.allowed.hosts().chain(&proxy).filter_map(|host| match host {
+            Host::Service { name, namespace } => Some((namespace.clone(), name.clone())),
+            Host::Name(_) | Host::Address(_) => None,
+        });
+        services.collect()
+    }
+
     /// The ways from `namespace` to those URLs that may be requested, for a plan that names these private hosts.
     #[must_use]
     pub fn routes<'a>(

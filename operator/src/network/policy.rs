@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use belay_crds::NETWORK_LABEL;
 use belay_protocol::digest::digest_of;
@@ -28,7 +29,6 @@ pub const BASE: &str = "belay-runners";
 pub const NO_DESTINATIONS: &str = "none";
 const KEY_LENGTH: usize = 16;
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
-/// A Service whose target is not known may listen on any port.
 const ANYWHERE_V4: &str = "0.0.0.0/0";
 /// All that is routed in public.
 const PUBLIC_V6: &str = "2000::/3";
@@ -68,8 +68,17 @@ const PRIVATE_V6: &str = "fc00::/7";
 const METADATA_V6: [&str; 5] =
     ["fd00:42::42/128", "fd00:c1::a9fe:a9fe/128", "fd00:ec2::23/128", "fd00:ec2::254/128", "fd20:ce::254/128"];
 
-/// Services by namespace and name, as far as they are known.
-pub type Services = BTreeMap<(String, String), Service>;
+/// What is known of a Service that a URL names.
+#[derive(Clone, Debug)]
+pub enum Sighting {
+    /// Its namespace is not looked at: this installation does not serve it.
+    Unknown,
+    Missing,
+    Known(Arc<Service>),
+}
+
+/// Those that are named, by namespace and name.
+pub type Services = BTreeMap<(String, String), Sighting>;
 
 /// What the pods of one owner may reach.
 #[derive(Clone, Debug)]
@@ -177,9 +186,12 @@ fn egress(at: &Surroundings, services: &Services) -> Vec<NetworkPolicyEgressRule
         let port = IntOrString::Int(route.destination.port.into());
         match &route.destination.host {
             Host::Service { name, namespace } => {
-                let found = services.get(&(namespace.clone(), name.clone()));
                 let away = (*namespace != at.namespace).then_some(namespace.as_str());
-                to_service(found, away, route.destination.port)
+                match services.get(&(namespace.clone(), name.clone()))? {
+                    Sighting::Unknown => away.map(to_any_pod),
+                    Sighting::Missing => None,
+                    Sighting::Known(service) => to_service(service, away, route.destination.port),
+                }
             }
             Host::Address(address) => Some(rule(vec![block(&whole(*address), &[])], vec![port])),
             // Listed by the installation: nobody but DNS knows at which private addresses it is.
@@ -196,14 +208,16 @@ fn egress(at: &Surroundings, services: &Services) -> Vec<NetworkPolicyEgressRule
     public_rule.into_iter().chain(others).collect()
 }
 
+/// Which pods stand for a Service there, and at which ports, nobody can tell.
+fn to_any_pod(namespace: &str) -> NetworkPolicyEgressRule {
+    let namespace_selector = Some(labelled([(NAMESPACE_NAME, namespace)]));
+    rule(vec![NetworkPolicyPeer { namespace_selector, ..NetworkPolicyPeer::default() }], Vec::new())
+}
+
 /// The pods behind a Service, at the ports where they listen. None: it has no pods that a policy can select.
-fn to_service(service: Option<&Service>, away: Option<&str>, port: u16) -> Option<NetworkPolicyEgressRule> {
+fn to_service(service: &Service, away: Option<&str>, port: u16) -> Option<NetworkPolicyEgressRule> {
     let namespace_selector = away.map(|namespace| labelled([(NAMESPACE_NAME, namespace)]));
-    let Some(spec) = service.and_then(|service| service.spec.as_ref()) else {
-        // Services of a namespace that this installation does not serve are not looked at: any of its pods.
-        let peer = NetworkPolicyPeer { namespace_selector, ..NetworkPolicyPeer::default() };
-        return away.map(|_| rule(vec![peer], Vec::new()));
-    };
+    let spec = service.spec.as_ref()?;
     let selector = spec.selector.clone().filter(|selector| !selector.is_empty())?;
     if spec.type_.as_deref() == Some("ExternalName") {
         return None;
@@ -253,10 +267,11 @@ pub fn usual_dns() -> Vec<NetworkPolicyEgressRule> {
     vec![NetworkPolicyEgressRule { to: Some(vec![peer]), ports: Some(vec![port("UDP"), port("TCP")]) }]
 }
 
+/// Over TCP alone, at any port where none is said.
 fn rule(to: Vec<NetworkPolicyPeer>, ports: Vec<IntOrString>) -> NetworkPolicyEgressRule {
-    let tcp = |port| NetworkPolicyPort { protocol: Some("TCP".to_owned()), port: Some(port), end_port: None };
-    let ports: Vec<_> = ports.into_iter().map(tcp).collect();
-    NetworkPolicyEgressRule { to: Some(to), ports: (!ports.is_empty()).then_some(ports) }
+    let tcp = |port| NetworkPolicyPort { protocol: Some("TCP".to_owned()), port, end_port: None };
+    let ports = if ports.is_empty() { vec![tcp(None)] } else { ports.into_iter().map(Some).map(tcp).collect() };
+    NetworkPolicyEgressRule { to: Some(to), ports: Some(ports) }
 }
 
 fn block(cidr: &str, except: &[&str]) -> NetworkPolicyPeer {

@@ -86,7 +86,7 @@ impl Stage {
             let server = Arc::clone(&server);
             played::client(move |method, path, body| server.lock().answer(method, path, body))
         };
-        let relations = Relations { world: world.clone(), queues: queues.clone() };
+        let relations = Relations { world: world.clone(), queues: queues.clone(), shared: Arc::default() };
         let metrics = Metrics::default();
         let namespaces =
             Namespaces::new(client.clone(), relations, Pulses::default(), metrics.clone(), shutdown.clone());

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn at(urls: &[&str]) -> Surroundings {
-    let allowed: AllowedHosts = ["llm.models.svc", "far.away.svc", "proxy.corp.example", "10.1.2.3"]
+    let allowed: AllowedHosts = ["llm.models.svc", "gone.models.svc", "far.away.svc", "proxy.corp.example", "10.1.2.3"]
         .map(|host| host.parse().unwrap())
         .into_iter()
         .collect();
@@ -56,7 +56,11 @@ fn services() -> Services {
         ),
     ];
     let service = |spec: &Value| serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
-    all.iter().map(|(namespace, name, spec)| (((*namespace).into(), (*name).into()), service(spec))).collect()
+    let known = all.iter().map(|(of, name, spec)| ((*of, *name), Sighting::Known(Arc::new(service(spec)))));
+    let others = [(("triage", "gone"), Sighting::Missing), (("models", "gone"), Sighting::Missing)]
+        .into_iter()
+        .chain([(("away", "far"), Sighting::Unknown)]);
+    known.chain(others).map(|((namespace, name), seen)| ((namespace.into(), name.into()), seen)).collect()
 }
 
 fn rules(urls: &[&str]) -> Value {
@@ -81,7 +85,7 @@ fn a_service_of_the_own_namespace_is_its_pods_at_the_ports_where_they_listen() {
 
 #[test]
 fn what_has_no_pods_to_select_gets_no_rule() {
-    for url in ["http://gone/mcp", "http://elsewhere/mcp", "http://by-hand/mcp", "http://tool:82/mcp"] {
+    for url in ["http://gone/mcp", "http://gone.models.svc/mcp", "http://elsewhere/mcp", "http://by-hand/mcp", "http://tool:82/mcp"] {
         assert_eq!(rules(&[url]), json!([]), "{url}");
     }
 }
@@ -92,7 +96,7 @@ fn a_listed_service_of_another_namespace_is_its_pods_where_they_are_known() {
     let llm = json!({"namespaceSelector": namespace("models"), "podSelector": {"matchLabels": {"app": "llm"}}});
     assert_eq!(rules(&["http://llm.models.svc/v1"]), json!([{"to": [llm], "ports": [tcp(8080)]}]));
     let far = json!({"namespaceSelector": namespace("away")});
-    assert_eq!(rules(&["http://far.away.svc/v1"]), json!([{"to": [far]}]));
+    assert_eq!(rules(&["http://far.away.svc/v1"]), json!([{"to": [far], "ports": [{"protocol": "TCP"}]}]));
 }
 
 #[test]
