@@ -73,7 +73,7 @@ fn values_reach_the_objects_that_they_are_for() {
         "limits": {"runs": 7},
         "verifyPeerAddress": false,
         "network": {"allowedPrivateHosts": ["llm.models.svc", "10.1.2.3"], "dnsEgress": [{"ports": [{"port": 53}]}],
-            "egressProxy": "http://proxy.corp.example:3128"},
+            "clusterRanges": ["2600:1f18:4::/48", "8.8.0.0/16"], "egressProxy": "http://proxy.corp.example:3128"},
     }));
     let pod = &objects["\"Deployment\"/\"belay-operator\""]["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
@@ -90,6 +90,7 @@ fn values_reach_the_objects_that_they_are_for() {
     assert_eq!(variable("BELAY_VERIFY_PEER_ADDRESS"), Some(json!("false")));
     assert_eq!(variable("BELAY_POD_NODE_SELECTOR"), Some(json!(r#"{"pool":"agents"}"#)));
     assert_eq!(variable("BELAY_ALLOWED_PRIVATE_HOSTS"), Some(json!("llm.models.svc,10.1.2.3")));
+    assert_eq!(variable("BELAY_CLUSTER_RANGES"), Some(json!("2600:1f18:4::/48,8.8.0.0/16")));
     assert_eq!(variable("BELAY_EGRESS_PROXY"), Some(json!("http://proxy.corp.example:3128")));
     assert_eq!(variable("BELAY_DNS_EGRESS"), Some(json!(r#"[{"ports":[{"port":53}]}]"#)));
     let claim = &objects["\"PersistentVolumeClaim\"/\"belay-journal\""]["spec"];
@@ -152,6 +153,7 @@ fn a_value_that_is_wrong_or_unknown_is_refused_by_name() {
         (json!({"image": {"pullPolicy": "Sometimes"}}), "pullPolicy"),
         (json!({"namespaces": ["Team A"]}), "namespaces"),
         (json!({"otlp": {"endpoint": "otel:4317"}}), "endpoint"),
+        (json!({"network": {"clusterRanges": ["nodes"]}}), "clusterRanges"),
     ] {
         let refused = helm("template", &values);
         assert!(!refused.success && refused.stderr.contains(words), "{values}: {}", refused.stderr);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use belay_protocol::network::{AllowedHost, AllowedHosts, Destination, EgressProxy};
+use belay_protocol::network::{AddressRange, AllowedHost, AllowedHosts, ClusterRanges, Destination, EgressProxy};
 use belay_protocol::trace::Content;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use k8s_openapi::api::core::v1::Toleration;
@@ -122,6 +122,10 @@ pub struct Config {
     /// Services of other namespaces (NAME.NAMESPACE.svc), host names, addresses
     #[arg(long, env = "BELAY_ALLOWED_PRIVATE_HOSTS", value_delimiter = ',')]
     pub allowed_private_hosts: Vec<AllowedHost>,
+
+    /// Ranges of addresses with public numbers that pods, Services or nodes have, separated by commas: they count as private
+    #[arg(long, env = "BELAY_CLUSTER_RANGES", value_delimiter = ',')]
+    pub cluster_ranges: Vec<AddressRange>,
 
     /// The forward proxy by which runner and probe pods reach public hosts, such as `http://proxy.example:3128`: asked
     /// with CONNECT, for https alone. What --allowed-private-hosts lists and Services are reached without it
@@ -254,8 +258,10 @@ impl Config {
     pub fn network(&self) -> NetworkSettings {
         let dns = self.dns_egress.0.clone();
         let allowed: AllowedHosts = self.allowed_private_hosts.iter().cloned().collect();
+        let ranges: ClusterRanges = self.cluster_ranges.iter().copied().collect();
         NetworkSettings {
-            allowed: allowed.behind(self.egress_proxy.as_ref()),
+            allowed: allowed.behind(self.egress_proxy.as_ref()).in_cluster(ranges.clone()),
+            ranges,
             proxy: self.egress_proxy.clone(),
             dns: if dns.is_empty() { usual_dns() } else { dns },
             operator: Destination::parse(&self.operator_address(), &self.namespace).ok(),
@@ -378,6 +384,17 @@ mod tests {
         assert!(listed.allowed.route("http://10.1.2.3/", "team").is_ok());
         for never in ["169.254.169.254", "llm", "0x7f.1"] {
             assert!(parse(&["--allowed-private-hosts", never]).is_err(), "{never}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_range_of_the_clusters_own_is_refused_at_the_start_in_clear_words() {
+        let ranged = parse(&["--cluster-ranges", "8.8.0.0/16,2600:1f18::/32"]).unwrap().network();
+        assert_eq!(ranged.ranges.to_string(), "8.8.0.0/16,2600:1f18::/32");
+        assert!(ranged.allowed.route("http://8.8.8.8/", "team").is_err(), "as Agents are told");
+        for (bad, words) in [("8.8.8.8/16", "8.8.8.8/16 is no range of addresses"), ("::/0", "every public address")] {
+            let error = parse(&["--cluster-ranges", bad]).unwrap_err().to_string();
+            assert!(error.contains("--cluster-ranges") && error.contains(words), "{error}");
         }
     }
 

@@ -212,6 +212,8 @@ fn variables(mode: &str, settings: &PodSettings) -> Vec<EnvVar> {
         variable("BELAY_OPERATOR_CA_PEM", &settings.ca_pem),
     ];
     variables.extend(settings.network.proxy.as_ref().map(|proxy| variable("BELAY_EGRESS_PROXY", &proxy.to_string())));
+    let ranges = settings.network.ranges.to_string();
+    variables.extend((!ranges.is_empty()).then(|| variable("BELAY_CLUSTER_RANGES", &ranges)));
     variables
 }
 

@@ -3,6 +3,7 @@
 
 mod class;
 mod proxy;
+mod ranges;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,6 +13,7 @@ use thiserror::Error;
 
 pub use self::class::AddressClass;
 pub use self::proxy::{EgressProxy, NotAProxy};
+pub use self::ranges::{AddressRange, ClusterRanges, NotARange};
 
 /// What names of Services end in before the cluster's own domain.
 const SERVICES: &str = ".svc";
@@ -94,11 +96,12 @@ pub struct Route {
     pub reach: Reach,
 }
 
-/// Hosts that the installation lets runs reach at private addresses, beside Services of their own namespace, and
-/// whether all others are reached through its proxy.
+/// Hosts that the installation lets runs reach at private addresses, beside Services of their own namespace, which
+/// addresses are its own, and whether all other hosts are reached through its proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowedHosts {
     hosts: Vec<AllowedHost>,
+    ranges: ClusterRanges,
     proxied: bool,
 }
 
@@ -231,10 +234,27 @@ impl AllowedHosts {
         names.iter().filter_map(|name| name.parse().ok()).collect()
     }
 
+    /// The same installation, with those hosts that a plan names.
+    #[must_use]
+    pub fn listing(&self, names: &[String]) -> Self {
+        Self { hosts: Self::of(names).hosts, ..self.clone() }
+    }
+
+    /// The same hosts, where these addresses are private though their numbers are public.
+    #[must_use]
+    pub fn in_cluster(self, ranges: ClusterRanges) -> Self {
+        Self { ranges, ..self }
+    }
+
     /// The same hosts, where that proxy, if there is one, leads to public hosts that are not among them.
     #[must_use]
     pub fn behind(self, proxy: Option<&EgressProxy>) -> Self {
         Self { proxied: proxy.is_some(), ..self }
+    }
+
+    #[must_use]
+    pub fn ranges(&self) -> &ClusterRanges {
+        &self.ranges
     }
 
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
@@ -272,7 +292,7 @@ impl AllowedHosts {
     }
 
     fn reach_of(&self, address: IpAddr) -> Result<Reach, NotAllowed> {
-        let class = AddressClass::of(address);
+        let class = self.ranges.class_of(address);
         match class {
             AddressClass::Public => Ok(Reach::Public),
             AddressClass::Private | AddressClass::Loopback if self.find(&Host::Address(address)).is_some() => {
@@ -300,7 +320,7 @@ impl AllowedHosts {
 
 impl FromIterator<AllowedHost> for AllowedHosts {
     fn from_iter<I: IntoIterator<Item = AllowedHost>>(hosts: I) -> Self {
-        Self { hosts: hosts.into_iter().collect(), proxied: false }
+        Self { hosts: hosts.into_iter().collect(), ..Self::default() }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use belay_protocol::network::{EgressProxy, NotAProxy};
+use belay_protocol::network::{ClusterRanges, EgressProxy, NotAProxy, NotARange};
 use belay_protocol::{AUTHORITIES_DIR, CREDENTIALS_DIR, DOCUMENTS_DIR, TOKEN_FILE};
 
 use crate::egress::Destinations;
@@ -20,6 +20,8 @@ pub struct Config {
     pub authorities_folder: PathBuf,
     /// Leads to public hosts, where the installation has one.
     pub egress_proxy: Option<EgressProxy>,
+    /// Addresses that are the cluster's own, whatever their numbers.
+    pub cluster_ranges: ClusterRanges,
 }
 
 /// An `https` address and the authorities that may vouch for it.
@@ -45,6 +47,8 @@ pub enum ConfigError {
     Address(String),
     #[error("BELAY_EGRESS_PROXY: {0}")]
     EgressProxy(#[from] NotAProxy),
+    #[error("BELAY_CLUSTER_RANGES: {0}")]
+    ClusterRanges(#[from] NotARange),
     #[error("BELAY_MODE must be run or probe, not {0}")]
     Mode(String),
 }
@@ -59,9 +63,10 @@ impl Config {
             Some("probe") => Mode::Probe,
             Some(other) => return Err(ConfigError::Mode(other.to_owned())),
         };
-        // One that cannot be read must not become a way around it.
+        // What cannot be read must not become a way around it.
         let egress_proxy = variable("BELAY_EGRESS_PROXY").filter(|value| !value.is_empty());
         let egress_proxy = egress_proxy.map(|proxy| proxy.parse()).transpose()?;
+        let cluster_ranges = variable("BELAY_CLUSTER_RANGES").unwrap_or_default().parse()?;
         Ok(Self {
             operator: OperatorAddress::parse(required("BELAY_OPERATOR_ADDR")?, required("BELAY_OPERATOR_CA_PEM")?)?,
             mode,
@@ -71,6 +76,7 @@ impl Config {
             documents_folder: DOCUMENTS_DIR.into(),
             authorities_folder: AUTHORITIES_DIR.into(),
             egress_proxy,
+            cluster_ranges,
         })
     }
 }
@@ -80,7 +86,8 @@ impl Config {
     #[must_use]
     pub fn way_out(&self) -> Destinations {
         let none = Destinations::new("", &[]);
-        none.with_authorities(self.authorities_folder.clone()).through(self.egress_proxy.clone())
+        let through = none.with_authorities(self.authorities_folder.clone()).through(self.egress_proxy.clone());
+        through.in_cluster(self.cluster_ranges.clone())
     }
 }
 
@@ -120,9 +127,11 @@ mod tests {
         assert_eq!(config.mode, Mode::Run);
         assert_eq!(config.operator.host, "belay-operator.belay-system.svc");
         assert_eq!(config.token_file, PathBuf::from(TOKEN_FILE));
-        assert_eq!(config.egress_proxy, None);
+        assert_eq!((config.egress_proxy, config.cluster_ranges), (None, ClusterRanges::default()));
         let proxied = parse(Some(("BELAY_EGRESS_PROXY", "http://10.1.2.3:3128"))).unwrap();
         assert_eq!(proxied.egress_proxy, Some("http://10.1.2.3:3128".parse().unwrap()));
+        let ranged = parse(Some(("BELAY_CLUSTER_RANGES", "8.8.0.0/16,2600::/32"))).unwrap();
+        assert_eq!(ranged.cluster_ranges.to_string(), "8.8.0.0/16,2600::/32");
     }
 
     #[rstest]
@@ -130,6 +139,7 @@ mod tests {
     #[case("BELAY_OPERATOR_ADDR", "operator", ConfigError::Address("operator".into()))]
     #[case("BELAY_OPERATOR_CA_PEM", "", ConfigError::Missing("BELAY_OPERATOR_CA_PEM"))]
     #[case("BELAY_EGRESS_PROXY", "proxy:3128", ConfigError::EgressProxy(NotAProxy::Spelling("proxy:3128".into())))]
+    #[case("BELAY_CLUSTER_RANGES", "8.8.0.1/16", ConfigError::ClusterRanges(NotARange::Spelling("8.8.0.1/16".into())))]
     #[case("BELAY_MODE", "sing", ConfigError::Mode("sing".into()))]
     fn a_wrong_variable_is_named(#[case] name: &str, #[case] value: &str, #[case] error: ConfigError) {
         assert_eq!(parse(Some((name, value))).unwrap_err(), error);

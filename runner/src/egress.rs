@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use belay_protocol::event::{FailureReason, NotSentReason};
-use belay_protocol::network::{AllowedHosts, EgressProxy, Host, NotAllowed, Reach, Route, Unclear};
+use belay_protocol::network::{AllowedHosts, ClusterRanges, EgressProxy, Host, NotAllowed, Reach, Route, Unclear};
 use belay_protocol::{AUTHORITIES_DIR, Plan};
 use reqwest::Url;
 
@@ -167,14 +167,19 @@ impl Destinations {
     /// The same way out, to what may be reached from that namespace with these private hosts.
     #[must_use]
     pub fn within(&self, namespace: &str, private_hosts: &[String]) -> Self {
-        let allowed = AllowedHosts::of(private_hosts).behind(self.proxy.as_ref());
-        Self { namespace: namespace.to_owned(), allowed, ..self.clone() }
+        Self { namespace: namespace.to_owned(), allowed: self.allowed.listing(private_hosts), ..self.clone() }
     }
 
     /// Public hosts through that proxy, if the installation has one.
     #[must_use]
     pub fn through(self, proxy: Option<EgressProxy>) -> Self {
         Self { allowed: self.allowed.behind(proxy.as_ref()), proxy, ..self }
+    }
+
+    /// Where these addresses are the cluster's own.
+    #[must_use]
+    pub fn in_cluster(self, ranges: ClusterRanges) -> Self {
+        Self { allowed: self.allowed.in_cluster(ranges), ..self }
     }
 
     /// Finds authorities there instead.
@@ -206,7 +211,8 @@ impl Destinations {
         let proxy = self.proxy.as_ref().filter(|_| route.reach == Reach::Proxied);
         let (host, route) = proxy.map_or((host, route), |proxy| (proxy.host(), proxy.route()));
         let proxy = proxy.map(|proxy| reqwest::Proxy::https(proxy.to_string()));
-        let guard = Arc::new(Guard { host, route, names: Arc::clone(&self.names) });
+        let (ranges, names) = (self.allowed.ranges().clone(), Arc::clone(&self.names));
+        let guard = Arc::new(Guard { host, route, ranges, names });
         Ok(Connecting { guard, proxy: proxy.transpose().map_err(EgressError::Client)?, timeout })
     }
 

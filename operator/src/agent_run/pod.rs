@@ -229,14 +229,17 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_told_of_the_installations_proxy() {
+    fn a_pod_is_told_of_the_installations_proxy_and_of_the_clusters_own_addresses() {
         let mut settings = settings();
         settings.network.proxy = Some("http://squid.infra.svc:3128".parse().unwrap());
+        settings.network.ranges = "8.8.0.0/16,2600:1f18::/32".parse().unwrap();
         let place = Place { name: "belay-run-abcd2345", active: Duration::ZERO, network: "k3y" };
         let pod = build(&run("nightly", "triage"), &crate::fixtures::plan(), None, &place, &settings);
         let pod = serde_json::to_value(pod).unwrap();
         let told = json!({"name": "BELAY_EGRESS_PROXY", "value": "http://squid.infra.svc:3128"});
         assert_eq!(pod["spec"]["containers"][0]["env"][3], told);
+        let told = json!({"name": "BELAY_CLUSTER_RANGES", "value": "8.8.0.0/16,2600:1f18::/32"});
+        assert_eq!(pod["spec"]["containers"][0]["env"][4], told);
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Fences {
         self.apply(base(&at.namespace, &self.0.settings)).await?;
         let key = at.key();
         if !at.routes.is_empty() {
-            self.apply(around(at, &self.services(at))).await?;
+            self.apply(around(at, &self.services(at), &self.0.settings.ranges)).await?;
         }
         Ok(key)
     }

@@ -7,7 +7,7 @@ pub mod policy;
 
 use std::collections::BTreeSet;
 
-use belay_protocol::network::{AllowedHosts, Destination, EgressProxy, Host, Route};
+use belay_protocol::network::{AllowedHosts, ClusterRanges, Destination, EgressProxy, Host, Route};
 use k8s_openapi::api::networking::v1::NetworkPolicyEgressRule;
 
 /// What the installation decides about it.
@@ -17,6 +17,8 @@ pub struct NetworkSettings {
     pub allowed: AllowedHosts,
     /// Leads pods to public hosts. None: they go there themselves.
     pub proxy: Option<EgressProxy>,
+    /// Addresses that are the cluster's own, whatever their numbers.
+    pub ranges: ClusterRanges,
     /// How pods reach cluster DNS.
     pub dns: Vec<NetworkPolicyEgressRule>,
     /// How pods reach the operator.
@@ -47,7 +49,6 @@ impl NetworkSettings {
         namespace: &str,
         private_hosts: &[String],
     ) -> BTreeSet<Route> {
-        let allowed = AllowedHosts::of(private_hosts).behind(self.proxy.as_ref());
-        fences::routes(urls, namespace, &allowed)
+        fences::routes(urls, namespace, &self.allowed.listing(private_hosts))
     }
 }

@@ -4,16 +4,17 @@
 //! Every pod carries the label [`NETWORK_LABEL`]. One policy a namespace selects all of them, lets nothing in, and only
 //! cluster DNS and the operator out. One for each owner and set of destinations adds those, for pods with its key.
 
+mod blocks;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use belay_crds::NETWORK_LABEL;
 use belay_protocol::digest::digest_of;
-use belay_protocol::network::{Destination, EgressProxy, Host, Reach, Route};
+use belay_protocol::network::{ClusterRanges, Destination, EgressProxy, Host, Reach, Route};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::{
-    IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+    NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
     LabelSelector, LabelSelectorRequirement, ObjectMeta, OwnerReference,
@@ -29,44 +30,6 @@ pub const BASE: &str = "belay-runners";
 pub const NO_DESTINATIONS: &str = "none";
 const KEY_LENGTH: usize = 16;
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
-const ANYWHERE_V4: &str = "0.0.0.0/0";
-/// All that is routed in public.
-const PUBLIC_V6: &str = "2000::/3";
-const NOT_PUBLIC_V4: [&str; 15] = [
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "168.63.129.16/32",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.0.2.0/24",
-    "192.168.0.0/16",
-    "198.18.0.0/15",
-    "198.51.100.0/24",
-    "203.0.113.0/24",
-    "224.0.0.0/4",
-    "240.0.0.0/4",
-];
-/// What no list of the installation opens.
-const NEVER_V4: [&str; 11] = [
-    "0.0.0.0/8",
-    "100.100.100.200/32",
-    "127.0.0.0/8",
-    "168.63.129.16/32",
-    "169.254.0.0/16",
-    "192.0.0.0/24",
-    "192.0.2.0/24",
-    "198.51.100.0/24",
-    "203.0.113.0/24",
-    "224.0.0.0/4",
-    "240.0.0.0/4",
-];
-const NOT_PUBLIC_V6: [&str; 4] = ["2001::/32", "2001:db8::/32", "2002::/16", "3fff::/20"];
-const PRIVATE_V6: &str = "fc00::/7";
-const METADATA_V6: [&str; 5] =
-    ["fd00:42::42/128", "fd00:c1::a9fe:a9fe/128", "fd00:ec2::23/128", "fd00:ec2::254/128", "fd20:ce::254/128"];
 
 /// What is known of a Service that a URL names.
 #[derive(Clone, Debug)]
@@ -141,10 +104,10 @@ pub fn base(namespace: &str, settings: &NetworkSettings) -> NetworkPolicy {
 
 /// Adds the destinations of one owner's pods.
 #[must_use]
-pub fn around(at: &Surroundings, services: &Services) -> NetworkPolicy {
+pub fn around(at: &Surroundings, services: &Services, ranges: &ClusterRanges) -> NetworkPolicy {
     let key = at.key();
     let selector = labelled([(NETWORK_LABEL, key.as_str())]);
-    policy(&at.namespace, &name_of(&key), Some(at.owner.clone()), selector, egress(at, services))
+    policy(&at.namespace, &name_of(&key), Some(at.owner.clone()), selector, egress(at, services, ranges))
 }
 
 fn policy(
@@ -174,14 +137,12 @@ fn policy(
 }
 
 /// One rule for public hosts, since a policy cannot tell them apart; one for each of the others.
-fn egress(at: &Surroundings, services: &Services) -> Vec<NetworkPolicyEgressRule> {
+fn egress(at: &Surroundings, services: &Services, ranges: &ClusterRanges) -> Vec<NetworkPolicyEgressRule> {
     let public = |route: &&Route| matches!((&route.destination.host, route.reach), (Host::Name(_), Reach::Public));
     let routes = at.taken();
     let ports: BTreeSet<u16> = routes.iter().filter(public).map(|route| route.destination.port).collect();
-    let public_rule = (!ports.is_empty()).then(|| {
-        let peers = vec![block(ANYWHERE_V4, &NOT_PUBLIC_V4), block(PUBLIC_V6, &NOT_PUBLIC_V6)];
-        rule(peers, ports.into_iter().map(|port| IntOrString::Int(port.into())).collect())
-    });
+    let public_rule = (!ports.is_empty())
+        .then(|| rule(blocks::public(ranges), ports.into_iter().map(|port| IntOrString::Int(port.into())).collect()));
     let others = routes.iter().filter(|route| !public(route)).filter_map(|route| {
         let port = IntOrString::Int(route.destination.port.into());
         match &route.destination.host {
@@ -193,16 +154,9 @@ fn egress(at: &Surroundings, services: &Services) -> Vec<NetworkPolicyEgressRule
                     Sighting::Known(service) => to_service(service, away, route.destination.port),
                 }
             }
-            Host::Address(address) => Some(rule(vec![block(&whole(*address), &[])], vec![port])),
-            // Listed by the installation: nobody but DNS knows at which private addresses it is.
-            Host::Name(_) => {
-                let peers = vec![
-                    block(ANYWHERE_V4, &NEVER_V4),
-                    block(PUBLIC_V6, &NOT_PUBLIC_V6),
-                    block(PRIVATE_V6, &METADATA_V6),
-                ];
-                Some(rule(peers, vec![port]))
-            }
+            Host::Address(address) => Some(rule(vec![blocks::one(*address)], vec![port])),
+            // Listed by the installation.
+            Host::Name(_) => Some(rule(blocks::listed(), vec![port])),
         }
     });
     public_rule.into_iter().chain(others).collect()
@@ -245,8 +199,8 @@ fn operator(settings: &NetworkSettings) -> Option<NetworkPolicyEgressRule> {
             };
             (vec![peer], settings.operator_port)
         }
-        Host::Address(address) => (vec![block(&whole(address), &[])], port),
-        Host::Name(_) => (vec![block(ANYWHERE_V4, &NEVER_V4), block("::/0", &[])], port),
+        Host::Address(address) => (vec![blocks::one(address)], port),
+        Host::Name(_) => (blocks::anywhere(), port),
     };
     Some(rule(peers, vec![IntOrString::Int(port.into())]))
 }
@@ -272,19 +226,6 @@ fn rule(to: Vec<NetworkPolicyPeer>, ports: Vec<IntOrString>) -> NetworkPolicyEgr
     let tcp = |port| NetworkPolicyPort { protocol: Some("TCP".to_owned()), port, end_port: None };
     let ports = if ports.is_empty() { vec![tcp(None)] } else { ports.into_iter().map(Some).map(tcp).collect() };
     NetworkPolicyEgressRule { to: Some(to), ports: Some(ports) }
-}
-
-fn block(cidr: &str, except: &[&str]) -> NetworkPolicyPeer {
-    let except: Vec<String> = except.iter().map(|cidr| (*cidr).to_owned()).collect();
-    let ip_block = IPBlock { cidr: cidr.to_owned(), except: (!except.is_empty()).then_some(except) };
-    NetworkPolicyPeer { ip_block: Some(ip_block), ..NetworkPolicyPeer::default() }
-}
-
-fn whole(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(_) => format!("{address}/32"),
-        IpAddr::V6(_) => format!("{address}/128"),
-    }
 }
 
 fn labelled<const N: usize>(labels: [(&str, &str); N]) -> LabelSelector {

@@ -39,7 +39,7 @@ const METADATA_V6: [Ipv6Addr; 5] = [
 impl AddressClass {
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
-        match address {
+        match arrives(address) {
             IpAddr::V4(address) => of_v4(address),
             IpAddr::V6(address) => of_v6(address),
         }
@@ -59,6 +59,19 @@ impl fmt::Display for AddressClass {
             Self::Broadcast => "the broadcast address",
             Self::Reserved => "a reserved address",
         })
+    }
+}
+
+/// Where a packet to it arrives: what counts of IPv4 inside of IPv6 (mapped, translated, NAT64 and 6to4) is the IPv4
+/// address.
+pub(super) fn arrives(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(outer) = address else { return address };
+    match outer.segments() {
+        [0, 0, 0, 0, 0, 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)).into(),
+        _ => address,
     }
 }
 
@@ -88,11 +101,6 @@ fn of_v6(address: Ipv6Addr) -> AddressClass {
     match address.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0] => AddressClass::Unspecified,
         [0, 0, 0, 0, 0, 0, 0, 1] => AddressClass::Loopback,
-        // Mapped, translated, NAT64 and 6to4: what counts is where the packet arrives.
-        [0, 0, 0, 0, 0, 0xffff, high, low]
-        | [0, 0, 0, 0, 0xffff, 0, high, low]
-        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
-        | [0x2002, high, low, ..] => of_v4(embedded(high, low)),
         // NAT64 of one's own, unique local, and what was site-local once.
         [0x64, 0xff9b, 1, ..] | [0xfc00..=0xfdff | 0xfec0..=0xfeff, ..] => AddressClass::Private,
         [0xfe80..=0xfebf, ..] => AddressClass::LinkLocal,
@@ -102,10 +110,6 @@ fn of_v6(address: Ipv6Addr) -> AddressClass {
         [0x2000..=0x3fff, ..] => AddressClass::Public,
         _ => AddressClass::Reserved,
     }
-}
-
-fn embedded(high: u16, low: u16) -> Ipv4Addr {
-    Ipv4Addr::from((u32::from(high) << 16) | u32::from(low))
 }
 
 #[cfg(test)]

@@ -133,7 +133,8 @@ fn what_is_not_allowed_says_what_to_do() {
 fn metadata_is_not_to_be_allowed_at_all() {
     for never in ["169.254.169.254", "fe80::1", "0.0.0.0", "224.0.0.1", "fd00:ec2::254", "100.100.100.200"] {
         assert!(matches!(never.parse::<AllowedHost>(), Err(NotAllowable::Never(..))), "{never}");
-        let listed = AllowedHosts { hosts: vec![AllowedHost(Host::Address(never.parse().unwrap()))], proxied: false };
+        let listed = allowed(&[]);
+        let listed = AllowedHosts { hosts: vec![AllowedHost(Host::Address(never.parse().unwrap()))], ..listed };
         let url = if never.contains(':') { format!("http://[{never}]/") } else { format!("http://{never}/") };
         assert!(matches!(listed.route(&url, "team"), Err(NotAllowed::Never { .. })), "{never}");
     }
@@ -141,6 +142,17 @@ fn metadata_is_not_to_be_allowed_at_all() {
     for class in [AddressClass::Loopback, AddressClass::LinkLocal, AddressClass::Metadata] {
         assert!(!Reach::Private.takes(class), "{class}");
     }
+}
+
+#[test]
+fn an_address_of_the_clusters_own_ranges_needs_the_list_whatever_its_number() {
+    let list = allowed(&["8.8.8.8"]).in_cluster("8.8.0.0/16".parse().unwrap());
+    assert_eq!(list.route("http://8.8.8.8/", "team").map(|route| route.reach), Ok(Reach::Private));
+    let (address, class) = ("8.8.4.4".parse().unwrap(), AddressClass::Private);
+    assert_eq!(list.route("http://8.8.4.4/", "team"), Err(NotAllowed::Unlisted { address, class }));
+    assert_eq!(list.route("http://1.1.1.1/", "team").map(|route| route.reach), Ok(Reach::Public));
+    let planned = list.listing(&[]);
+    assert!(planned.route("http://8.8.8.8/", "team").is_err(), "a plan that does not name it");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use belay_protocol::network::{AddressClass, Reach, Route};
+use belay_protocol::network::{AddressClass, ClusterRanges, Reach, Route};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::names::Names;
@@ -28,6 +28,7 @@ pub struct Guard {
     /// As the URL spells it.
     pub host: String,
     pub route: Route,
+    pub ranges: ClusterRanges,
     pub names: Arc<dyn Names>,
 }
 
@@ -43,9 +44,9 @@ impl Resolve for Guard {
             let asked = name.as_str().to_owned();
             return Box::pin(async { Err(Refused::OtherHost { asked, host }.into()) });
         };
-        let found = self.names.look_up(whole);
+        let (found, ranges) = (self.names.look_up(whole), self.ranges.clone());
         Box::pin(async move {
-            let checked = check(&host, reach, found.await?)?;
+            let checked = check(&host, reach, &ranges, found.await?)?;
             // Port 0: the URL's.
             Ok(Box::new(checked.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
         })
@@ -53,9 +54,9 @@ impl Resolve for Guard {
 }
 
 /// One bad address spoils the answer: connections fall back from one to the next.
-fn check(host: &str, reach: Reach, addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, Refused> {
+fn check(host: &str, reach: Reach, ranges: &ClusterRanges, addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, Refused> {
     for address in &addresses {
-        let (host, address, class) = (host.to_owned(), *address, AddressClass::of(*address));
+        let (host, address, class) = (host.to_owned(), *address, ranges.class_of(*address));
         if reach.takes(class) {
             continue;
         }

@@ -55,7 +55,8 @@ fn destinations(allowed: &[&str], names: &Played) -> Destinations {
 /// What a connection to the host of `url` would be made to.
 async fn resolved(destinations: &Destinations, url: &str) -> Result<Vec<String>, Refused> {
     let (host, route) = destinations.route(url).unwrap();
-    let guard = Guard { host: host.clone(), route, names: Arc::clone(&destinations.names) };
+    let ranges = destinations.allowed.ranges().clone();
+    let guard = Guard { host: host.clone(), route, ranges, names: Arc::clone(&destinations.names) };
     match guard.resolve(host.parse().unwrap()).await {
         Ok(addresses) => Ok(addresses.map(|address| address.to_string()).collect()),
         Err(error) => Err(error.downcast_ref::<Refused>().unwrap().clone()),
@@ -128,6 +129,22 @@ async fn an_answer_is_checked_again_for_every_connection() {
         "rebinds.example resolves to 10.0.0.1, which is a private or cluster address: name a public host or a Service \
          of the own namespace, or have an administrator add rebinds.example to the installation's allowedPrivateHosts"
     );
+}
+
+#[tokio::test]
+async fn an_address_of_the_clusters_own_ranges_is_private_whatever_its_number() {
+    let own = |allowed: &[&str]| {
+        let ranges = "2600:1f18::/32,8.8.0.0/16".parse().unwrap();
+        destinations(allowed, &played(&[&["1.1.1.1", "8.8.8.8"]])).in_cluster(ranges)
+    };
+    let host = "api.example.com".to_owned();
+    let (address, class) = ("8.8.8.8".parse().unwrap(), AddressClass::Private);
+    let planned = own(&[]).within("team", &[]);
+    assert_eq!(
+        resolved(&planned, "https://api.example.com/").await.unwrap_err(),
+        Refused::Unlisted { host, address, class }
+    );
+    assert!(resolved(&own(&["api.example.com"]), "https://api.example.com/").await.is_ok());
 }
 
 #[tokio::test]

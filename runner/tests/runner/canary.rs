@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, Response, Uri};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use belay_protocol::event::{EndReason, Item};
+use belay_protocol::network::ClusterRanges;
 use belay_protocol::plan::{
     ClientAuthentication, ClientCredentials, Effects, Inject, PlanCredential, PlanModel, PlanTool,
 };
@@ -240,6 +241,7 @@ async fn the_canarys_runner() {
         documents_folder: folder.join("documents"),
         authorities_folder: folder.join("authorities"),
         egress_proxy: None,
+        cluster_ranges: ClusterRanges::default(),
     };
     belay_runner::run::run(&config, "instance-1".into(), std::future::pending()).await.unwrap();
 }

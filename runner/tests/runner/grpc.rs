@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use belay_protocol::event::Artifact;
+use belay_protocol::network::ClusterRanges;
 use belay_protocol::probe::{Presence, ProbeReport, ProbeTask};
 use belay_protocol::wire::artifact_part::Body as Part;
 use belay_protocol::wire::operator_message::Body as FromOperator;
@@ -124,6 +125,7 @@ impl Operator {
             documents_folder: folder.path().join("documents"),
             authorities_folder: folder.path().join("authorities"),
             egress_proxy: None,
+            cluster_ranges: ClusterRanges::default(),
         };
         Self { config, folder, uploads, sessions, probes }
     }

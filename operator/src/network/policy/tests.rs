@@ -1,4 +1,6 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
+use std::net::IpAddr;
+
 use belay_protocol::network::{AddressClass, AllowedHosts};
 use serde_json::{Value, json};
 
@@ -25,7 +27,8 @@ fn at(urls: &[&str]) -> Surroundings {
 /// The same behind a proxy.
 fn proxied(proxy: &str, urls: &[&str]) -> Surroundings {
     let proxy: EgressProxy = proxy.parse().unwrap();
-    let settings = NetworkSettings { proxy: Some(proxy.clone()), ..NetworkSettings::default() };
+    let allowed = AllowedHosts::default().behind(Some(&proxy));
+    let settings = NetworkSettings { allowed, proxy: Some(proxy.clone()), ..NetworkSettings::default() };
     let listed = ["llm.models.svc".to_owned()];
     let routes = settings.routes(urls.iter().copied(), "triage", &listed);
     Surroundings { routes, proxy: Some(proxy), ..at(&[]) }
@@ -64,7 +67,7 @@ fn services() -> Services {
 }
 
 fn rules(urls: &[&str]) -> Value {
-    let policy = serde_json::to_value(around(&at(urls), &services())).unwrap();
+    let policy = serde_json::to_value(around(&at(urls), &services(), &ClusterRanges::default())).unwrap();
     assert_eq!(policy["spec"]["ingress"], json!([]), "ours, so that nobody else adds to it");
     policy["spec"]["egress"].clone()
 }
@@ -108,6 +111,23 @@ fn public_hosts_are_their_ports_outside_private_ranges() {
     for (address, class) in samples() {
         assert_eq!(covers(peers, address), class == AddressClass::Public, "{address}: {class}");
     }
+}
+
+#[test]
+fn what_is_the_clusters_own_is_left_out_of_public_hosts_whatever_its_number() {
+    let ranges: ClusterRanges = "1.1.0.0/16,2606:4700::/32,10.128.0.0/9,fd00::/8".parse().unwrap();
+    let policy = around(&at(&["https://api.example.com/"]), &services(), &ranges);
+    let policy = serde_json::to_value(policy).unwrap();
+    let peers = &policy["spec"]["egress"][0]["to"];
+    for (address, _) in samples() {
+        assert_eq!(covers(peers, address), ranges.class_of(address) == AddressClass::Public, "{address}");
+    }
+    let except = |index: usize| peers[index]["ipBlock"]["except"].as_array().unwrap().clone();
+    assert!(except(0).contains(&json!("1.1.0.0/16")) && !except(0).contains(&json!("10.128.0.0/9")), "named once");
+    assert!(
+        except(1).contains(&json!("2606:4700::/32")) && !except(1).contains(&json!("fd00::/8")),
+        "within its block"
+    );
 }
 
 #[test]
@@ -243,7 +263,7 @@ fn other_destinations_are_another_policy_and_the_same_ones_are_shared() {
     let mut other = at(&["http://tool/a"]);
     other.owner.uid = "another".into();
     assert_ne!(other.key(), key(&["http://tool/a"]));
-    let policy = around(&at(&["http://tool/a"]), &services());
+    let policy = around(&at(&["http://tool/a"]), &services(), &ClusterRanges::default());
     let key = key(&["http://tool/a"]);
     assert_eq!(policy.metadata.name, Some(format!("belay-net-{key}")));
     let selector = policy.spec.unwrap().pod_selector.unwrap();
@@ -254,7 +274,8 @@ fn other_destinations_are_another_policy_and_the_same_ones_are_shared() {
 #[test]
 fn behind_a_proxy_pods_reach_it_and_no_public_address() {
     let rules = |proxy: &str, urls: &[&str]| {
-        let policy = serde_json::to_value(around(&proxied(proxy, urls), &services())).unwrap();
+        let policy =
+            serde_json::to_value(around(&proxied(proxy, urls), &services(), &ClusterRanges::default())).unwrap();
         policy["spec"]["egress"].clone()
     };
     let urls = ["https://api.example.com/", "https://other.example.com:8443/", "https://1.1.1.1/"];
