@@ -222,6 +222,15 @@ fn an_agent_says_whether_the_network_enforces_policies_and_so_it_is() {
     }
     assert_eq!(says("Enforced"), "True");
     soon("the pod is kept from its neighbour", || !reaches());
+    let open = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "open"},
+        "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]},
+    });
+    namespace.kubectl.apply(&open.to_string()).unwrap();
+    assert_eq!(says("Widened"), "False");
+    soon("a policy of somebody else's lets the pod to its neighbour", reaches);
+    namespace.kubectl.run(&["delete", "networkpolicy", "open"]).unwrap();
+    assert_eq!(says("Enforced"), "True");
 }
 
 #[test]

@@ -65,9 +65,12 @@ impl Reconcile for Agents {
         let now = Time(self.clock.now());
         set_condition(&mut status.conditions, &addresses, agent.metadata.generation, now);
         status.observed_generation = agent.metadata.generation;
-        let again = self.say_of_the_network(&agent, service, &mut status.conditions).await;
+        let at = self.surroundings(&agent);
+        let again = self.say_of_the_network(&agent, &at, &mut status.conditions).await;
         if service == Service::Enabled && agent.metadata.deletion_timestamp.is_none() {
-            self.fence(&agent).await?;
+            // Runs that start now find their policies there; those under way keep theirs.
+            self.fences.raise(&at).await?;
+            self.fences.clear(&at).await?;
         }
         if agent.status.as_ref() != Some(&status) {
             self.writes.apply_status(&*agent, &status).await?;
@@ -78,25 +81,32 @@ impl Reconcile for Agents {
 }
 
 impl Agents {
-    /// Whether the cluster enforces NetworkPolicies, as far as a probe found out; when to look again.
+    /// Whether NetworkPolicies hold the Agent's pods: nobody else's may widen them, and the cluster has to enforce them, as
+    /// far as a probe found out. When to look again.
     async fn say_of_the_network(
         &self,
         agent: &Agent,
-        service: Service,
+        at: &Surroundings,
         conditions: &mut Vec<Condition>,
     ) -> Option<Duration> {
-        let namespace = agent.namespace().unwrap_or_default();
-        let known = self.world.namespaces.get(&ObjectRef::new(&namespace));
-        let (Service::Enabled, Some(namespace)) = (service, known) else { return None };
+        let known = self.world.namespaces.get(&ObjectRef::new(&at.namespace));
+        let (Service::Enabled, Some(namespace)) = (self.namespaces.service(&at.namespace), known) else { return None };
         let question = self.network.forbidden.as_ref().map(|address| enforcement::question(&namespace, address));
         if let Some(question) = &question {
             self.probes.sweep(&question.namespace, &question.owner.uid).await;
         }
+        let now = Time(self.clock.now());
+        // What a pod reaches here says nothing of the network then: others ask, or nobody.
+        if let Some(words) = enforcement::widened(&self.fences.widening(&agent.name_any(), at)) {
+            set_condition(conditions, &enforcement::not_held(&words), agent.metadata.generation, now);
+            return None;
+        }
         let step = question.map(|question| self.probes.consult(&question, enforcement::KNOWN));
-        let unsaid = find_condition(conditions, NETWORK_ENFORCED).is_none();
+        let unsaid =
+            find_condition(conditions, NETWORK_ENFORCED).is_none_or(|said| said.reason == enforcement::WIDENED);
         let said = enforcement::statement(step.as_ref()).or(unsaid.then_some(enforcement::UNKNOWN));
         if let Some(said) = said {
-            set_condition(conditions, &said, agent.metadata.generation, Time(self.clock.now()));
+            set_condition(conditions, &said, agent.metadata.generation, now);
         }
         match step {
             Some(Step::Use { again, .. }) => again,
@@ -104,8 +114,8 @@ impl Agents {
         }
     }
 
-    /// Runs that start now find their policies there; those under way keep theirs.
-    async fn fence(&self, agent: &Agent) -> Result<(), Failure> {
+    /// What pods of its runs reach.
+    fn surroundings(&self, agent: &Agent) -> Surroundings {
         let namespace = agent.namespace().unwrap_or_default();
         let urls = destinations::named(
             &self.world.models_of(agent),
@@ -113,9 +123,7 @@ impl Agents {
             &self.world.credentials_of(agent),
         );
         let routes = routes(urls.iter().map(|named| named.url.as_str()), &namespace, &self.network.allowed);
-        let at = Surroundings { namespace, owner: owner_of(agent), routes, proxy: self.network.proxy.clone() };
-        self.fences.raise(&at).await?;
-        self.fences.clear(&at).await
+        Surroundings { namespace, owner: owner_of(agent), routes, proxy: self.network.proxy.clone() }
     }
 }
 

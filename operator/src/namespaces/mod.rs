@@ -1,4 +1,4 @@
-//! Which namespaces opted in, and what the operator looks at there: its own pods and NetworkPolicies, and Services.
+//! Which namespaces opted in, and what the operator looks at there: its own pods, NetworkPolicies and Services.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
@@ -25,6 +25,7 @@ use crate::pod_template::MANAGED_BY;
 use crate::watches::{Pulses, Seen, Watch};
 use crate::world::Relations;
 
+const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// What is watched in each of them.
 const WATCHED: [&str; 3] = ["pods", "services", "networkpolicies"];
 
@@ -132,19 +133,29 @@ impl Namespaces {
         self.0.relations.look_at_agents().await;
     }
 
-    /// The NetworkPolicy of ours of that name.
+    /// The NetworkPolicy of that name, whoever made it.
     #[must_use]
     pub fn policy(&self, namespace: &str, name: &str) -> Option<Arc<NetworkPolicy>> {
         let policies = self.0.served.read().get(namespace).map(|served| served.policies.clone());
         policies.and_then(|policies| policies.get(&ObjectRef::new(name).within(namespace)))
     }
 
+    /// All NetworkPolicies there, whoever made them.
+    #[must_use]
+    pub fn policies(&self, namespace: &str) -> Vec<Arc<NetworkPolicy>> {
+        let policies = self.0.served.read().get(namespace).map(|served| served.policies.clone());
+        policies.map(|policies| policies.state()).unwrap_or_default()
+    }
+
     /// NetworkPolicies of ours that the object with this uid owns.
     #[must_use]
     pub fn policies_of(&self, namespace: &str, owner_uid: &str) -> Vec<Arc<NetworkPolicy>> {
-        let policies = self.0.served.read().get(namespace).map(|served| served.policies.clone());
-        let owned = |policy: &NetworkPolicy| policy.owner_references().iter().any(|owner| owner.uid == owner_uid);
-        policies.map(|policies| policies.state_filter(owned)).unwrap_or_default()
+        let mut policies = self.policies(namespace);
+        policies.retain(|policy| {
+            policy.labels().get(MANAGED_BY_LABEL).is_some_and(|by| by == MANAGED_BY)
+                && policy.owner_references().iter().any(|owner| owner.uid == owner_uid)
+        });
+        policies
     }
 
     /// What pods of ours there have in that label.
@@ -270,10 +281,10 @@ impl Namespaces {
             + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        // Services are whoever's; of the others only those of ours are looked at.
+        // Services and NetworkPolicies count whoever's they are; of pods only those of ours are looked at.
         let config = match what {
-            "services" => watcher::Config::default(),
-            _ => watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGED_BY}")),
+            "pods" => watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}")),
+            _ => watcher::Config::default(),
         };
         let watch = Watch {
             name: watch_name(what, namespace),

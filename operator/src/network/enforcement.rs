@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use belay_crds::NETWORK_LABEL;
 use belay_crds::conditions::{NETWORK_ENFORCED, Statement, Truth};
 use belay_protocol::probe::{Passage, ProbeReport, ProbeTask};
 use k8s_openapi::api::core::v1::Namespace;
@@ -64,6 +65,34 @@ pub fn statement(step: Option<&Step>) -> Option<Statement<'_>> {
     }
 }
 
+/// The reason that policies of others give, and no probe.
+pub const WIDENED: &str = "Widened";
+/// Names of policies that a condition has room for.
+const NAMED_MAX: usize = 5;
+
+/// That these NetworkPolicies of others widen Belay's, in words. None: there are none.
+#[must_use]
+pub fn widened(policies: &[String]) -> Option<String> {
+    let named = policies.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    let more = match policies.len().saturating_sub(NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!policies.is_empty()).then(|| {
+        format!(
+            "NetworkPolicies {named}{more} of this namespace select runner or probe pods too, and let them reach, or be \
+             reached by, more than Belay's do: policies are a union. Have their podSelector leave out pods with the label \
+             {NETWORK_LABEL}; until then only the runner's own checks hold"
+        )
+    })
+}
+
+/// What Agents say of that.
+#[must_use]
+pub fn not_held(words: &str) -> Statement<'_> {
+    Statement { type_: NETWORK_ENFORCED, truth: Truth::False, reason: WIDENED, message: words }
+}
+
 /// What Agents say until the first probe has found out.
 pub const UNKNOWN: Statement<'static> = Statement {
     type_: NETWORK_ENFORCED,
@@ -76,6 +105,16 @@ pub const UNKNOWN: Statement<'static> = Statement {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn agents_name_the_policies_that_widen_theirs() {
+        let names: Vec<String> = (1..=7).map(|number| format!("p{number}")).collect();
+        assert_eq!(widened(&[]), None);
+        let one = widened(&names[..1]).unwrap();
+        assert!(one.starts_with("NetworkPolicies p1 of this namespace select runner or probe pods too"), "{one}");
+        assert!(widened(&names).unwrap().contains("NetworkPolicies p1, p2, p3, p4, p5 and 2 more of this"));
+        assert_eq!((not_held(&one).truth, not_held(&one).reason), (Truth::False, "Widened"));
+    }
 
     #[test]
     fn agents_say_what_the_probe_found_and_nothing_else_meanwhile() {

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::NetworkSettings;
 use super::policy::{Services, Surroundings, around, base, name_of};
+use super::widening::widening;
 use crate::controller::Failure;
 use crate::namespaces::Namespaces;
 use crate::writes::{FIELD_MANAGER, Target, Writes};
@@ -45,9 +46,16 @@ impl Fences {
         self.apply(base(&at.namespace, &self.0.settings)).await?;
         let key = at.key();
         if !at.routes.is_empty() {
-            self.apply(around(at, &self.services(at), &self.0.settings.ranges)).await?;
+            self.apply(self.around(at)).await?;
         }
         Ok(key)
+    }
+
+    /// Names of other NetworkPolicies there that add to what pods of that Agent reach, or who reaches them.
+    #[must_use]
+    pub fn widening(&self, agent: &str, at: &Surroundings) -> Vec<String> {
+        let ours = [base(&at.namespace, &self.0.settings), self.around(at)];
+        widening(&self.0.namespaces.policies(&at.namespace), agent, &at.key(), &ours)
     }
 
     /// Deletes what the owner's pods needed once and need no more.
@@ -83,6 +91,10 @@ impl Fences {
         api.patch(&name, &params, &Patch::Apply(&wanted)).await.map_err(Failure::api("applying a NetworkPolicy"))?;
         tracing::info!(namespace, policy = name, "network policy applied");
         Ok(())
+    }
+
+    fn around(&self, at: &Surroundings) -> NetworkPolicy {
+        around(at, &self.services(at), &self.0.settings.ranges)
     }
 
     fn services(&self, at: &Surroundings) -> Services {

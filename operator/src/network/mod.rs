@@ -4,6 +4,7 @@ pub mod destinations;
 pub mod enforcement;
 pub mod fences;
 pub mod policy;
+pub mod widening;
 
 use std::collections::BTreeSet;
 
