@@ -156,7 +156,7 @@ fn egress(at: &Surroundings, services: &Services, ranges: &ClusterRanges) -> Vec
             }
             Host::Address(address) => Some(rule(vec![blocks::one(*address)], vec![port])),
             // Listed by the installation.
-            Host::Name(_) => Some(rule(blocks::listed(), vec![port])),
+            Host::Name(_) => Some(rule(blocks::named(), vec![port])),
         }
     });
     public_rule.into_iter().chain(others).collect()
@@ -200,7 +200,7 @@ fn operator(settings: &NetworkSettings) -> Option<NetworkPolicyEgressRule> {
             (vec![peer], settings.operator_port)
         }
         Host::Address(address) => (vec![blocks::one(address)], port),
-        Host::Name(_) => (blocks::anywhere(), port),
+        Host::Name(_) => (blocks::named(), port),
     };
     Some(rule(peers, vec![IntOrString::Int(port.into())]))
 }

@@ -49,17 +49,13 @@ pub(super) fn public(ranges: &ClusterRanges) -> Vec<NetworkPolicyPeer> {
     vec![block(&AddressRange::V4.to_string(), v4), block(&AddressRange::PUBLIC_V6.to_string(), v6)]
 }
 
-/// Wherever a host may be whose name the installation lists: nobody but DNS knows at which private addresses it is.
-pub(super) fn listed() -> Vec<NetworkPolicyPeer> {
+/// Wherever a host may be that the installation names: nobody but DNS knows at which private addresses it is.
+pub(super) fn named() -> Vec<NetworkPolicyPeer> {
     vec![
         block(&AddressRange::V4.to_string(), strings(&NEVER_V4)),
         block(&AddressRange::PUBLIC_V6.to_string(), strings(&NOT_PUBLIC_V6)),
         block(PRIVATE_V6, strings(&METADATA_V6)),
     ]
-}
-
-pub(super) fn anywhere() -> Vec<NetworkPolicyPeer> {
-    vec![block(&AddressRange::V4.to_string(), strings(&NEVER_V4)), block("::/0", Vec::new())]
 }
 
 pub(super) fn one(address: IpAddr) -> NetworkPolicyPeer {

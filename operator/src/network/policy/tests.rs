@@ -255,6 +255,18 @@ fn every_pod_reaches_dns_and_the_operator_and_nobody_reaches_a_pod() {
 }
 
 #[test]
+fn an_operator_by_a_host_name_may_be_private_and_never_metadata_or_the_node() {
+    let operator = Some(Destination::parse("https://belay.corp.example:8443", "belay-system").unwrap());
+    let settings = NetworkSettings { operator, ..NetworkSettings::default() };
+    let policy = serde_json::to_value(base("triage", &settings)).unwrap();
+    let rule = &policy["spec"]["egress"][0];
+    assert_eq!(rule["ports"], json!([tcp(8443)]));
+    for (address, class) in samples() {
+        assert_eq!(covers(&rule["to"], address), Reach::Private.takes(class), "{address}: {class}");
+    }
+}
+
+#[test]
 fn other_destinations_are_another_policy_and_the_same_ones_are_shared() {
     let key = |urls: &[&str]| at(urls).key();
     assert_eq!(key(&["http://tool/a", "https://x.example/"]), key(&["https://x.example/v1", "http://tool.triage/b"]));
