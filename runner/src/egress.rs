@@ -39,6 +39,8 @@ pub enum EgressError {
     NotAllowed(#[from] NotAllowed),
     #[error(transparent)]
     Authorities(#[from] AuthoritiesError),
+    #[error("{asked} is not {own}, for which this client was made")]
+    Elsewhere { asked: String, own: String },
 }
 
 impl EgressError {
@@ -46,7 +48,7 @@ impl EgressError {
     pub fn reason(&self) -> FailureReason {
         match self {
             Self::Client(_) => FailureReason::Unreachable,
-            Self::NotAllowed(_) => FailureReason::DestinationNotAllowed,
+            Self::NotAllowed(_) | Self::Elsewhere { .. } => FailureReason::DestinationNotAllowed,
             Self::Authorities(_) => FailureReason::CaBundleUnusable,
         }
     }
@@ -93,9 +95,12 @@ pub struct Destinations {
     names: Arc<dyn Names>,
 }
 
-/// A client for one URL's host, which connects to none where the plan may not go there. Cheap to clone.
+/// A client for the scheme, host and port of one URL, which connects to none where the plan may not go there. Cheap to clone.
 #[derive(Clone)]
-pub struct Client(Way);
+pub struct Client {
+    origin: String,
+    way: Way,
+}
 
 #[derive(Clone)]
 enum Way {
@@ -114,13 +119,16 @@ struct Connecting {
 }
 
 impl Client {
-    /// What to send the next request with, if anything may be sent.
-    pub fn open(&self) -> Result<reqwest::Client, EgressError> {
-        match &self.0 {
-            Way::Refused(refusal) => Err(refusal.clone().into()),
-            Way::Usual(client) => Ok(client.clone()),
-            Way::Verified(verified) => verified.client(),
-        }
+    /// What to send the next request with, one to `url`, if it may be sent. The guard has no say in URLs with an address:
+    /// nobody looks those up.
+    pub fn open(&self, url: &str) -> Result<reqwest::Client, EgressError> {
+        let client = match &self.way {
+            Way::Refused(refusal) => return Err(refusal.clone().into()),
+            Way::Usual(client) => client.clone(),
+            Way::Verified(verified) => verified.client()?,
+        };
+        let asked = origin(url);
+        if asked == self.origin { Ok(client) } else { Err(EgressError::Elsewhere { asked, own: self.origin.clone() }) }
     }
 }
 
@@ -196,15 +204,17 @@ impl Destinations {
 
     /// A client for the peer at `url`, verified by those whom `trust` names: else by the public authorities.
     pub fn client(&self, url: &str, timeout: Duration, trust: Option<Trust>) -> Result<Client, EgressError> {
+        let origin = origin(url);
         let (host, route) = match self.route(url) {
             Ok(way) => way,
-            Err(refusal) => return Ok(Client(Way::Refused(refusal))),
+            Err(refusal) => return Ok(Client { origin, way: Way::Refused(refusal) }),
         };
         let connecting = self.connecting(host, route, timeout)?;
-        Ok(Client(match trust {
+        let way = match trust {
             Some(trust) => Way::Verified(Arc::new(Verified::new(connecting, trust, self.authorities.clone()))),
             None => Way::Usual(usual(url, &connecting)?),
-        }))
+        };
+        Ok(Client { origin, way })
     }
 
     fn connecting(&self, host: String, route: Route, timeout: Duration) -> Result<Connecting, EgressError> {
@@ -232,6 +242,11 @@ impl Destinations {
         }
         Ok((host.to_owned(), route))
     }
+}
+
+/// Scheme, host and port, and nothing of what may hold a key.
+fn origin(url: &str) -> String {
+    Url::parse(url).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
 }
 
 fn usual(url: &str, connecting: &Connecting) -> Result<reqwest::Client, EgressError> {

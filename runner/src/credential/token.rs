@@ -152,7 +152,7 @@ impl Endpoint<'_> {
         let client = self.credentials.destinations.client(&self.client.token_url, CONNECT_TIMEOUT, trust);
         let client = client.map_err(|error| refused(&error))?;
         let response = client
-            .open()
+            .open(request.url().as_str())
             .map_err(|error| refused(&error))?
             .execute(request)
             .await

@@ -160,9 +160,31 @@ async fn a_listed_name_may_be_private_and_never_anything_else() {
 async fn a_client_resolves_the_host_it_was_made_for_and_no_other() {
     let names = played(&[&["1.1.1.1"]]);
     let client = destinations(&[], &names).client("http://api.example.com/", Duration::from_secs(1), None).unwrap();
-    let error = client.open().unwrap().get("http://other.example/").send().await.unwrap_err();
+    let opened = client.open("http://api.example.com/v1").unwrap();
+    let error = opened.get("http://other.example/").send().await.unwrap_err();
     assert!(matches!(refused(&error), Some(Refused::OtherHost { .. })), "{error:?}");
     assert!(names.asked.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_client_sends_to_the_scheme_host_and_port_it_was_made_for_and_to_nobody_else() {
+    let listed = destinations(&["10.1.2.3"], &Played::default());
+    let client = listed.client("https://10.1.2.3:8443/v1", Duration::from_secs(1), None).unwrap();
+    assert!(client.open("https://10.1.2.3:8443/v1/chat?key=s3cr3t").is_ok());
+    for elsewhere in [
+        "https://10.1.2.4:8443/v1",
+        "https://169.254.169.254:8443/v1",
+        "https://10.1.2.3/v1",
+        "http://10.1.2.3:8443/v1",
+        "https://api.example.com:8443/v1",
+        "https://10.1.2.3:8443@10.1.2.4:8443/v1",
+        "10.1.2.3:8443",
+    ] {
+        let error = client.open(elsewhere).unwrap_err();
+        assert_eq!(error.reason(), FailureReason::DestinationNotAllowed, "{elsewhere}");
+    }
+    let error = client.open("https://10.1.2.4/?key=s3cr3t").unwrap_err().to_string();
+    assert_eq!(error, "https://10.1.2.4 is not https://10.1.2.3:8443, for which this client was made");
 }
 
 #[rstest]
@@ -181,7 +203,7 @@ async fn a_client_resolves_the_host_it_was_made_for_and_no_other() {
 #[case("http://good.example@127.0.0.1:1/")]
 fn nothing_is_sent_to_a_url_that_leads_where_the_plan_may_not_go(#[case] url: &str) {
     let client = Destinations::new("team", &[]).client(url, Duration::from_secs(1), None).unwrap();
-    assert_eq!(client.open().unwrap_err().reason(), FailureReason::DestinationNotAllowed);
+    assert_eq!(client.open(url).unwrap_err().reason(), FailureReason::DestinationNotAllowed);
 }
 
 #[tokio::test]

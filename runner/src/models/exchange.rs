@@ -103,7 +103,7 @@ impl<C: Codec> HttpModel<C> {
     /// The answer to a request whose bytes are on their way.
     async fn exchange(&self, body: Vec<u8>) -> Result<ModelAnswer, ModelError> {
         let timeouts = self.model.timeouts;
-        let client = self.client.open().map_err(|error| self.not_sent(error.reason(), &error))?;
+        let client = self.client.open(&self.url).map_err(|error| self.not_sent(error.reason(), &error))?;
         let request = self.request(&client, body).await?;
         let at = Instant::now();
         let first_byte = at + Duration::from_secs(u64::from(timeouts.first_byte_seconds));

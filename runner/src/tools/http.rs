@@ -136,8 +136,9 @@ impl HttpApi {
         Outcome::NotSent { reason, message: self.shown(message) }
     }
 
-    /// The request that the call stands for, with its Credential. All that decides where it goes is looked at here.
-    async fn prepared(&self, call: &Call) -> Result<reqwest::Request, Outcome> {
+    /// The request that the call stands for, with its Credential, and what to send it with. All that decides where it
+    /// goes is looked at here.
+    async fn prepared(&self, call: &Call) -> Result<(reqwest::Client, reqwest::Request), Outcome> {
         let operation = self.operations.as_ref().and_then(|operations| operations.get(&call.operation));
         let Some(operation) = operation.filter(|operation| operation.definition.digest == call.definition) else {
             let message = format!("{} is not defined here as it was when the call was proposed", call.operation);
@@ -146,6 +147,8 @@ impl HttpApi {
         let built = request::build(&operation.template, &self.endpoint.url, &call.arguments);
         let built = built.map_err(|why| self.not_sent(NotSentReason::MalformedArguments, &why))?;
         let Request { method, url, headers, body } = built;
+        let client = self.http.open(url.as_str());
+        let client = client.map_err(|error| self.refused(error.reason(), &error.to_string()))?;
         let mut request = reqwest::Request::new(method, url);
         request.headers_mut().insert(http::header::ACCEPT, http::HeaderValue::from_static(ACCEPT));
         // What is compressed can neither be read nor redacted here.
@@ -162,7 +165,7 @@ impl HttpApi {
             let injection = inject(&self.credentials, credential, request.method(), url, ca).await;
             injection.map_err(|error| self.refused(error.reason(), &error.to_string()))?.put(&mut request);
         }
-        Ok(request)
+        Ok((client, request))
     }
 
     fn refused(&self, reason: FailureReason, why: &str) -> Outcome {
@@ -242,7 +245,7 @@ fn carrier(credential: &PlanCredential) -> Carrier<'_> {
 impl ToolServer for HttpApi {
     /// Reads what describes the API anew, and those who vouch for it; the API itself is not asked.
     async fn list(&mut self) -> Result<Vec<Definition>, ListError> {
-        if let Err(error @ EgressError::Authorities(_)) = self.http.open() {
+        if let Err(error @ EgressError::Authorities(_)) = self.http.open(&self.endpoint.url) {
             return Err(self.error(error.reason(), &error.to_string()));
         }
         let operations = self.load()?;
@@ -267,18 +270,14 @@ impl ToolServer for HttpApi {
     }
 
     async fn call(&mut self, call: &Call, permit: Permit, timeout: Duration) -> Outcome {
-        let http = match self.http.open() {
-            Ok(http) => http,
-            Err(error) => return self.refused(error.reason(), &error.to_string()),
-        };
-        let request = match self.prepared(call).await {
-            Ok(request) => request,
+        let (client, request) = match self.prepared(call).await {
+            Ok(prepared) => prepared,
             Err(outcome) => return outcome,
         };
         if let Err(outcome) = self.depart(call, permit) {
             return outcome;
         }
-        let ended = tokio::time::timeout(timeout, self.exchange(&http, request)).await;
+        let ended = tokio::time::timeout(timeout, self.exchange(&client, request)).await;
         ended.unwrap_or_else(|_| Outcome::Unknown {
             message: format!("no answer within {} s (spec.callTimeoutSeconds)", timeout.as_secs()),
         })

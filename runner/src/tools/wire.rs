@@ -164,8 +164,8 @@ impl Wire {
     /// What to send with, to which URL, and the header that carries the credential, if a header does.
     async fn outfit(&self, method: &Method) -> Result<Outfit, Trouble> {
         let not_sent = |reason, message| Trouble::NotSent { reason, message };
-        let http = self.http.open().map_err(|error| not_sent(error.reason(), error.to_string()))?;
         let url = self.endpoint.url.as_str();
+        let http = self.http.open(url).map_err(|error| not_sent(error.reason(), error.to_string()))?;
         let Some(credential) = &self.endpoint.credential else {
             return Ok(Outfit { http, url: url.into(), header: None });
         };
