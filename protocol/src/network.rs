@@ -240,6 +240,14 @@ impl AllowedHosts {
         Self { hosts: Self::of(names).hosts, ..self.clone() }
     }
 
+    /// Those of them that a plan names: what was taken off the list since then it names in vain.
+    #[must_use]
+    pub fn among(&self, names: &[String]) -> Self {
+        let named = Self::of(names).hosts;
+        let hosts = self.hosts.iter().filter(|host| named.contains(host)).cloned().collect();
+        Self { hosts, ..self.clone() }
+    }
+
     /// The same hosts, where these addresses are private though their numbers are public.
     #[must_use]
     pub fn in_cluster(self, ranges: ClusterRanges) -> Self {

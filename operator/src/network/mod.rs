@@ -42,7 +42,8 @@ impl NetworkSettings {
         services.collect()
     }
 
-    /// The ways from `namespace` to those URLs that may be requested, for a plan that names these private hosts.
+    /// The ways from `namespace` to those URLs that may be requested, for a plan that names these private hosts. Those that
+    /// the installation lists no more get none.
     #[must_use]
     pub fn routes<'a>(
         &self,
@@ -50,6 +51,34 @@ impl NetworkSettings {
         namespace: &str,
         private_hosts: &[String],
     ) -> BTreeSet<Route> {
-        fences::routes(urls, namespace, &self.allowed.listing(private_hosts))
+        fences::routes(urls, namespace, &self.allowed.among(private_hosts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use belay_protocol::network::Reach;
+
+    use super::*;
+
+    #[test]
+    fn what_was_taken_off_the_list_is_closed_to_pods_of_plans_that_name_it() {
+        let listed = |hosts: &[&str]| {
+            let allowed = hosts.iter().map(|host| host.parse().unwrap()).collect();
+            let settings = NetworkSettings { allowed, ..NetworkSettings::default() };
+            let planned = ["llm.models.svc", "10.1.2.3", "db.corp.example"].map(str::to_owned);
+            let urls = ["http://llm.models.svc/", "http://10.1.2.3/", "https://db.corp.example/", "http://tool/"];
+            let routes = settings.routes(urls, "triage", &planned);
+            let reach = |route: Route| (route.destination.host.to_string(), route.reach);
+            routes.into_iter().map(reach).collect::<BTreeSet<_>>()
+        };
+        let host = |name: &str, reach| (name.to_owned(), reach);
+        let tool = host("tool.triage.svc", Reach::Private);
+        let (llm, address) = (host("llm.models.svc", Reach::Private), host("10.1.2.3", Reach::Private));
+        let (private, public) = (host("db.corp.example", Reach::Private), host("db.corp.example", Reach::Public));
+        let all = ["llm.models.svc", "10.1.2.3", "db.corp.example", "other.models.svc"];
+        assert_eq!(listed(&all), BTreeSet::from([llm, address, private, tool.clone()]));
+        assert_eq!(listed(&[]), BTreeSet::from([public, tool]));
     }
 }

@@ -27,7 +27,8 @@ fn at(urls: &[&str]) -> Surroundings {
 /// The same behind a proxy.
 fn proxied(proxy: &str, urls: &[&str]) -> Surroundings {
     let proxy: EgressProxy = proxy.parse().unwrap();
-    let allowed = AllowedHosts::default().behind(Some(&proxy));
+    let allowed: AllowedHosts = ["llm.models.svc".parse().unwrap()].into_iter().collect();
+    let allowed = allowed.behind(Some(&proxy));
     let settings = NetworkSettings { allowed, proxy: Some(proxy.clone()), ..NetworkSettings::default() };
     let listed = ["llm.models.svc".to_owned()];
     let routes = settings.routes(urls.iter().copied(), "triage", &listed);
