@@ -12,6 +12,7 @@ pub mod passage;
 mod percent;
 pub mod permit;
 pub mod probe;
+pub mod process;
 pub mod redact;
 mod retry_after;
 pub mod run;

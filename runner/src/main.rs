@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use belay_runner::config::{Config, Mode};
 use belay_runner::log::WarningLine;
-use belay_runner::{probe, run};
+use belay_runner::{probe, process, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    let kept = process::keep_to_itself();
     // People read these between the lines of steps.
     tracing_subscriber::fmt()
         .with_ansi(false)
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
         .with_env_filter(filter())
         .with_writer(std::io::stderr)
         .init();
-    match start() {
+    match kept.context("cannot keep its memory to itself").and_then(|()| start()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "the runner ends");

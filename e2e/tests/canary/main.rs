@@ -66,6 +66,7 @@ fn no_piece_of_a_secret_is_anywhere_but_in_its_secret_also_when_it_is_changed_in
 
     let folder = tempfile::tempdir().unwrap();
     let watched = watch.stop().unwrap();
+    assert_no_core(&watched);
     let texts = gather(&namespace, &run, watched, folder.path());
     let words = pieces(&secrets);
     for text in &texts {
@@ -133,6 +134,15 @@ fn assert_sent(leaky: &Seen, elsewhere: &Seen, first: &BTreeMap<&str, String>, t
         for leak in leaks {
             assert!(server.called.contains(&format!("{kind}/{leak}")), "{kind}/{leak}: {:?}", server.called);
         }
+    }
+}
+
+/// No process of Belay leaves its memory on the node when it breaks.
+fn assert_no_core(watched: &Watched) {
+    for program in ["/belay-runner", "/belay-operator"] {
+        let of_it = || watched.cores.iter().filter(|((command, _), _)| command.starts_with(program));
+        assert!(of_it().count() > 0, "no process {program} was seen");
+        assert!(of_it().all(|(_, core)| core == "0 0 bytes"), "{:#?}", watched.cores);
     }
 }
 

@@ -32,6 +32,9 @@ pub struct Watch {
 pub struct Watched {
     /// What stood in `/proc/PID/cmdline` and `environ`.
     pub processes: HashSet<Vec<u8>>,
+    /// How large a core each process of Belay may leave, by its command line and id: the line of `/proc/PID/limits` when it
+    /// was looked at last.
+    pub cores: BTreeMap<(String, PathBuf), String>,
     /// By the pod's folder. Open, so that a log can be read whole after it was deleted.
     logs: BTreeMap<PathBuf, File>,
 }
@@ -65,9 +68,23 @@ impl Watched {
             let folder = process?.path();
             // Processes end while they are looked at.
             let texts = ["cmdline", "environ"].map(|name| fs::read(folder.join(name)).unwrap_or_default());
+            let [command, _environment] = &texts;
+            self.look_at_core(&folder, command);
             self.processes.extend(texts.into_iter().filter(|text| !text.is_empty()));
         }
         Ok(())
+    }
+
+    fn look_at_core(&mut self, folder: &Path, command: &[u8]) {
+        let command = String::from_utf8_lossy(command).replace('\0', " ");
+        let is_ours = command.starts_with("/belay-runner") || command.starts_with("/belay-operator");
+        if is_ours
+            && let Ok(limits) = fs::read_to_string(folder.join("limits"))
+            && let Some(core) = limits.lines().find_map(|line| line.strip_prefix("Max core file size"))
+        {
+            let core = core.split_whitespace().collect::<Vec<_>>().join(" ");
+            self.cores.insert((command, folder.to_owned()), core);
+        }
     }
 
     fn look_at_logs(&mut self, folder: &Path) -> Result<()> {

@@ -29,6 +29,7 @@ mod node;
 mod output;
 mod plans;
 mod private_ca;
+mod process;
 mod proxied;
 mod requests;
 mod responses;
