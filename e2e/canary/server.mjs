@@ -133,8 +133,11 @@ async function mcp(response, kind, secret, request) {
   }
 }
 
-// The client is refused once, in words that hold its secret.
-function token(response, secret) {
+// The client is refused once, in words that hold its secret. A request that does not say how its answer may be written is a
+// stray: what comes compressed cannot be redacted.
+function token(request, response, secret) {
+  const encoding = request.headers['accept-encoding'];
+  if (encoding !== 'identity') strays.push(`a token asked for with accept-encoding ${encoding}`);
   if (refusedClients++ === 0) {
     return say(response, 400, JSON.stringify({ error: 'invalid_client', error_description: `not ${secret}` }));
   }
@@ -190,7 +193,7 @@ async function serve(request, response, body) {
     const client = decodeURIComponent(secret.replaceAll('+', ' '));
     note(client);
     known.add(client);
-    return token(response, client);
+    return token(request, response, client);
   }
   if (place === 'v1') return note(secret), model(response, secret, body);
   if (place === 'mcp' && tools.mcp.includes(kind)) {

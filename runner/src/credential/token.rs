@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use belay_protocol::event::FailureReason;
 use belay_protocol::plan::{ClientAuthentication, ClientCredentials, PlanCredential};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use reqwest::{Request, Response, Url};
 use serde::{Deserialize, Deserializer};
@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use super::scope::stays_inside;
 use super::{Credentials, Secret};
 use crate::egress::{self, EgressError, Trust, piece};
-use crate::redact::Redactor;
+use crate::redact::{Redactor, legible};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Token endpoints answer at once, and a call's permit does not wait for long.
@@ -157,10 +157,15 @@ impl Endpoint<'_> {
             .execute(request)
             .await
             .map_err(|error| self.unreachable(&error))?;
-        let status = response.status();
+        let (status, encoding) = (response.status(), response.headers().get(CONTENT_ENCODING).cloned());
         let body = self.body(response).await?;
         if !status.is_success() {
             return Err(self.refusal(status, &body));
+        }
+        if let Some(encoding) = encoding.filter(|encoding| encoding != "identity") {
+            let shown = self.shown(encoding.as_bytes());
+            let problem = format!("answered in the content encoding {shown}, which it was not asked for");
+            return Err(self.error(FailureReason::Malformed, problem));
         }
         let granted: Granted = serde_json::from_slice(&body).map_err(|_| {
             let problem = "answered with something that is no token (access_token and token_type in JSON)".to_owned();
@@ -186,6 +191,8 @@ impl Endpoint<'_> {
         let headers = request.headers_mut();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        // What is compressed can neither be read nor redacted here.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let mut form = vec![("grant_type", "client_credentials")];
         match self.client.authentication {
             ClientAuthentication::Header => {
@@ -248,7 +255,7 @@ impl Endpoint<'_> {
     /// Its words as they may be reported: redacted before they are cut.
     fn shown(&self, said: &[u8]) -> String {
         let redactor = Redactor::new(self.credentials.clone(), std::slice::from_ref(self.credential));
-        piece(&redactor.redact(&String::from_utf8_lossy(said)), SHOWN_BYTES)
+        piece(&redactor.redact(&legible(&String::from_utf8_lossy(said))), SHOWN_BYTES)
     }
 
     fn error(&self, reason: FailureReason, problem: String) -> TokenError {

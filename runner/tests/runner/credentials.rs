@@ -21,6 +21,7 @@ use crate::token_server::{Asked, TokenServer};
 
 const SECRET: &str = "cl13nt/s3cret";
 const URL: &str = "https://api.example/v1";
+const TOKEN: &str = r#"{"access_token":"t","token_type":"bearer"}"#;
 
 pub fn client(token_url: String) -> ClientCredentials {
     ClientCredentials {
@@ -134,6 +135,16 @@ async fn a_token_goes_only_where_its_credential_may_and_is_not_asked_for_otherwi
     FailureReason::Malformed,
     "of the type mac"
 )]
+#[case::compressed(
+    Answer::Reply { status: 200, headers: vec![("content-encoding", "gzip".into())], body: TOKEN.into() },
+    FailureReason::Malformed,
+    "in the content encoding gzip, which it was not asked for"
+)]
+#[case::compressed_refusal(
+    Answer::Reply { status: 400, headers: vec![("content-encoding", "gzip".into())], body: "\u{1f}\u{8b}\u{8}cl13nt/".into() },
+    FailureReason::Unauthorized,
+    "It says: [11 bytes that are no text]"
+)]
 #[case::endless(reply(200, "application/json", "x".repeat(70_000)), FailureReason::TooLarge, "more than 65536 bytes")]
 #[case::gone(Answer::Break { content_type: "application/json", body: String::new() }, FailureReason::Unreachable, "cannot be asked")]
 #[tokio::test]
@@ -154,6 +165,7 @@ async fn a_token_endpoint_that_fails_is_named_with_its_credential(
     assert!(error.to_string().starts_with(&begin) && error.to_string().contains(words), "{error}");
     assert!(!error.to_string().contains("s3cret"), "{error}");
     assert_eq!(server.received().len(), 1, "asked once, and no redirect followed");
+    assert_eq!(server.received()[0].headers["accept-encoding"], "identity");
 }
 
 #[tokio::test]
