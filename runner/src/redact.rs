@@ -1,5 +1,5 @@
 //! Keeps credential values out of everything that is reported: each true value that occurs in a text, in whatever form, is
-//! replaced by a marker, and arguments that hold one are recognised by that marker.
+//! replaced by a marker, and arguments that hold one begin with it.
 
 mod find;
 mod stream;
@@ -70,18 +70,22 @@ impl Redactor {
         redacted_json(value, &self.finder())
     }
 
-    /// Tool arguments as they may be reported. Where only the decoded strings hold a value, all of them go.
+    /// Tool arguments as they may be reported. Those that held a value come behind its marker: that is no JSON, so whatever
+    /// a model writes within its arguments, it is not taken for a value. Where only the decoded strings hold one, all of
+    /// them go.
     #[must_use]
     pub fn redact_arguments(&self, arguments: &str) -> String {
         let finder = self.finder();
-        let shown = finder.replaced(arguments).into_owned();
+        let shown = finder.replaced(arguments);
         // Only an escape can hide a value from the search above, and it may stand beside one that was found.
-        if !shown.contains('\\') {
-            return shown;
-        }
-        let parsed: Option<Value> = serde_json::from_str(&shown).ok();
-        match parsed.and_then(|value| first_redacted(&value, &finder)) {
-            Some(redacted) => serde_json::json!({ "redacted": redacted }).to_string(),
+        let parsed: Option<Value> = shown.contains('\\').then(|| serde_json::from_str(&shown).ok()).flatten();
+        let hidden = parsed.as_ref().and_then(|value| string_with_value(value, &finder));
+        let shown = match hidden {
+            Some(text) => serde_json::json!({ "redacted": finder.replaced(text) }).to_string(),
+            None => shown.into_owned(),
+        };
+        match finder.first(hidden.unwrap_or(arguments)) {
+            Some(credential) => format!("{}{shown}", marker(credential)),
             None => shown,
         }
     }
@@ -89,7 +93,7 @@ impl Redactor {
     /// The credential whose value stood in these reported arguments.
     #[must_use]
     pub fn marked(&self, arguments: &str) -> Option<String> {
-        self.of.iter().map(|credential| &credential.name).find(|name| arguments.contains(&marker(name))).cloned()
+        self.of.iter().map(|credential| &credential.name).find(|name| arguments.starts_with(&marker(name))).cloned()
     }
 
     /// Finds every value known so far, those of this moment included.
@@ -128,14 +132,15 @@ fn redacted_json(value: Value, finder: &Arc<Finder>) -> Value {
     }
 }
 
-/// The first decoded string that holds a value, with that value replaced.
-fn first_redacted(value: &Value, finder: &Arc<Finder>) -> Option<String> {
+/// The first decoded string that holds a credential's value.
+fn string_with_value<'a>(value: &'a Value, finder: &Finder) -> Option<&'a str> {
+    let holding = |text: &'a str| finder.first(text).map(|_| text);
     match value {
-        Value::String(text) => owned(finder.replaced(text)),
-        Value::Array(items) => items.iter().find_map(|item| first_redacted(item, finder)),
-        Value::Object(fields) => fields
-            .iter()
-            .find_map(|(name, value)| owned(finder.replaced(name)).or_else(|| first_redacted(value, finder))),
+        Value::String(text) => holding(text),
+        Value::Array(items) => items.iter().find_map(|item| string_with_value(item, finder)),
+        Value::Object(fields) => {
+            fields.iter().find_map(|(name, value)| holding(name).or_else(|| string_with_value(value, finder)))
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) => None,
     }
 }
@@ -203,6 +208,23 @@ mod tests {
         assert_eq!(redactor.marked(&reported).as_deref(), Some("a"));
     }
 
+    /// What it is parsed into has fewer digits than it, and still nearly all of them.
+    #[test]
+    fn a_value_of_more_digits_than_a_number_keeps_is_found_however_it_is_rounded() {
+        for value in ["1234567890123456789", "98765432109876543210", "123456789012345678901234567890"] {
+            let (_folder, credentials) = mounted(&[("a", value.as_bytes())]);
+            let redactor = Redactor::new(credentials, &[credential("a", &[])]);
+            let parsed: Value = serde_json::from_str(&format!(r#"{{"pin":{value}}}"#)).unwrap();
+            let rounded: f64 = value.parse().unwrap();
+            // As serde writes it, as JavaScript below and from 10^21 on, and as Python does.
+            for text in [parsed.to_string(), rounded.to_string(), format!("{rounded:e}").replace('e', "e+")] {
+                let shown = redactor.redact(&text).into_owned();
+                assert!(shown.contains("[credential a redacted]") && !shown.contains(&value[1..9]), "{text}: {shown}");
+            }
+            assert_eq!(redactor.redact_json(parsed), serde_json::json!({"pin": "[credential a redacted]"}));
+        }
+    }
+
     #[test]
     fn a_value_that_was_rotated_away_is_still_recognised() {
         let (folder, credentials) = mounted(&[("a", b"old-value")]);
@@ -231,8 +253,9 @@ mod tests {
         }
         let both = redactor.redact_arguments(r#"{"p":"hunter2","q":"\u0068unter2"}"#);
         assert!(!both.contains("unter2"), "{both}");
-        let harmless = r#"{"q":"hunter"}"#;
-        assert_eq!(redactor.redact_arguments(harmless), harmless);
-        assert_eq!(redactor.marked(harmless), None);
+        for harmless in [r#"{"q":"hunter"}"#, r#"{"q":"what does [credential a redacted] mean?\n"}"#] {
+            assert_eq!(redactor.redact_arguments(harmless), harmless);
+            assert_eq!(redactor.marked(harmless), None);
+        }
     }
 }

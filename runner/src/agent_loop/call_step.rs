@@ -312,7 +312,7 @@ impl Agent {
         }
         if let Some(credential) = self.redactor.marked(arguments) {
             return Err(malformed(format!(
-                "the arguments hold the value of credential {credential}, or its marker: leave it out, it is added where it belongs"
+                "the arguments held the value of credential {credential}: leave it out, it is added where it belongs"
             )));
         }
         // What several servers send for a call without arguments.

@@ -4,14 +4,19 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::stream::{Rest, Streamed};
 use super::unescape::unescaped;
 use crate::credential::Secret;
 
 /// Shorter values are not looked for within base64, where they would be found by chance.
 const BASE64_VALUE_MIN: usize = 6;
-/// What may stand between two lines of base64, or characters of a value.
-const BREAKS_MAX: usize = 4;
+/// What may stand between two lines of base64, their indentation included, or between characters of a value.
+const BREAKS_MAX: usize = 68;
+
+/// A number of so many digits stays as it is, whatever parses it.
+const EXACT_DIGITS: usize = 15;
 
 /// A value and the credential that it is of.
 #[derive(Clone)]
@@ -109,6 +114,16 @@ impl Finder {
         longest.map_or(Found::Nothing, |(end, pattern)| Found::Value { name: &pattern.name, end })
     }
 
+    /// The credential whose value stands first in `text`.
+    #[must_use]
+    pub fn first(&self, text: &str) -> Option<&str> {
+        let text = text.as_bytes();
+        (0..text.len()).find_map(|at| match self.whole_at(text, at) {
+            Found::Value { name, .. } => Some(name),
+            Found::Nothing | Found::Begun => None,
+        })
+    }
+
     /// `text` with every value replaced by a marker.
     #[must_use]
     pub fn replaced<'a>(self: &Arc<Self>, text: &'a str) -> Cow<'a, str> {
@@ -149,15 +164,26 @@ fn patterns_of(value: &Named) -> impl Iterator<Item = Pattern> {
     if !bytes.is_empty() {
         patterns.push(pattern(secret.clone(), Form::Exact));
     }
-    let plain: zeroize::Zeroizing<Vec<u8>> =
-        bytes.iter().copied().filter(|byte| *byte != b'\\').collect::<Vec<_>>().into();
+    let plain: Zeroizing<Vec<u8>> = bytes.iter().copied().filter(|byte| *byte != b'\\').collect::<Vec<_>>().into();
     if !plain.is_empty() {
         patterns.push(pattern(Secret::new(&plain), Form::Escaped));
     }
+    patterns.extend(roundings(bytes).map(|rounded| pattern(rounded, Form::Escaped)));
     if bytes.len() >= BASE64_VALUE_MIN {
         patterns.extend((0..3).map(|before| pattern(secret.clone(), Form::Base64 { before })));
     }
     patterns.into_iter()
+}
+
+/// How parsers write a value of digits that are more than a double keeps: what it does keep is most of a key.
+fn roundings(value: &[u8]) -> impl Iterator<Item = Secret> {
+    let digits = str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let number: Option<f64> = digits.filter(|text| text.len() > EXACT_DIGITS).and_then(|text| text.parse().ok());
+    let spellings = number.filter(|number| number.is_finite()).map(|number| {
+        let short = format!("{number:e}");
+        [number.to_string(), short.replace('e', "e+"), short]
+    });
+    spellings.into_iter().flatten().map(|text| Secret::new(Zeroizing::new(text).as_bytes()))
 }
 
 impl Pattern {
@@ -210,7 +236,12 @@ impl Pattern {
                 Form::Exact => false,
                 // One that was escaped as a number.
                 Form::Escaped => step.meant() == b"\\",
-                Form::Base64 { .. } => matches!(step.meant(), [b'\n' | b'\r']),
+                Form::Base64 { .. } => match step.meant() {
+                    [b'\n' | b'\r'] => true,
+                    // Lines may be indented.
+                    [b' ' | b'\t'] => breaks > 0,
+                    _ => false,
+                },
             };
             if is_break && index > 0 && breaks < BREAKS_MAX {
                 breaks += 1;
@@ -374,12 +405,15 @@ mod tests {
                         wrapped.join("\n"),
                         wrapped.join("\r\n"),
                         json(&wrapped.join("\n")),
+                        wrapped.join("\r\n\t"),
+                        wrapped.join(&format!("\n{}", " ".repeat(64))),
+                        json(&wrapped.join("\n    ")),
                     ];
                     for text in texts {
                         let shown = finder.replaced(&text).into_owned();
                         assert!(shown.contains(MARKER), "{text} of {whole:?}: {shown}");
                         // Nothing of the value can be read from what is left at either side.
-                        let left = shown.replace(MARKER, "").replace(['=', '\n', '\r', '\\'], "");
+                        let left = shown.replace(MARKER, "").replace(['=', '\n', '\r', '\\', ' ', '\t'], "");
                         let most = (8 * before).div_ceil(6) + (8 * after).div_ceil(6) + 4 * 3;
                         assert!(left.len() <= most, "{text} of {whole:?}: {shown}");
                     }
