@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::content::{finish_word, word};
+use super::content::finish_word;
 use super::span::{
     AskSpan, CallName, CallSpan, Decided, DecisionSpan, EpochSpan, ModelAsked, ModelOutcome, ModelSpan, PodStartSpan,
     RestSpan, RunSpan, Span, What,
@@ -158,8 +158,8 @@ impl ModelSpan {
                     to.add("gen_ai.response.time_to_first_chunk", Value::Milliseconds(milliseconds));
                 }
                 to.add("gen_ai.response.finish_reasons", Value::Texts(vec![finish_word(*finish).to_owned()]));
-                to.maybe("gen_ai.response.id", response_id.as_deref().map(word));
-                to.maybe("gen_ai.response.model", model.as_deref().map(word));
+                to.maybe("gen_ai.response.id", response_id.clone());
+                to.maybe("gen_ai.response.model", model.clone());
                 to.usage(usage, *cost);
                 to.maybe("gen_ai.output.messages", output.clone());
             }

@@ -25,6 +25,12 @@ impl Content {
             Self::Kept => Some(make()),
         }
     }
+
+    /// A name or an id that somebody else chose, as far as it is made like one: otherwise it may say anything.
+    pub(super) fn name(self, text: &str) -> Option<String> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._:/@-".contains(c);
+        (self == Self::Kept || text.chars().all(fits)).then(|| word(text))
+    }
 }
 
 pub(super) fn cut(text: &str) -> String {
@@ -89,5 +95,6 @@ mod tests {
         let items = [Item::Text { text: long.clone() }, Item::Reasoning { text: long }];
         assert!(answer(&items, Finish::Stop).len() < CONTENT_BYTES_MAX + 400);
         assert_eq!(cut("short"), "short");
+        assert_eq!(word(&"x".repeat(200)).len(), WORD_BYTES_MAX + CUT.len());
     }
 }

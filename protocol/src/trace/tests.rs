@@ -351,6 +351,26 @@ fn content_is_told_only_where_it_was_asked_for() {
 }
 
 #[test]
+fn what_a_provider_calls_an_answer_and_its_model_is_told_as_far_as_it_is_a_name() {
+    let told = |content: Content, name: &str| {
+        let mut tracer = Tracer::new(UID, content);
+        let mut all = run();
+        for record in &mut all {
+            if let Event::ModelResponded { response, .. } = &mut record.event {
+                (response.response_id, response.model) = (Some(name.to_owned()), Some(name.to_owned()));
+            }
+        }
+        let spans: Vec<Span> = all.iter().flat_map(|record| tracer.take(record)).collect();
+        let told = |key| spans.iter().flat_map(Span::attributes).find(|one| one.key == key).map(|one| one.value);
+        [told("gen_ai.response.id"), told("gen_ai.response.model")]
+    };
+    let name = "accounts/f@1/large-5.1:latest_2";
+    assert_eq!(told(Content::Left, name), [text(name), text(name)]);
+    assert_eq!(told(Content::Left, "you asked: how?"), [None, None]);
+    assert_eq!(told(Content::Kept, "you asked: how?"), [text("you asked: how?"), text("you asked: how?")]);
+}
+
+#[test]
 fn who_begins_again_comes_to_the_same_ids_and_is_done_when_the_pod_is_gone() {
     let all = run();
     let mut tracer = Tracer::new(UID, Content::Left);

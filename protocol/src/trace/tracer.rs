@@ -280,8 +280,8 @@ impl Tracer {
             cost,
             milliseconds: response.milliseconds,
             first_chunk_milliseconds: response.first_chunk_milliseconds,
-            response_id: response.response_id.clone(),
-            model: response.model.clone(),
+            response_id: response.response_id.as_deref().and_then(|id| self.content.name(id)),
+            model: response.model.as_deref().and_then(|model| self.content.name(model)),
             output,
         };
         self.end_model(outcome, at).into_iter().collect()
