@@ -192,7 +192,7 @@ mod tests {
         // Without labels they are not there yet.
         metrics.run_ended(Outcome::Failed, RunReason::RunnerCrashed, None);
         for span in &samples() {
-            metrics.gen_ai.observe(span);
+            metrics.gen_ai.observe("team", span);
         }
         let mut text = String::new();
         encode(&mut text, &metrics.registry()).unwrap();

@@ -1,10 +1,11 @@
 //! OpenTelemetry's GenAI metrics as Prometheus spells them, measured on the spans of runs. Labels are bounded: models are
 //! those of the installation's Model objects, and beyond a number of them they are one.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use belay_protocol::export::EffectOutcome;
+use belay_protocol::plan::ModelApi;
 use belay_protocol::trace::{ModelAsked, ModelOutcome, Span, What};
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -12,9 +13,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-/// Pairs of provider and model that have labels of their own.
-const MODELS_MAX: usize = 64;
+/// Pairs of provider and model that have labels of their own, and how many of them one namespace may bring: whoever names
+/// models as they like takes no label from anybody else.
+const MODELS_MAX: usize = 128;
+const MODELS_OF_NAMESPACE_MAX: usize = 16;
 const OTHER: &str = "other";
+/// What no provider counts needs no name.
+const SCRIPTED: &str = "scripted";
 /// What OpenTelemetry advises.
 const TOKENS: [f64; 14] = [
     1.0,
@@ -65,7 +70,15 @@ pub struct GenAi {
     operations: Family<Operation, Histogram, fn() -> Histogram>,
     first_chunks: Family<Operation, Histogram, fn() -> Histogram>,
     tools: Family<Tool, Histogram, fn() -> Histogram>,
-    known: Arc<Mutex<HashSet<(String, String)>>>,
+    known: Arc<Mutex<Known>>,
+}
+
+/// Pairs of provider and model with labels of their own.
+#[derive(Default)]
+struct Known {
+    pairs: HashSet<(String, String)>,
+    /// How many of them each namespace was the first to use.
+    brought: HashMap<String, usize>,
 }
 
 impl Default for GenAi {
@@ -93,12 +106,12 @@ impl GenAi {
         registry.register("gen_ai_execute_tool_duration_seconds", "Duration of one call of a tool", self.tools.clone());
     }
 
-    /// Counts a span that has ended.
-    pub fn observe(&self, span: &Span) {
+    /// Counts a span that has ended, of a run in that namespace.
+    pub fn observe(&self, namespace: &str, span: &Span) {
         let error_type = span.error().unwrap_or_default();
         match &span.what {
             What::Model(model) => {
-                let (gen_ai_provider_name, gen_ai_request_model) = self.labels(&model.model);
+                let (gen_ai_provider_name, gen_ai_request_model) = self.labels(namespace, &model.model);
                 let mut milliseconds = span.took();
                 if let Some(ModelOutcome::Responded { usage, milliseconds: measured, .. }) = &model.outcome {
                     milliseconds = Some(*measured);
@@ -136,13 +149,31 @@ impl GenAi {
     }
 
     /// Provider and model, while they are few.
-    fn labels(&self, model: &ModelAsked) -> (String, String) {
-        let pair = (model.provider.clone(), model.id.clone());
-        let mut known = self.known.lock();
-        if known.contains(&pair) || (known.len() < MODELS_MAX && known.insert(pair.clone())) {
-            return pair;
+    fn labels(&self, namespace: &str, model: &ModelAsked) -> (String, String) {
+        if model.api == ModelApi::Scripted {
+            return (SCRIPTED.to_owned(), SCRIPTED.to_owned());
         }
-        (OTHER.to_owned(), OTHER.to_owned())
+        let pair = (model.provider.clone(), model.id.clone());
+        if self.known.lock().admits(namespace, &pair) { pair } else { (OTHER.to_owned(), OTHER.to_owned()) }
+    }
+}
+
+impl Known {
+    /// Whether the pair has labels of its own, from now on if there is room.
+    fn admits(&mut self, namespace: &str, pair: &(String, String)) -> bool {
+        if self.pairs.contains(pair) {
+            return true;
+        }
+        if self.pairs.len() >= MODELS_MAX {
+            return false;
+        }
+        let brought = self.brought.entry(namespace.to_owned()).or_default();
+        let fits = *brought < MODELS_OF_NAMESPACE_MAX;
+        if fits {
+            *brought += 1;
+            self.pairs.insert(pair.clone());
+        }
+        fits
     }
 }
 
@@ -180,7 +211,8 @@ pub(crate) mod tests {
     }
 
     fn asked(id: &str, outcome: ModelOutcome) -> Span {
-        let model = ModelAsked { name: "writer".into(), provider: "anthropic".into(), id: id.into() };
+        let api = ModelApi::Messages;
+        let model = ModelAsked { name: "writer".into(), api, provider: "anthropic".into(), id: id.into() };
         span(What::Model(Box::new(ModelSpan { step: 1, attempt: 1, model, outcome: Some(outcome) })))
     }
 
@@ -222,7 +254,7 @@ pub(crate) mod tests {
     fn requests_and_calls_are_measured_under_opentelemetrys_names() {
         let metrics = GenAi::default();
         for span in &samples() {
-            metrics.observe(span);
+            metrics.observe("team", span);
         }
         let text = text(&metrics);
         let model = "gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"anthropic\",gen_ai_request_model=\"m-5\"";
@@ -244,15 +276,47 @@ pub(crate) mod tests {
         }
     }
 
+    /// How many series count tokens, and how often the one of all others was counted.
+    fn counted(metrics: &GenAi) -> (usize, u64) {
+        let text = text(metrics);
+        let other = "gen_ai_provider_name=\"other\",gen_ai_request_model=\"other\",gen_ai_token_type=\"input\"} ";
+        let others = text.lines().filter(|line| line.starts_with("gen_ai_client_token_usage_count"));
+        let others = others.filter_map(|line| line.split_once(other)).map(|(_, count)| count.parse::<u64>().unwrap());
+        (text.matches("gen_ai_client_token_usage_count{").count(), others.sum())
+    }
+
+    #[test]
+    fn a_namespace_brings_so_many_models_and_takes_no_label_from_another() {
+        let metrics = GenAi::default();
+        for number in 0..MODELS_OF_NAMESPACE_MAX + 50 {
+            metrics.observe("loud", &asked(&format!("m-{number}"), responded()));
+        }
+        assert_eq!(counted(&metrics), (MODELS_OF_NAMESPACE_MAX + 1, 50));
+        metrics.observe("quiet", &asked("mine", responded()));
+        metrics.observe("loud", &asked("mine", responded()));
+        assert_eq!(counted(&metrics), (MODELS_OF_NAMESPACE_MAX + 2, 50));
+    }
+
     #[test]
     fn there_are_so_many_models_and_then_there_is_one_more() {
         let metrics = GenAi::default();
         for number in 0..MODELS_MAX + 50 {
-            metrics.observe(&asked(&format!("m-{number}"), responded()));
+            metrics.observe(&format!("n-{number}"), &asked(&format!("m-{number}"), responded()));
         }
-        let text = text(&metrics);
-        assert_eq!(text.matches("gen_ai_client_token_usage_count{").count(), MODELS_MAX + 1);
-        let other = "gen_ai_provider_name=\"other\",gen_ai_request_model=\"other\",gen_ai_token_type=\"input\"} 50";
-        assert!(text.contains(other), "{text}");
+        assert_eq!(counted(&metrics), (MODELS_MAX + 1, 50));
+    }
+
+    #[test]
+    fn all_scripted_models_are_one() {
+        let metrics = GenAi::default();
+        for number in 0..=MODELS_MAX {
+            let mut span = asked(&format!("m-{number}"), responded());
+            let What::Model(model) = &mut span.what else { unreachable!() };
+            (model.model.api, model.model.provider) = (ModelApi::Scripted, format!("p-{number}"));
+            metrics.observe("team", &span);
+        }
+        assert_eq!(counted(&metrics), (1, 0));
+        let scripted = "gen_ai_provider_name=\"scripted\",gen_ai_request_model=\"scripted\"";
+        assert!(text(&metrics).contains(scripted), "{}", text(&metrics));
     }
 }

@@ -106,7 +106,7 @@ impl Audience for Telemetry {
         }
         drop(tracers);
         for span in &spans {
-            self.metrics.gen_ai.observe(span);
+            self.metrics.gen_ai.observe(&run.namespace, span);
             self.export(&run.uid, span);
         }
     }

@@ -4,7 +4,7 @@ use super::id::SpanId;
 use crate::cost::{Cost, Usage};
 use crate::event::{Answer, AskPurpose, DenyReason, EpochEnd, FailureReason, Finish, LaterReason, RunEnd};
 use crate::export::{EffectOutcome, PermittedBy};
-use crate::plan::{Effects, ObjectId, PlanParent};
+use crate::plan::{Effects, ModelApi, ObjectId, PlanParent};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Span {
@@ -84,6 +84,7 @@ pub struct PodStartSpan {
 pub struct ModelAsked {
     /// Of the Model object.
     pub name: String,
+    pub api: ModelApi,
     pub provider: String,
     /// As the provider calls it.
     pub id: String,

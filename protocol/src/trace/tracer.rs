@@ -320,7 +320,7 @@ impl Tracer {
 
 fn priced(model: &PlanModel) -> PricedModel {
     let provider = model.provider.clone().unwrap_or_else(|| provider_of(model.api).to_owned());
-    let asked = ModelAsked { name: model.name.clone(), provider, id: model.model.clone() };
+    let asked = ModelAsked { name: model.name.clone(), api: model.api, provider, id: model.model.clone() };
     PricedModel { asked, prices: model.prices }
 }
 
