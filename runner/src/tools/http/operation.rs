@@ -52,6 +52,10 @@ const NO_PARAMETERS_BEGIN: [&str; 13] = [
     "x-rewrite-",
 ];
 
+/// Names by which frameworks let a POST pass for another method, with `-` for `_`.
+const METHOD_NAMES: [&str; 6] =
+    ["-method", "-http-method", "x-http-method", "x-http-method-override", "x-method-override", "http-method-override"];
+
 /// An operation that can be offered and sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Operation {
@@ -271,8 +275,17 @@ pub fn refused_header(name: &str, carrier: Option<Carrier<'_>>) -> Option<String
 
 /// Why a part of the query cannot be a parameter. Some servers read names in any case.
 pub fn refused_query(name: &str, carrier: Option<Carrier<'_>>) -> Option<String> {
-    let is_taken = carrier.is_some_and(|one| one.place == Place::Query && one.name.eq_ignore_ascii_case(name));
-    is_taken.then(|| format!("query parameter {name} carries the Credential"))
+    if carrier.is_some_and(|one| one.place == Place::Query && one.name.eq_ignore_ascii_case(name)) {
+        return Some(format!("query parameter {name} carries the Credential"));
+    }
+    chooses_method(name).then(|| format!("query parameter {name} chooses the request's method"))
+}
+
+/// Whether a part of the query or of the body makes the request another one than was permitted. Frameworks read names in any
+/// case, and `_`, `.` and spaces alike.
+pub fn chooses_method(name: &str) -> bool {
+    let read = name.trim_start().to_ascii_lowercase().replace(['_', '.', ' '], "-");
+    METHOD_NAMES.contains(&read.split('[').next().unwrap_or_default())
 }
 
 /// A name for an argument that every model API takes and that is not `taken`.
@@ -393,6 +406,20 @@ mod tests {
     #[case("a b", false)]
     fn headers_that_say_whose_request_it_is_are_no_parameters(#[case] name: &str, #[case] may: bool) {
         assert_eq!(refused_header(name, Some(Carrier { place: Place::Header, name: "x-api_key" })).is_none(), may);
+    }
+
+    #[rstest]
+    #[case("state", true)]
+    #[case("method", true)]
+    #[case("filter[_method]", true)]
+    #[case("_method", false)]
+    #[case("_METHOD[]", false)]
+    #[case(" .method", false)]
+    #[case("X-HTTP-Method-Override", false)]
+    #[case("x_http_method_override", false)]
+    #[case("Key", false)]
+    fn parameters_that_choose_the_method_or_carry_the_credential_are_none(#[case] name: &str, #[case] may: bool) {
+        assert_eq!(refused_query(name, Some(Carrier { place: Place::Query, name: "key" })).is_none(), may);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue, Method};
 use reqwest::Url;
 use serde_json::{Map, Value};
 
-use super::operation::{FORM, Parameter, Piece, Place, Style, Template, essence};
+use super::operation::{FORM, Parameter, Piece, Place, Style, Template, chooses_method, essence};
 use crate::credential::scope::{however_decoded, is_dots};
 
 const URL_BYTES_MAX: usize = 8192;
@@ -43,6 +43,12 @@ pub fn build(template: &Template, base_url: &str, arguments: &Map<String, Value>
     let body = template.body.as_ref().and_then(|body| arguments.get(&body.argument).map(|value| (body, value)));
     let body = match body {
         Some((body, value)) => {
+            if let Some(name) = value.as_object().and_then(|fields| fields.keys().find(|name| chooses_method(name))) {
+                let argument = &body.argument;
+                return Err(format!(
+                    "the field {name} of the argument {argument} chooses the request's method: leave it out"
+                ));
+            }
             let media_type = HeaderValue::from_str(&body.media_type).map_err(|error| error.to_string())?;
             headers.push((http::header::CONTENT_TYPE, media_type));
             Some(match essence(&body.media_type).as_str() {
@@ -249,6 +255,19 @@ mod tests {
         let template = template("/x/{id}/y", &[("id", Place::Path, SIMPLE)]);
         let refused = built(&template, json!({"id": value.into()})).unwrap_err();
         assert!(refused.contains("the argument id"), "{refused}");
+    }
+
+    #[rstest]
+    #[case::json("application/json")]
+    #[case::form(FORM)]
+    fn no_field_of_a_body_makes_a_request_another_methods(#[case] media_type: &str) {
+        let body = Some(Body { argument: "body".into(), media_type: media_type.into() });
+        let template = Template { body, ..template("/x", &[]) };
+        for name in ["_method", "_Method[]", "x-http-method-override"] {
+            let refused = built(&template, json!({"body": {"a": 1, name: "DELETE"}})).unwrap_err();
+            assert!(refused.contains(&format!("the field {name} of the argument body chooses")), "{refused}");
+        }
+        assert!(built(&template, json!({"body": {"method": "DELETE"}})).is_ok());
     }
 
     #[test]
