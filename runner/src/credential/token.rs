@@ -108,7 +108,7 @@ pub(super) async fn token(
         Err(endpoint.error(FailureReason::TimedOut, problem))
     })?;
     let value = Secret::new(granted.access_token.as_bytes());
-    credentials.known.remember(&credential.name, &value);
+    credentials.known.remember_token(&credential.name, &value, asked);
     let good_until = asked + good_for(granted.expires_in.as_ref());
     slot.token = Some(Token { value: value.clone(), client_secret: client_secret.clone(), good_until });
     Ok(value)

@@ -30,7 +30,7 @@ pub struct Named {
 pub struct Finder {
     patterns: Vec<Pattern>,
     /// For each byte the patterns that may begin with it.
-    starts: Vec<Vec<u16>>,
+    starts: Vec<Vec<usize>>,
 }
 
 struct Pattern {
@@ -71,11 +71,10 @@ enum Match {
 
 impl Finder {
     #[must_use]
-    pub fn new(values: &[Named]) -> Self {
-        let patterns: Vec<Pattern> = values.iter().flat_map(patterns_of).collect();
+    pub fn new<'a>(values: impl IntoIterator<Item = &'a Named>) -> Self {
+        let patterns: Vec<Pattern> = values.into_iter().flat_map(patterns_of).collect();
         let mut starts = vec![Vec::new(); 256];
         for (index, pattern) in patterns.iter().enumerate() {
-            let Ok(index) = u16::try_from(index) else { break };
             for (byte, starting) in (0..=u8::MAX).zip(&mut starts) {
                 if pattern.may_start_with(byte) {
                     starting.push(index);
@@ -90,7 +89,7 @@ impl Finder {
         let Some(byte) = text.get(at) else { return Found::Nothing };
         let mut found = Found::Nothing;
         for index in self.starts.get(usize::from(*byte)).into_iter().flatten() {
-            let Some(pattern) = self.patterns.get(usize::from(*index)) else { continue };
+            let Some(pattern) = self.patterns.get(*index) else { continue };
             match (pattern.matches(text, at, Rest::WasCut), found) {
                 (Match::No, _) => {}
                 (Match::Begun, _) => return Found::Begun,
@@ -105,7 +104,7 @@ impl Finder {
     pub(super) fn whole_at(&self, text: &[u8], at: usize) -> Found<'_> {
         let Some(byte) = text.get(at) else { return Found::Nothing };
         let indexes = self.starts.get(usize::from(*byte)).into_iter().flatten();
-        let patterns = indexes.filter_map(|index| self.patterns.get(usize::from(*index)));
+        let patterns = indexes.filter_map(|index| self.patterns.get(*index));
         let ends = patterns.filter_map(|pattern| match pattern.matches(text, at, Rest::IsAll) {
             Match::To(end) => Some((end, pattern)),
             Match::No | Match::Begun => None,
