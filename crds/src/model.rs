@@ -192,10 +192,11 @@ pub enum ReasoningEffort {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ModelHeader {
     /// Letters, digits and `-`, 1 to 64 of them. Not a header that frames the request (`Content-Length`, `Host` and
-    /// others), nor one that says who sends it (`Authorization`, `Cookie`, `X-Api-Key`, `Api-Key`, and all that begin
-    /// with `Proxy-`), nor one that the wire format sends.
+    /// others), nor one that the wire format sends, nor one that says who sends it: all that begin with `Proxy-`, and
+    /// all whose names hold `auth`, `token`, `key`, `secret`, `password`, `cookie`, `session` or `credential`. The name
+    /// `portkey` is no `key`.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9][-A-Za-z0-9]*$"))]
-    #[x_kube(validation = ("!(self.lowerAscii() in ['accept', 'accept-encoding', 'anthropic-version', 'api-key', 'authorization', 'connection', 'content-encoding', 'content-length', 'content-type', 'cookie', 'expect', 'host', 'keep-alive', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'x-api-key']) && !self.lowerAscii().startsWith('proxy-')", "spec.headers may neither frame a request nor say who sends it: a key belongs into a Credential"))]
+    #[x_kube(validation = ("!(self.lowerAscii() in ['accept', 'accept-encoding', 'anthropic-version', 'connection', 'content-encoding', 'content-length', 'content-type', 'expect', 'host', 'keep-alive', 'te', 'trailer', 'transfer-encoding', 'upgrade']) && !self.lowerAscii().startsWith('proxy-') && !self.lowerAscii().replace('portkey', '').matches('auth|token|key|secret|password|cookie|session|credential')", "spec.headers may neither frame a request nor say who sends it, and whoever reads the Model sees them: put a key into a Secret, and name its Credential in spec.credentialRef"))]
     pub name: String,
     /// Its value: 1 to 1024 printable characters of ASCII.
     #[schemars(length(min = 1, max = 1024), regex(pattern = r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$"))]

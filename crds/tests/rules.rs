@@ -39,6 +39,10 @@ fn refusals(kind: &str, new: &str, old: Option<&str>) -> Vec<String> {
     "Model",
     "{api: Messages, model: m, maxOutputTokens: 9, headers: [{name: Anthropic-Beta, value: b}, {name: x, value: y}]}"
 )]
+#[case(
+    "Model",
+    "{api: Responses, model: m, headers: [{name: X-Portkey-Config, value: b}, {name: OpenAI-Project, value: y}]}"
+)]
 #[case("Agent", "{modelRef: {name: m}, outputSchema: {type: object, properties: {a: {type: string}}}}")]
 #[case("Credential", "{secretKeyRef: {name: s, key: k}, inject: {bearer: {}}, hosts: [a.example]}")]
 #[case("Credential", "{secretKeyRef: {name: s, key: k}, inject: {header: {name: X-Api-Key}}, hosts: [a.example]}")]
@@ -97,6 +101,8 @@ fn what_is_right_is_accepted(#[case] kind: &str, #[case] spec: &str) {
     assert_eq!(refusals(kind, spec, None), Vec::<String>::new());
 }
 
+const HEADER: &str = "spec.headers may neither frame a request nor say who sends it, and whoever reads the Model sees them: \
+                      put a key into a Secret, and name its Credential in spec.credentialRef";
 const EXACTLY_ONE: &str = "spec.inject holds exactly one of bearer, header, basic, query and oauth2ClientCredentials";
 const IN_PLAIN_TEXT: &str = "spec.inject.oauth2ClientCredentials.tokenURL is https, or http to a Service of this cluster: \
                              the client's secret goes there";
@@ -178,16 +184,19 @@ const IN_PLAIN_TEXT: &str = "spec.inject.oauth2ClientCredentials.tokenURL is htt
     "{api: Messages, model: m, maxOutputTokens: 9000, reasoning: {effort: None, budgetTokens: 2048}}",
     "spec.reasoning.budgetTokens is for models that reason: leave it out, or effort None"
 )]
-#[case(
-    "Model",
-    "{api: Responses, model: m, headers: [{name: X-API-Key, value: b}]}",
-    "spec.headers may neither frame a request nor say who sends it: a key belongs into a Credential"
-)]
-#[case(
-    "Model",
-    "{api: Responses, model: m, headers: [{name: Proxy-Authorization, value: b}]}",
-    "spec.headers may neither frame a request nor say who sends it: a key belongs into a Credential"
-)]
+#[case("Model", "{api: Responses, model: m, headers: [{name: X-API-Key, value: b}]}", HEADER)]
+#[case("Model", "{api: Responses, model: m, headers: [{name: Proxy-Connection, value: b}]}", HEADER)]
+#[case("Model", "{api: Responses, model: m, headers: [{name: cf-aig-authorization, value: b}]}", HEADER)]
+#[case("Model", "{api: Responses, model: m, headers: [{name: Helicone-Auth, value: b}]}", HEADER)]
+#[case("Model", "{api: Responses, model: m, headers: [{name: x-portkey-api-key, value: b}]}", HEADER)]
+#[case("Model", "{api: Responses, model: m, headers: [{name: x-goog-api-key, value: b}]}", HEADER)]
+#[case("Model", "{api: Responses, model: m, headers: [{name: X-Auth-Token, value: b}]}", HEADER)]
+#[case("Model", "{api: Responses, model: m, headers: [{name: Ocp-Apim-Subscription-Key, value: b}]}", HEADER)]
+#[case("Model", "{api: Responses, model: m, headers: [{name: Cookie, value: b}]}", HEADER)]
+#[case("Model", "{api: Responses, model: m, headers: [{name: X-Session-Id, value: b}]}", HEADER)]
+#[case("Model", "{api: Responses, model: m, headers: [{name: x-client-secret, value: b}]}", HEADER)]
+#[case("Model", "{api: Responses, model: m, headers: [{name: x-password, value: b}]}", HEADER)]
+#[case("Model", "{api: Responses, model: m, headers: [{name: x-credential, value: b}]}", HEADER)]
 #[case(
     "Model",
     "{api: Messages, model: m}",

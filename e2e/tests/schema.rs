@@ -167,7 +167,7 @@ fn what_is_wrong_of_a_model_or_a_credential_is_refused_in_words_that_name_the_fi
         (model("{api: Responses, model: gpt, reasoning: {effort: Some}}"), "spec.reasoning.effort"),
         (
             model("{api: Responses, model: gpt, headers: [{name: Authorization, value: x}]}"),
-            "a key belongs into a Credential",
+            "put a key into a Secret, and name its Credential",
         ),
         (model("{api: Responses, model: gpt, headers: [{name: 'a b', value: x}]}"), "spec.headers[0].name"),
         (model("{api: Responses, model: gpt, headers: [{name: a, value: \"x\\ny\"}]}"), "spec.headers[0].value"),
