@@ -3,7 +3,7 @@
 use belay_protocol::plan::PlanModel;
 use serde_json::{Value, json};
 
-use crate::asking::stream;
+use crate::asking::sse;
 use crate::http::Answer;
 use crate::plans::{chat, messages, responses};
 
@@ -75,8 +75,12 @@ impl Format {
 }
 
 fn written(events: &[Value]) -> Answer {
-    let events: Vec<String> = events.iter().map(Value::to_string).collect();
-    stream(&events.iter().map(String::as_str).collect::<Vec<_>>())
+    // Anthropic's own client passes over events without a name.
+    let event = |event: &Value| match event["type"].as_str() {
+        Some(name) => format!("event: {name}\ndata: {event}\n\n"),
+        None => format!("data: {event}\n\n"),
+    };
+    sse(&events.iter().map(event).collect::<String>())
 }
 
 fn chunk(delta: &Value, finish: &Value) -> Value {
