@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 
 use crate::TempNamespace;
 
-const SECURE_POD: &str =
+/// What `restricted` Pod Security wants of a pod, and of its containers.
+pub const SECURE_POD: &str =
     "runAsNonRoot: true, runAsUser: 65532, runAsGroup: 65532, seccompProfile: {type: RuntimeDefault}";
-const SECURE_CONTAINER: &str =
+pub const SECURE_CONTAINER: &str =
     "allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}";
 
 /// A peer's Deployment and Service, and the wait until it listens.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use belay_e2e::TempNamespace;
 use belay_e2e::kubectl::belay;
 use belay_e2e::namespace::condition;
-use belay_e2e::peer::{self, aimock};
+use belay_e2e::peer::{self, SECURE_CONTAINER, SECURE_POD, aimock};
 use serde_json::{Value, json};
 
 const TWO_MINUTES: Duration = Duration::from_mins(2);

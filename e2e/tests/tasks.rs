@@ -1,5 +1,5 @@
 //! Each page of docs/tasks, done as it stands: its objects applied, its commands run, in their order.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use belay_e2e::kubectl::shell;
 use belay_e2e::namespace::condition;

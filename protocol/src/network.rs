@@ -243,8 +243,8 @@ impl AllowedHosts {
     /// Those of them that a plan names: what was taken off the list since then it names in vain.
     #[must_use]
     pub fn among(&self, names: &[String]) -> Self {
-        let named = Self::of(names).hosts;
-        let hosts = self.hosts.iter().filter(|host| named.contains(host)).cloned().collect();
+        let wanted = Self::of(names).hosts;
+        let hosts = self.hosts.iter().filter(|host| wanted.contains(host)).cloned().collect();
         Self { hosts, ..self.clone() }
     }
 

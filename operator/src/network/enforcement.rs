@@ -110,7 +110,7 @@ mod tests {
     fn agents_name_the_policies_that_widen_theirs() {
         let names: Vec<String> = (1..=7).map(|number| format!("p{number}")).collect();
         assert_eq!(widened(&[]), None);
-        let one = widened(&names[..1]).unwrap();
+        let one = widened(&["p1".to_owned()]).unwrap();
         assert!(one.starts_with("NetworkPolicies p1 of this namespace select runner or probe pods too"), "{one}");
         assert!(widened(&names).unwrap().contains("NetworkPolicies p1, p2, p3, p4, p5 and 2 more of this"));
         assert_eq!((not_held(&one).truth, not_held(&one).reason), (Truth::False, "Widened"));

@@ -43,8 +43,8 @@ impl Names for SystemNames {
 /// Where Services lie by a search list: the first entry `NAMESPACE.svc.DOMAIN`, as the kubelet writes it before those of
 /// the node. Of several lists the last one counts, as for resolvers.
 fn cluster_domain(resolver_file: &str) -> Option<&str> {
-    let lines = resolver_file.lines().rev().map(str::split_whitespace);
-    let entries = lines.filter_map(|mut words| (words.next() == Some("search")).then_some(words)).next()?;
+    let mut lines = resolver_file.lines().rev().map(str::split_whitespace);
+    let entries = lines.find_map(|mut words| (words.next() == Some("search")).then_some(words))?;
     entries.filter_map(|entry| entry.split_once(".svc.")).find_map(|(namespace, domain)| {
         let domain = domain.trim_end_matches('.');
         (!namespace.contains('.') && !domain.is_empty()).then_some(domain)

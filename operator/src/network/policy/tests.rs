@@ -89,7 +89,13 @@ fn a_service_of_the_own_namespace_is_its_pods_at_the_ports_where_they_listen() {
 
 #[test]
 fn what_has_no_pods_to_select_gets_no_rule() {
-    for url in ["http://gone/mcp", "http://gone.models.svc/mcp", "http://elsewhere/mcp", "http://by-hand/mcp", "http://tool:82/mcp"] {
+    for url in [
+        "http://gone/mcp",
+        "http://gone.models.svc/mcp",
+        "http://elsewhere/mcp",
+        "http://by-hand/mcp",
+        "http://tool:82/mcp",
+    ] {
         assert_eq!(rules(&[url]), json!([]), "{url}");
     }
 }

@@ -54,7 +54,7 @@ impl Text {
         let mut text = String::with_capacity(ANSWER_BYTES + 256);
         while text.len() < ANSWER_BYTES {
             let (word, other) = (words[numbers.below(words.len())], words[numbers.below(words.len())]);
-            text += &match self {
+            let piece = match self {
                 Self::Prose => format!("{word} "),
                 Self::Json => format!("{{\"name\":\"{word}\",\"text\":\"{other} {word}\\n{other}\"}}\n"),
                 Self::Escaped => format!("%22{word}%2F{other}%22&quot;{word}&quot;\\\\\\\"\\u00e9{other}\\\\n"),
@@ -64,6 +64,7 @@ impl Text {
                     format!("{} ", &value[..value.len() - usize::from(!whole)])
                 }
             };
+            text.push_str(&piece);
         }
         text.truncate(ANSWER_BYTES);
         text
@@ -103,7 +104,7 @@ async fn one_reader() {
     let guarded = Destinations::new("team", &["127.0.0.1".into()]);
     let guarded = guarded.client(url, Duration::from_secs(5), None).unwrap();
     let bare = bare();
-    let client = || if way == "guarded" { guarded.open().unwrap() } else { bare.clone() };
+    let client = || if way == "guarded" { guarded.open(url).unwrap() } else { bare.clone() };
     // Connects.
     assert_eq!(read(&client(), url).await, ANSWER_BYTES);
     let before = cpu_seconds();
