@@ -1,6 +1,8 @@
 //! What may not happen whatever a server sends: a panic, or an answer that depends on where the network cut the
 //! stream. Shared by the fuzz targets and by a short pass in the tests.
 
+use belay_protocol::digest::canonical;
+use belay_protocol::event::ModelResponse;
 use belay_runner::models::ModelAnswer;
 use belay_runner::models::chat_completions::Chat;
 use belay_runner::models::codec::{Assembly, Codec, Progress, Reader, ResponseError, sendable};
@@ -57,10 +59,12 @@ fn read<C: Codec>(bytes: &[u8], size: usize) -> Result<ModelAnswer, ResponseErro
     reader.finish()
 }
 
-/// What goes back to a provider is JSON, whatever came.
+/// What goes back to a provider is JSON, whatever came, and what is journaled has a canonical form.
 fn sane(answer: &ModelAnswer) {
     use belay_runner::models::AnswerItem;
     use serde_json::value::RawValue;
+    let response = ModelResponse::new(Vec::new(), answer.finish, answer.usage, 0);
+    assert!(canonical(&response).is_ok(), "{response:?}");
     for item in &answer.items {
         match item {
             AnswerItem::Text(text) | AnswerItem::Reasoning(text) => assert!(!text.is_empty()),

@@ -4,15 +4,18 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
 
-/// How long to wait from `now`; nothing where the header is absent or makes no sense.
+/// Who asks for more is asked again no sooner, and a journal can hold it.
+const PATIENCE_MAX: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// How long to wait from `now`, at most `u32::MAX` seconds; nothing where the header is absent or makes no sense.
 #[must_use]
 pub fn read(value: Option<&HeaderValue>, now: SystemTime) -> Option<Duration> {
     let text = value?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = parse_date(text)?;
-    Some(date.duration_since(now).unwrap_or(Duration::ZERO))
+    let wait = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => parse_date(text)?.duration_since(now).unwrap_or(Duration::ZERO),
+    };
+    Some(wait.min(PATIENCE_MAX))
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`, the only form that servers may send.
@@ -60,6 +63,8 @@ mod tests {
     #[case::a_date_two_minutes_ahead("Mon, 23 Nov 2026 00:02:00 GMT", Some(120))]
     #[case::a_leap_day("Tue, 29 Feb 2028 00:00:00 GMT", Some(463 * 86_400))]
     #[case::a_date_gone_by("Sun, 06 Nov 1994 08:49:37 GMT", Some(0))]
+    #[case::more_than_a_journal_can_hold("9007199254740993", Some(4_294_967_295))]
+    #[case::the_end_of_the_calendar("Fri, 31 Dec 9999 23:59:59 GMT", Some(4_294_967_295))]
     #[case::another_zone("Mon, 23 Nov 2026 00:02:00 CET", None)]
     #[case::words("soon", None)]
     #[case::a_negative_number("-1", None)]

@@ -9,7 +9,7 @@ use super::DigestError;
 /// Deeper values are refused: what is written down has to be read again, and readers of JSON stop at 127 levels.
 const DEPTH_MAX: usize = 96;
 /// Up to here every integer has a double of its own, written as its decimal digits.
-const INTEGER_MAX: u64 = 1 << 53;
+pub const INTEGER_MAX: u64 = 1 << 53;
 
 /// The canonical bytes of `value` by RFC 8785. Refuses integers that have no exact double.
 pub fn canonical(value: &impl Serialize) -> Result<Vec<u8>, DigestError> {

@@ -3,11 +3,13 @@
 
 use std::borrow::Cow;
 
+use belay_protocol::cost::Usage;
+use belay_protocol::digest::INTEGER_MAX;
 use belay_protocol::event::FailureReason;
 use belay_protocol::output::is_strict;
 use belay_protocol::plan::{Effort, Plan, PlanModel};
 use belay_protocol::transcript::CallResult;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::sse::SseParser;
@@ -201,6 +203,25 @@ pub fn malformed(message: &str, data: &[u8]) -> ResponseError {
 
 fn kept(text: &str) -> String {
     text.get(..text.floor_char_boundary(KEPT_BYTES)).unwrap_or_default().to_owned()
+}
+
+/// A number of tokens as a server writes it. One that makes no sense is not known: an answer that is paid for is no worse
+/// for it.
+pub fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    Ok(Value::deserialize(deserializer)?.as_u64())
+}
+
+/// Without the counts that no journal can hold: those are not known.
+#[must_use]
+pub fn countable(usage: Usage) -> Usage {
+    let exact = |count: Option<u64>| count.filter(|count| *count <= INTEGER_MAX);
+    Usage {
+        input_tokens: exact(usage.input_tokens),
+        cached_input_tokens: exact(usage.cached_input_tokens),
+        output_tokens: exact(usage.output_tokens),
+        cache_write_tokens: exact(usage.cache_write_tokens),
+        reasoning_tokens: exact(usage.reasoning_tokens),
+    }
 }
 
 /// An error object that stands in an answer or comes as an event: all formats have `type` or `code` in it.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use belay_protocol::chain::Head;
+use belay_protocol::digest::canonical;
 use belay_protocol::event::{
     Artifact, DenyReason, EndReason, Finish, LaterReason, Outcome, ProposedCall, RunEnd, Verdict,
 };
@@ -236,6 +237,7 @@ impl Fake {
         let mut decisions = Vec::new();
         for event in events {
             assert!(event.is_runners(), "{} is not for a runner to append", event.name());
+            assert!(canonical(event).is_ok(), "no journal can hold {event:?}");
             self.apply(event.clone());
             match event {
                 Event::ModelRequested { step, attempt, .. } => {

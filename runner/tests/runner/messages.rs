@@ -285,3 +285,15 @@ async fn a_refusal_without_a_call_ends_the_run_in_words() {
     let journal = run_model(messages(&model.url("/v1")), &mcp, &["echo"]).await;
     assert_eq!(journal.end().reason, EndReason::ModelIncomplete);
 }
+
+#[tokio::test]
+async fn parts_of_the_input_that_together_are_more_than_a_journal_can_hold_are_not_known() {
+    let body = json!({
+        "type": "message", "stop_reason": "end_turn", "content": [{"type": "text", "text": "done"}],
+        "usage": {"input_tokens": 1, "cache_read_input_tokens": 9_007_199_254_740_992_u64, "output_tokens": 2},
+    });
+    let server = Server::start(vec![reply(200, "application/json", body.to_string())]).await;
+    let usage = ask(messages(&server.url("/v1"))).await.unwrap().usage;
+    assert_eq!((usage.input_tokens, usage.output_tokens), (None, Some(2)));
+    assert_eq!(usage.cached_input_tokens, Some(9_007_199_254_740_992));
+}

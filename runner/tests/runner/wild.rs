@@ -1,6 +1,7 @@
 //! Models that ask for nonsense, in each wire format: it ends in words, bounded, and nothing is sent that should not be.
 
 use belay_protocol::Event;
+use belay_protocol::cost::Usage;
 use belay_protocol::event::{EndReason, Item, NotSentReason, Outcome};
 use rstest::rstest;
 use serde_json::Value;
@@ -9,7 +10,7 @@ use crate::answers::{Asked, Format};
 use crate::asking::run_model;
 use crate::fake_mcp::{Era, FakeMcp};
 use crate::fake_operator::Journal;
-use crate::http::Server;
+use crate::http::{Answer, Server, reply};
 
 struct Played {
     journal: Journal,
@@ -141,4 +142,56 @@ async fn calls_without_end_are_no_answer(#[values(Format::Chat, Format::Response
         _ => false,
     });
     assert_eq!(calls.count(), 0);
+}
+
+/// An answer in one piece that used so much input and two tokens of output.
+fn that_used(format: Format, input: &str) -> Answer {
+    let body = match format {
+        Format::Chat => format!(
+            r#"{{"choices":[{{"message":{{"content":"done"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":{input},"completion_tokens":2}}}}"#
+        ),
+        Format::Responses => format!(
+            r#"{{"status":"completed","output":[{{"type":"message","content":[{{"text":"done"}}]}}],"usage":{{"input_tokens":{input},"output_tokens":2}}}}"#
+        ),
+        Format::Messages => format!(
+            r#"{{"type":"message","stop_reason":"end_turn","content":[{{"type":"text","text":"done"}}],"usage":{{"input_tokens":{input},"output_tokens":2}}}}"#
+        ),
+    };
+    reply(200, "application/json", body)
+}
+
+#[rstest]
+#[case::the_most("9007199254740992", Some(9_007_199_254_740_992))]
+#[case::one_too_many("9007199254740993", None)]
+#[case::as_many_as_there_are("18446744073709551615", None)]
+#[case::more_than_there_are("18446744073709551616", None)]
+#[case::less_than_none("-1", None)]
+#[case::a_word("\"many\"", None)]
+#[case::nothing("null", None)]
+#[tokio::test]
+async fn a_count_that_no_journal_can_hold_is_not_known_and_the_answer_is_taken(
+    #[values(Format::Chat, Format::Responses, Format::Messages)] format: Format,
+    #[case] input: &str,
+    #[case] input_tokens: Option<u64>,
+) {
+    let server = Server::start(vec![that_used(format, input)]).await;
+    let mcp = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let journal = run_model(format.model(&server.url("/v1")), &mcp, &["echo"]).await;
+    assert_eq!(journal.end().outcome, Outcome::Succeeded);
+    assert_eq!(journal.state.usage, Usage { input_tokens, output_tokens: Some(2), ..Usage::default() });
+    assert_eq!(server.received().len(), 1);
+}
+
+#[rstest]
+#[tokio::test]
+async fn patience_that_no_journal_can_hold_ends_the_run(
+    #[values(Format::Chat, Format::Responses, Format::Messages)] format: Format,
+    #[values("9007199254740993", "18446744073709551615")] seconds: &str,
+) {
+    let headers = vec![("retry-after", seconds.to_owned())];
+    let server = Server::start(vec![Answer::Reply { status: 429, headers, body: String::new() }]).await;
+    let mcp = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let journal = run_model(format.model(&server.url("/v1")), &mcp, &["echo"]).await;
+    assert_eq!(journal.end().reason, EndReason::ModelFailed);
+    assert_eq!(server.received().len(), 1);
 }

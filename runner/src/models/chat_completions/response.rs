@@ -4,7 +4,7 @@ use belay_protocol::cost::Usage;
 use belay_protocol::event::Finish;
 use serde::Deserialize;
 
-use crate::models::codec::{self, CALLS_MAX, Progress, ResponseError, parse, server_error};
+use crate::models::codec::{self, CALLS_MAX, Progress, ResponseError, countable, parse, server_error};
 use crate::models::{AnswerItem, ModelAnswer};
 
 /// An answer as far as it has arrived.
@@ -80,7 +80,9 @@ enum Arguments {
 
 #[derive(Deserialize)]
 struct WireUsage {
+    #[serde(default, deserialize_with = "codec::count")]
     prompt_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "codec::count")]
     completion_tokens: Option<u64>,
     prompt_tokens_details: Option<PromptDetails>,
     completion_tokens_details: Option<CompletionDetails>,
@@ -88,12 +90,15 @@ struct WireUsage {
 
 #[derive(Deserialize)]
 struct PromptDetails {
+    #[serde(default, deserialize_with = "codec::count")]
     cached_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "codec::count")]
     cache_write_tokens: Option<u64>,
 }
 
 #[derive(Deserialize)]
 struct CompletionDetails {
+    #[serde(default, deserialize_with = "codec::count")]
     reasoning_tokens: Option<u64>,
 }
 
@@ -227,12 +232,12 @@ impl WireUsage {
     /// `prompt_tokens` includes cached and written ones here, as [`Usage`] wants it.
     fn normalized(&self) -> Usage {
         let prompt = self.prompt_tokens_details.as_ref();
-        Usage {
+        countable(Usage {
             input_tokens: self.prompt_tokens,
             cached_input_tokens: prompt.and_then(|details| details.cached_tokens),
             output_tokens: self.completion_tokens,
             cache_write_tokens: prompt.and_then(|details| details.cache_write_tokens),
             reasoning_tokens: self.completion_tokens_details.as_ref().and_then(|details| details.reasoning_tokens),
-        }
+        })
     }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::models::codec::{self, CALLS_MAX, Progress, ResponseError, malformed, parse, server_error};
+use crate::models::codec::{self, CALLS_MAX, Progress, ResponseError, countable, malformed, parse, server_error};
 use crate::models::{AnswerItem, ModelAnswer};
 
 /// Texts and blocks between as many calls as are read, and some more.
@@ -88,15 +88,20 @@ struct Delta {
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 struct WireUsage {
+    #[serde(default, deserialize_with = "codec::count")]
     input_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "codec::count")]
     cache_creation_input_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "codec::count")]
     cache_read_input_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "codec::count")]
     output_tokens: Option<u64>,
     output_tokens_details: Option<OutputDetails>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 struct OutputDetails {
+    #[serde(default, deserialize_with = "codec::count")]
     thinking_tokens: Option<u64>,
 }
 
@@ -256,12 +261,12 @@ impl WireUsage {
         let cached = self.cache_read_input_tokens;
         let written = self.cache_creation_input_tokens;
         let beside = cached.unwrap_or(0).saturating_add(written.unwrap_or(0));
-        Usage {
+        countable(Usage {
             input_tokens: self.input_tokens.map(|input| input.saturating_add(beside)),
             cached_input_tokens: cached,
             output_tokens: self.output_tokens,
             cache_write_tokens: written,
             reasoning_tokens: self.output_tokens_details.and_then(|details| details.thinking_tokens),
-        }
+        })
     }
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::models::codec::{self, CALLS_MAX, Progress, ResponseError, malformed, parse, server_error};
+use crate::models::codec::{self, CALLS_MAX, Progress, ResponseError, countable, malformed, parse, server_error};
 use crate::models::{AnswerItem, ModelAnswer};
 
 /// Texts and reasoning between as many calls as are read, and some more.
@@ -76,20 +76,25 @@ struct Part {
 
 #[derive(Deserialize)]
 struct WireUsage {
+    #[serde(default, deserialize_with = "codec::count")]
     input_tokens: Option<u64>,
     input_tokens_details: Option<InputDetails>,
+    #[serde(default, deserialize_with = "codec::count")]
     output_tokens: Option<u64>,
     output_tokens_details: Option<OutputDetails>,
 }
 
 #[derive(Deserialize)]
 struct InputDetails {
+    #[serde(default, deserialize_with = "codec::count")]
     cached_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "codec::count")]
     cache_write_tokens: Option<u64>,
 }
 
 #[derive(Deserialize)]
 struct OutputDetails {
+    #[serde(default, deserialize_with = "codec::count")]
     reasoning_tokens: Option<u64>,
 }
 
@@ -236,12 +241,12 @@ impl WireUsage {
     /// `input_tokens` includes cached and written ones here, as [`Usage`] wants it.
     fn normalized(&self) -> Usage {
         let input = self.input_tokens_details.as_ref();
-        Usage {
+        countable(Usage {
             input_tokens: self.input_tokens,
             cached_input_tokens: input.and_then(|details| details.cached_tokens),
             output_tokens: self.output_tokens,
             cache_write_tokens: input.and_then(|details| details.cache_write_tokens),
             reasoning_tokens: self.output_tokens_details.as_ref().and_then(|details| details.reasoning_tokens),
-        }
+        })
     }
 }
