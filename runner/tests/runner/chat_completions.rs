@@ -86,6 +86,13 @@ fn usage(input: u64, cached: Option<u64>, output: u64) -> Usage {
     ],
     answer(vec![text("Hel")], Finish::Length, Usage::default()),
 )]
+#[case::message_beside_delta(
+    &[
+        r#"{"id":"r1","model":"small-1-2026","choices":[{"index":0,"delta":{"content":"Hel"},"message":{"content":"Hel"}}]}"#,
+        r#"{"choices":[{"index":0,"delta":null,"message":{"content":"lo"},"finish_reason":"stop"}]}"#,
+    ],
+    answer(vec![text("Hello")], Finish::Stop, Usage::default()),
+)]
 #[case::filtered(
     &[
         r#"{"id":"r1","model":"small-1-2026","choices":[{"index":0,"delta":{"refusal":"No."},"finish_reason":"content_filter"}]}"#,

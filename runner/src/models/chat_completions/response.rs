@@ -3,6 +3,7 @@
 use belay_protocol::cost::Usage;
 use belay_protocol::event::Finish;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::models::codec::{self, CALLS_MAX, Progress, ResponseError, countable, parse, server_error};
 use crate::models::{AnswerItem, ModelAnswer};
@@ -27,7 +28,8 @@ struct PartialCall {
     arguments: String,
 }
 
-/// A chunk of a stream or a whole answer: they differ in `delta` and `message` alone.
+/// A chunk of a stream or a whole answer: they differ in `delta` and `message` alone. No two names are one field here: some
+/// servers send both, and then neither would be read.
 #[derive(Deserialize)]
 struct Chunk {
     id: Option<String>,
@@ -35,15 +37,15 @@ struct Chunk {
     #[serde(default)]
     choices: Vec<Choice>,
     usage: Option<WireUsage>,
-    error: Option<serde_json::Value>,
+    error: Option<Value>,
 }
 
 #[derive(Deserialize)]
 struct Choice {
     #[serde(default)]
     index: u64,
-    #[serde(alias = "message")]
     delta: Option<Delta>,
+    message: Option<Delta>,
     finish_reason: Option<String>,
 }
 
@@ -52,8 +54,8 @@ struct Delta {
     content: Option<String>,
     refusal: Option<String>,
     /// What the model thought, where the server tells it: not part of the standard, and of two names.
-    #[serde(alias = "reasoning")]
-    reasoning_content: Option<serde_json::Value>,
+    reasoning_content: Option<Value>,
+    reasoning: Option<Value>,
     tool_calls: Option<Vec<CallDelta>>,
 }
 
@@ -75,7 +77,7 @@ struct FunctionDelta {
 #[serde(untagged)]
 enum Arguments {
     Text(String),
-    Object(serde_json::Map<String, serde_json::Value>),
+    Object(serde_json::Map<String, Value>),
 }
 
 #[derive(Deserialize)]
@@ -149,6 +151,13 @@ impl codec::Assembly for Assembly {
     }
 }
 
+impl Delta {
+    /// Servers that use both names say the same twice.
+    fn thought(&self) -> Option<&str> {
+        [&self.reasoning_content, &self.reasoning].into_iter().flatten().find_map(Value::as_str)
+    }
+}
+
 impl Assembly {
     fn merge(&mut self, chunk: Chunk) -> Result<(), ResponseError> {
         if let Some(error) = chunk.error {
@@ -161,8 +170,8 @@ impl Assembly {
         }
         // Only one choice is ever asked for.
         for choice in chunk.choices.into_iter().filter(|choice| choice.index == 0) {
-            if let Some(delta) = choice.delta {
-                self.reasoning.push_str(delta.reasoning_content.as_ref().and_then(|r| r.as_str()).unwrap_or_default());
+            if let Some(delta) = choice.delta.or(choice.message) {
+                self.reasoning.extend(delta.thought());
                 self.text.extend(delta.content.into_iter().chain(delta.refusal));
                 for call in delta.tool_calls.into_iter().flatten() {
                     self.merge_call(call)?;
@@ -197,7 +206,7 @@ impl Assembly {
             match function.arguments {
                 Some(Arguments::Text(text)) => call.arguments.push_str(&text),
                 Some(Arguments::Object(object)) => {
-                    call.arguments.push_str(&serde_json::Value::Object(object).to_string());
+                    call.arguments.push_str(&Value::Object(object).to_string());
                 }
                 None => {}
             }
