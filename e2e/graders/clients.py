@@ -50,7 +50,7 @@ def read_chat(body):
     choice, usage = answer.choices[0], answer.usage
     message = choice.message
     reasoning = (message.model_extra or {}).get("reasoning_content")
-    items = [{"reasoning": reasoning}] if reasoning else []
+    items = [{"reasoning_content": reasoning}] if reasoning else []
     items += [{"text": message.content}] if message.content else []
     for call in message.tool_calls or []:
         items.append({"call": {"id": call.id, "name": call.function.name, "arguments": call.function.arguments}})

@@ -263,12 +263,15 @@ pub enum Item {
     Text {
         text: String,
     },
-    /// What the model thought, as far as it is told. It is never sent again: see `Block`.
+    /// What the model thought, as far as it is told. `field`: the name under which it goes back to the model that said it,
+    /// and to no other. Absent: it is not sent again.
     Reasoning {
         text: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        field: Option<String>,
     },
     /// A block that only its provider understands, such as signed or encrypted reasoning: its JSON byte for byte,
-    /// to be sent back in its place to the model that made it, and to no other.
+    /// to be sent back in its place to the model that made it, and to no other. Of a call it stands before that call.
     Block {
         json: String,
     },

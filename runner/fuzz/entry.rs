@@ -67,7 +67,7 @@ fn sane(answer: &ModelAnswer) {
     assert!(canonical(&response).is_ok(), "{response:?}");
     for item in &answer.items {
         match item {
-            AnswerItem::Text(text) | AnswerItem::Reasoning(text) => assert!(!text.is_empty()),
+            AnswerItem::Text(text) | AnswerItem::Reasoning { text, .. } => assert!(!text.is_empty()),
             AnswerItem::Block(json) => assert!(serde_json::from_str::<&RawValue>(json).is_ok(), "{json}"),
             AnswerItem::Call { arguments, .. } => {
                 let sent = sendable(arguments);

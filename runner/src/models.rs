@@ -84,8 +84,11 @@ pub struct ModelAnswer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AnswerItem {
     Text(String),
-    /// What the model thought, for people alone.
-    Reasoning(String),
+    /// What the model thought: for people, and for its server, which takes it back in the field of that name.
+    Reasoning {
+        text: String,
+        field: &'static str,
+    },
     /// Of the provider, for the provider: its JSON exactly as it has to come back.
     Block(String),
     Call {

@@ -66,7 +66,7 @@ pub(super) fn answer(items: &[Item], finish: Finish) -> String {
 fn part(item: &Item, room: &mut usize) -> Option<Value> {
     Some(match item {
         Item::Text { text } => json!({"type": "text", "content": take(text, room)}),
-        Item::Reasoning { text } => json!({"type": "reasoning", "content": take(text, room)}),
+        Item::Reasoning { text, .. } => json!({"type": "reasoning", "content": take(text, room)}),
         Item::ToolCall { call_id, name, arguments, .. } => {
             json!({"type": "tool_call", "id": call_id, "name": name, "arguments": take(arguments, room)})
         }
@@ -92,7 +92,7 @@ mod tests {
     fn content_is_bounded_whatever_was_said() {
         let long = "ü".repeat(CONTENT_BYTES_MAX);
         assert_eq!(cut(&long).len(), CONTENT_BYTES_MAX + CUT.len());
-        let items = [Item::Text { text: long.clone() }, Item::Reasoning { text: long }];
+        let items = [Item::Text { text: long.clone() }, Item::Reasoning { text: long, field: None }];
         assert!(answer(&items, Finish::Stop).len() < CONTENT_BYTES_MAX + 400);
         assert_eq!(cut("short"), "short");
         assert_eq!(word(&"x".repeat(200)).len(), WORD_BYTES_MAX + CUT.len());

@@ -146,8 +146,9 @@ impl Agent {
         for item in answered {
             match item {
                 AnswerItem::Text(text) => items.push(Item::Text { text: self.redactor.redact(&text).into_owned() }),
-                AnswerItem::Reasoning(text) => {
-                    items.push(Item::Reasoning { text: self.redactor.redact(&text).into_owned() });
+                AnswerItem::Reasoning { text, field } => {
+                    let text = self.redactor.redact(&text).into_owned();
+                    items.push(Item::Reasoning { text, field: Some(field.to_owned()) });
                 }
                 AnswerItem::Block(json) => items.extend(self.block(json)),
                 AnswerItem::Call { .. } if provider_ids.len() >= CALLS_PER_RESPONSE_MAX => dropped += 1,

@@ -1,8 +1,9 @@
-//! The wire format that most servers speak. It has no place for reasoning: what a server tells of it is
-//! journaled and not sent back.
+//! The wire format that most servers speak. It has no place for reasoning, and servers made some: what one of them says
+//! there goes back to it under the same names (docs/decisions/0020).
 
 mod request;
 mod response;
+mod thought;
 
 use belay_protocol::plan::PlanModel;
 

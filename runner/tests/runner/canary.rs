@@ -385,7 +385,7 @@ fn assert_leaked(secrets: &Secrets, servers: &[FakeMcp], model: &Leaky, journal:
         _ => None,
     });
     let marked_items = responses.flat_map(|response| &response.items).filter(|item| match item {
-        Item::Text { text } | Item::Reasoning { text } => marked(text),
+        Item::Text { text } | Item::Reasoning { text, .. } => marked(text),
         Item::ToolCall { name, arguments, .. } => marked(name) || marked(arguments),
         Item::Block { .. } => false,
     });

@@ -8,14 +8,14 @@ use belay_protocol::event::{EndReason, FailureReason, Finish, Item, Outcome};
 use belay_protocol::plan::PlanModel;
 use belay_runner::models::{AnswerItem, ModelAnswer};
 use rstest::rstest;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::answers::Format;
-use crate::asking::{ask, fails, run_model, stream};
+use crate::asking::{ask, fails, run_model, run_plan, stream};
 use crate::fake_mcp::{Era, FakeMcp};
 use crate::fake_operator::Journal;
 use crate::http::{Answer, Server, reply};
-use crate::plans::chat;
+use crate::plans::{chat, plan, tool};
 
 fn text(text: &str) -> AnswerItem {
     AnswerItem::Text(text.into())
@@ -274,6 +274,69 @@ async fn a_conversation_is_sent_back_as_the_api_wants_it() {
         _ => None,
     });
     assert!(matches!(kept, Some(Item::ToolCall { arguments, .. }) if arguments == "{oops"), "verbatim in the journal");
+}
+
+const SIGNED_CALL: &str = r#"{"index":0,"id":"a","type":"function","extra_content":{"google":{"thought_signature":"AY89+/x=="}},"function":{"name":"server__echo","arguments":"{\"text\":\"hi\"}"}}"#;
+const PLAIN_CALL: &str =
+    r#"{"index":0,"id":"a","type":"function","function":{"name":"server__echo","arguments":"{\"text\":\"hi\"}"}}"#;
+
+fn calls_after(deltas: &[&str], call: &str) -> Answer {
+    let thoughts = deltas.iter().map(|delta| format!(r#"{{"choices":[{{"delta":{delta}}}]}}"#));
+    let call = format!(r#"{{"choices":[{{"delta":{{"tool_calls":[{call}]}},"finish_reason":"tool_calls"}}]}}"#);
+    let events: Vec<String> = thoughts.chain([call]).collect();
+    stream(&events.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[rstest]
+#[case::deepseek(&[r#"{"reasoning_content":"Say "}"#, r#"{"reasoning_content":"hi."}"#], PLAIN_CALL, json!({"reasoning_content": "Say hi."}))]
+#[case::vllm_and_groq(&[r#"{"reasoning":"Say "}"#, r#"{"reasoning":"hi."}"#], PLAIN_CALL, json!({"reasoning": "Say hi."}))]
+#[case::openrouter(
+    &[
+        r#"{"reasoning":"Say ","reasoning_details":[{"type":"reasoning.text","index":0,"format":"f","text":"Say ","signature":null}]}"#,
+        r#"{"reasoning":"hi.","reasoning_details":[{"type":"reasoning.text","index":0,"format":"f","text":"hi."}]}"#,
+        r#"{"reasoning_details":[{"type":"reasoning.text","index":0,"format":"f","signature":"c2ln"}]}"#,
+        r#"{"reasoning_details":[{"type":"reasoning.encrypted","index":1,"id":"x","data":"EmwK=="}]}"#,
+    ],
+    PLAIN_CALL,
+    json!({"reasoning": "Say hi.", "reasoning_details": [
+        {"type": "reasoning.text", "index": 0, "format": "f", "text": "Say hi.", "signature": "c2ln"},
+        {"type": "reasoning.encrypted", "index": 1, "id": "x", "data": "EmwK=="},
+    ]}),
+)]
+#[case::gemini(&[], SIGNED_CALL, json!({}))]
+#[tokio::test]
+async fn what_only_its_server_understands_goes_back_in_the_field_it_came_in_and_to_no_other_model(
+    #[case] deltas: &[&str],
+    #[case] call: &str,
+    #[case] expected: Value,
+) {
+    let first = Server::start(vec![calls_after(deltas, call), reply(401, "text/plain", "no")]).await;
+    let second = Server::start(vec![stop("done")]).await;
+    let mcp = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let mut plan = plan(chat(&first.url("/v1")), vec![tool(&mcp.url(), &["echo"])]);
+    plan.fallbacks = vec![PlanModel { name: "other".into(), ..chat(&second.url("/v1")) }];
+    let journal = run_plan(plan, &[]).await;
+    assert_eq!(journal.end().outcome, Outcome::Succeeded);
+    let said = |server: &Server, request: usize| server.bodies()[request]["messages"][2].clone();
+    let mut own = json!({"role": "assistant", "tool_calls": [serde_json::from_str::<Value>(call).unwrap()]});
+    own["tool_calls"][0].as_object_mut().unwrap().remove("index");
+    own.as_object_mut().unwrap().extend(expected.as_object().unwrap().clone());
+    assert_eq!(said(&first, 1), own);
+    let others = json!({"role": "assistant", "tool_calls": [{"id": "c1", "type": "function",
+        "function": {"name": "server__echo", "arguments": "{\"text\":\"hi\"}"}}]});
+    assert_eq!(said(&second, 0), others);
+}
+
+#[tokio::test]
+async fn details_of_reasoning_in_one_piece_go_back_as_they_came() {
+    let details = json!([{"type": "reasoning.summary", "summary": "a"}, {"type": "reasoning.summary", "summary": "b"}]);
+    let call = serde_json::from_str::<Value>(PLAIN_CALL).unwrap();
+    let body = json!({"choices": [{"finish_reason": "tool_calls",
+        "message": {"content": null, "reasoning_details": details, "tool_calls": [call]}}]});
+    let model = Server::start(vec![reply(200, "application/json", body.to_string()), stop("done")]).await;
+    let mcp = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    run_chat(&model, &mcp, &["echo"]).await;
+    assert_eq!(model.bodies()[1]["messages"][2]["reasoning_details"], details);
 }
 
 /// The answer of a model that wants one call with these arguments.

@@ -40,7 +40,7 @@ pub fn recorded(format: &str) -> Vec<Recorded> {
 pub fn as_json(answer: &ModelAnswer) -> Value {
     let item = |item: &AnswerItem| match item {
         AnswerItem::Text(text) => json!({"text": text}),
-        AnswerItem::Reasoning(text) => json!({"reasoning": text}),
+        AnswerItem::Reasoning { text, field } => json!({*field: text}),
         AnswerItem::Block(block) => json!({"block": serde_json::from_str::<Value>(block).unwrap()}),
         AnswerItem::Call { provider_id, name, arguments } => {
             json!({"call": {"id": provider_id, "name": name, "arguments": arguments}})

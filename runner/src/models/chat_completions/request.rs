@@ -4,8 +4,9 @@ use belay_protocol::event::Item;
 use belay_protocol::plan::PlanModel;
 use belay_protocol::transcript::Turn;
 use reqwest::Url;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::models::codec::{OutputFormat, effort_word, error_text, sendable};
 use crate::models::{Context, OfferedTool, call_name};
@@ -45,23 +46,36 @@ struct StreamOptions {
 #[derive(Serialize)]
 #[serde(tag = "role", rename_all = "lowercase")]
 enum Message<'a> {
-    System {
-        content: &'a str,
-    },
-    User {
-        content: &'a str,
-    },
-    Assistant {
-        // Said of every step again, silence is what keeps requests no larger than a bare loop's.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        content: Option<String>,
-        #[serde(skip_serializing_if = "Vec::is_empty")]
-        tool_calls: Vec<Call<'a>>,
-    },
-    Tool {
-        tool_call_id: &'a str,
-        content: String,
-    },
+    System { content: &'a str },
+    User { content: &'a str },
+    Assistant(Assistant<'a>),
+    Tool { tool_call_id: &'a str, content: String },
+}
+
+#[derive(Default, Serialize)]
+struct Assistant<'a> {
+    // Said of every step again, silence is what keeps requests no larger than a bare loop's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Call<'a>>,
+    // Each only where the server itself said it in its answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_details: Option<&'a RawValue>,
+}
+
+/// A block that was kept of an answer: what only its server understands, by the name of its field.
+#[derive(Deserialize)]
+struct Kept<'a> {
+    #[serde(borrow)]
+    reasoning_details: Option<&'a RawValue>,
+    /// Of the call that follows.
+    #[serde(borrow)]
+    extra_content: Option<&'a RawValue>,
 }
 
 #[derive(Serialize)]
@@ -69,6 +83,8 @@ struct Call<'a> {
     id: &'a str,
     r#type: &'static str,
     function: Function<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra_content: Option<&'a RawValue>,
 }
 
 #[derive(Serialize)]
@@ -97,7 +113,7 @@ pub fn body(context: &Context<'_>, model: &PlanModel, url: &str) -> Result<Vec<u
         if is_openai(url) { (None, model.max_output_tokens) } else { (model.max_output_tokens, None) };
     serde_json::to_vec(&Body {
         model: &model.model,
-        messages: messages(context, model),
+        messages: messages(context, model)?,
         tools: context.tools.iter().map(tool).collect(),
         temperature: model.temperature,
         reasoning_effort: model.reasoning.and_then(|reasoning| reasoning.effort).map(effort_word),
@@ -116,52 +132,54 @@ fn is_openai(url: &str) -> bool {
     })
 }
 
-fn messages<'a>(context: &Context<'a>, model: &PlanModel) -> Vec<Message<'a>> {
+fn messages<'a>(context: &Context<'a>, model: &PlanModel) -> Result<Vec<Message<'a>>, serde_json::Error> {
     let plan = context.plan;
     let system = Some(plan.instructions.as_str()).filter(|text| !text.is_empty());
-    system
-        .map(|content| Message::System { content })
-        .into_iter()
-        .chain([Message::User { content: &plan.input }])
-        .chain(context.transcript.turns().iter().flat_map(|said| turn(said, context.is_own(said, model))))
-        .collect()
+    let mut messages: Vec<Message<'a>> = system.map(|content| Message::System { content }).into_iter().collect();
+    messages.push(Message::User { content: &plan.input });
+    for turn in context.transcript.turns() {
+        let own = context.is_own(turn, model);
+        messages.extend(assistant(turn, own)?.map(Message::Assistant));
+        messages.extend(turn.items.iter().filter_map(|item| result(turn, item, own)));
+        messages.extend(turn.misfit.as_deref().map(|content| Message::User { content }));
+    }
+    Ok(messages)
 }
 
-/// `own`: the model that is asked gave this answer.
-fn turn(turn: &Turn, own: bool) -> Vec<Message<'_>> {
-    let texts: Vec<&str> = turn.items.iter().filter_map(text).collect();
-    let tool_calls: Vec<Call<'_>> = turn.items.iter().filter_map(|item| call(item, own)).collect();
-    // One that says and asks nothing is refused.
-    let said = !texts.is_empty() || !tool_calls.is_empty();
-    let content = (!texts.is_empty()).then(|| texts.join("\n"));
-    let assistant = said.then_some(Message::Assistant { content, tool_calls });
-    let results = turn.items.iter().filter_map(|item| match item {
-        Item::ToolCall { call_id, provider_id, .. } => {
-            let content = turn.results.get(call_id).map_or_else(String::new, error_text);
-            Some(Message::Tool { tool_call_id: call_name(own, call_id, provider_id), content })
+/// What the model answered, if it can be said again; `own`: to the model that gave it.
+fn assistant(turn: &Turn, own: bool) -> Result<Option<Assistant<'_>>, serde_json::Error> {
+    let (mut said, mut texts, mut extra_content) = (Assistant::default(), Vec::new(), None);
+    for item in &turn.items {
+        match item {
+            Item::Text { text } => texts.push(text.as_str()),
+            Item::Reasoning { text, field } if own => match field.as_deref() {
+                Some("reasoning_content") => said.reasoning_content = Some(text),
+                Some("reasoning") => said.reasoning = Some(text),
+                Some(_) | None => {}
+            },
+            Item::Block { json } if own => {
+                let kept: Kept<'_> = serde_json::from_str(json)?;
+                said.reasoning_details = said.reasoning_details.or(kept.reasoning_details);
+                extra_content = kept.extra_content;
+            }
+            Item::Reasoning { .. } | Item::Block { .. } => {}
+            Item::ToolCall { call_id, provider_id, name, arguments } => said.tool_calls.push(Call {
+                id: call_name(own, call_id, provider_id),
+                r#type: "function",
+                function: Function { name, arguments: sendable(arguments).into_owned() },
+                extra_content: extra_content.take(),
+            }),
         }
-        Item::Text { .. } | Item::Reasoning { .. } | Item::Block { .. } => None,
-    });
-    let misfit = turn.misfit.as_deref().map(|content| Message::User { content });
-    assistant.into_iter().chain(results).chain(misfit).collect()
+    }
+    said.content = (!texts.is_empty()).then(|| texts.join("\n"));
+    // One that says and asks nothing is refused.
+    Ok((said.content.is_some() || !said.tool_calls.is_empty()).then_some(said))
 }
 
-fn text(item: &Item) -> Option<&str> {
-    match item {
-        Item::Text { text } => Some(text),
-        Item::ToolCall { .. } | Item::Reasoning { .. } | Item::Block { .. } => None,
-    }
-}
-
-fn call(item: &Item, own: bool) -> Option<Call<'_>> {
-    match item {
-        Item::ToolCall { call_id, provider_id, name, arguments } => Some(Call {
-            id: call_name(own, call_id, provider_id),
-            r#type: "function",
-            function: Function { name, arguments: sendable(arguments).into_owned() },
-        }),
-        Item::Text { .. } | Item::Reasoning { .. } | Item::Block { .. } => None,
-    }
+fn result<'a>(turn: &'a Turn, item: &'a Item, own: bool) -> Option<Message<'a>> {
+    let Item::ToolCall { call_id, provider_id, .. } = item else { return None };
+    let content = turn.results.get(call_id).map_or_else(String::new, error_text);
+    Some(Message::Tool { tool_call_id: call_name(own, call_id, provider_id), content })
 }
 
 fn tool(tool: &OfferedTool) -> Tool<'_> {

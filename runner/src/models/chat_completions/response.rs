@@ -4,14 +4,16 @@ use belay_protocol::cost::Usage;
 use belay_protocol::event::Finish;
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
+use super::thought::{Thought, ThoughtDelta};
 use crate::models::codec::{self, CALLS_MAX, Progress, ResponseError, countable, parse, server_error};
 use crate::models::{AnswerItem, ModelAnswer};
 
 /// An answer as far as it has arrived.
 #[derive(Debug, Default)]
 pub struct Assembly {
-    reasoning: String,
+    thought: Thought,
     text: String,
     /// The index that the server gave, and the call.
     calls: Vec<(Option<u64>, PartialCall)>,
@@ -26,6 +28,8 @@ struct PartialCall {
     id: String,
     name: String,
     arguments: String,
+    /// Of the server, for the server, with this very call: Gemini signs there what led to it.
+    extra_content: Option<Box<RawValue>>,
 }
 
 /// A chunk of a stream or a whole answer: they differ in `delta` and `message` alone. No two names are one field here: some
@@ -53,9 +57,8 @@ struct Choice {
 struct Delta {
     content: Option<String>,
     refusal: Option<String>,
-    /// What the model thought, where the server tells it: not part of the standard, and of two names.
-    reasoning_content: Option<Value>,
-    reasoning: Option<Value>,
+    #[serde(flatten)]
+    thought: ThoughtDelta,
     tool_calls: Option<Vec<CallDelta>>,
 }
 
@@ -64,6 +67,7 @@ struct CallDelta {
     index: Option<u64>,
     id: Option<String>,
     function: Option<FunctionDelta>,
+    extra_content: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -121,7 +125,7 @@ impl codec::Assembly for Assembly {
     }
 
     fn has_begun(&self) -> bool {
-        !(self.text.is_empty() && self.reasoning.is_empty() && self.calls.is_empty())
+        !(self.text.is_empty() && self.thought.is_empty() && self.calls.is_empty())
     }
 
     fn is_finished(&self) -> bool {
@@ -133,28 +137,16 @@ impl codec::Assembly for Assembly {
         if self.calls.is_empty() && finish == Finish::ToolCalls {
             return Err(ResponseError::NoCall);
         }
-        let reasoning = Some(self.reasoning).filter(|text| !text.is_empty()).map(AnswerItem::Reasoning);
         let text = Some(self.text).filter(|text| !text.is_empty()).map(AnswerItem::Text);
-        let calls = self.calls.into_iter().map(|(_, call)| AnswerItem::Call {
-            provider_id: call.id,
-            name: call.name,
-            arguments: call.arguments,
-        });
+        let calls = self.calls.into_iter().flat_map(|(_, call)| call.items());
         Ok(ModelAnswer {
-            items: reasoning.into_iter().chain(text).chain(calls).collect(),
+            items: self.thought.items().chain(text).chain(calls).collect(),
             finish,
             usage: self.usage,
             response_id: self.id,
             model: self.model,
             first_chunk: None,
         })
-    }
-}
-
-impl Delta {
-    /// Servers that use both names say the same twice.
-    fn thought(&self) -> Option<&str> {
-        [&self.reasoning_content, &self.reasoning].into_iter().flatten().find_map(Value::as_str)
     }
 }
 
@@ -170,8 +162,14 @@ impl Assembly {
         }
         // Only one choice is ever asked for.
         for choice in chunk.choices.into_iter().filter(|choice| choice.index == 0) {
-            if let Some(delta) = choice.delta.or(choice.message) {
-                self.reasoning.extend(delta.thought());
+            let (delta, whole) = (choice.delta, choice.message);
+            let is_whole = delta.is_none();
+            if let Some(delta) = delta.or(whole) {
+                if is_whole {
+                    self.thought.take_whole(delta.thought);
+                } else {
+                    self.thought.take_piece(delta.thought)?;
+                }
                 self.text.extend(delta.content.into_iter().chain(delta.refusal));
                 for call in delta.tool_calls.into_iter().flatten() {
                     self.merge_call(call)?;
@@ -197,6 +195,9 @@ impl Assembly {
         let Some((_, call)) = self.calls.get_mut(place) else { return Ok(()) };
         if let Some(id) = delta.id.filter(|_| call.id.is_empty()) {
             call.id = id;
+        }
+        if let Some(extra) = delta.extra_content {
+            call.extra_content = Some(extra);
         }
         if let Some(function) = delta.function {
             // Some servers repeat the whole name with every piece of the arguments.
@@ -224,6 +225,15 @@ impl Assembly {
             None if delta.function.as_ref().is_some_and(|function| function.name.is_some()) => None,
             None => self.calls.len().checked_sub(1),
         }
+    }
+}
+
+impl PartialCall {
+    /// What goes back with a call stands before it: a call that the run does not take leaves nothing to another.
+    fn items(self) -> impl Iterator<Item = AnswerItem> {
+        let kept = self.extra_content.map(|extra| AnswerItem::Block(format!(r#"{{"extra_content":{}}}"#, extra.get())));
+        let call = AnswerItem::Call { provider_id: self.id, name: self.name, arguments: self.arguments };
+        kept.into_iter().chain([call])
     }
 }
 
