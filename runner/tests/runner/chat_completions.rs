@@ -79,6 +79,20 @@ fn usage(input: u64, cached: Option<u64>, output: u64) -> Usage {
         Usage::default(),
     ),
 )]
+#[case::every_call_with_the_index_0(
+    &[
+        r#"{"id":"r1","model":"small-1-2026","choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"server__echo","arguments":"{\"a\":1}"}}]}}]}"#,
+        r#"{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"b","function":{"name":"server__echo","arguments":"{\"b\""}}]}}]}"#,
+        r#"{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"","function":{"arguments":":2"}}]}}]}"#,
+        r#"{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"b","function":{"arguments":"}"}}]}}]}"#,
+        r#"{"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}"#,
+    ],
+    answer(
+        vec![tool_call("a", "server__echo", r#"{"a":1}"#), tool_call("b", "server__echo", r#"{"b":2}"#)],
+        Finish::ToolCalls,
+        Usage::default(),
+    ),
+)]
 #[case::cut_at_the_output_limit(
     &[
         r#"{"id":"r1","model":"small-1-2026","choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":"length"}]}"#,

@@ -215,12 +215,16 @@ impl Assembly {
         Ok(())
     }
 
-    /// The call that a piece belongs to: by index; where servers send none, by id, or the newest one.
+    /// The call that a piece belongs to: the newest of its index, unless its id says that it is another one (some servers
+    /// give every call the index 0); where servers send no index, by id, or the newest one.
     fn place_of(&self, delta: &CallDelta) -> Option<usize> {
+        let id = delta.id.as_deref().filter(|id| !id.is_empty());
         if delta.index.is_some() {
-            return self.calls.iter().position(|(index, _)| *index == delta.index);
+            let is_another = |call: &PartialCall| id.is_some_and(|id| !call.id.is_empty() && call.id != id);
+            let place = self.calls.iter().rposition(|(index, _)| *index == delta.index)?;
+            return self.calls.get(place).filter(|(_, call)| !is_another(call)).map(|_| place);
         }
-        match delta.id.as_deref().filter(|id| !id.is_empty()) {
+        match id {
             Some(id) => self.calls.iter().position(|(_, call)| call.id == id),
             None if delta.function.as_ref().is_some_and(|function| function.name.is_some()) => None,
             None => self.calls.len().checked_sub(1),
