@@ -3,8 +3,8 @@
 use belay_protocol::cost::Usage;
 use belay_protocol::event::Finish;
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::thought::{Thought, ThoughtDelta};
 use crate::models::codec::{self, CALLS_MAX, Progress, ResponseError, countable, parse, server_error};
@@ -175,8 +175,9 @@ impl Assembly {
                     self.merge_call(call)?;
                 }
             }
-            if let Some(reason) = choice.finish_reason {
-                self.finish = Some(finish_of(&reason));
+            // Some servers write none as an empty word.
+            if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
+                self.finish = Some(finish_of(&reason)?);
             }
         }
         Ok(())
@@ -241,13 +242,15 @@ impl PartialCall {
     }
 }
 
-fn finish_of(reason: &str) -> Finish {
+fn finish_of(reason: &str) -> Result<Finish, ResponseError> {
     match reason {
-        "tool_calls" | "function_call" => Finish::ToolCalls,
-        "length" => Finish::Length,
-        "content_filter" => Finish::ContentFilter,
+        "tool_calls" | "function_call" => Ok(Finish::ToolCalls),
+        "length" => Ok(Finish::Length),
+        "content_filter" => Ok(Finish::ContentFilter),
+        // The latter is DeepSeek's.
+        "error" | "insufficient_system_resource" => Err(server_error(&json!({"finish_reason": reason}))),
         // Local servers have words of their own (`eos`, `end_turn`): they ended by themselves.
-        _ => Finish::Stop,
+        _ => Ok(Finish::Stop),
     }
 }
 
