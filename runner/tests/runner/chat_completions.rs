@@ -107,6 +107,15 @@ fn usage(input: u64, cached: Option<u64>, output: u64) -> Usage {
     ],
     answer(vec![text("Hello")], Finish::Stop, Usage::default()),
 )]
+#[case::lists_and_numbers_of_null(
+    &[
+        r#"{"id":"r1","model":"small-1-2026","choices":null,"usage":null,"error":null}"#,
+        r#"{"choices":[{"index":null,"delta":{"content":"Hello","tool_calls":null},"finish_reason":"stop"}]}"#,
+        r#"{"choices":null,"usage":{"prompt_tokens":31,"completion_tokens":2,"prompt_tokens_details":null}}"#,
+        "[DONE]",
+    ],
+    answer(vec![text("Hello")], Finish::Stop, usage(31, None, 2)),
+)]
 #[case::filtered(
     &[
         r#"{"id":"r1","model":"small-1-2026","choices":[{"index":0,"delta":{"refusal":"No."},"finish_reason":"content_filter"}]}"#,

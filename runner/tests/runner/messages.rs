@@ -297,3 +297,16 @@ async fn parts_of_the_input_that_together_are_more_than_a_journal_can_hold_are_n
     assert_eq!((usage.input_tokens, usage.output_tokens), (None, Some(2)));
     assert_eq!(usage.cached_input_tokens, Some(9_007_199_254_740_992));
 }
+
+#[tokio::test]
+async fn lists_of_null_are_empty_ones() {
+    let server = Server::start(vec![stream(&[
+        r#"{"type":"message_start","message":{"id":"m","content":null,"usage":null}}"#,
+        r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":"done"}}"#,
+        r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":null}"#,
+        r#"{"type":"message_stop"}"#,
+    ])])
+    .await;
+    let answer = ask(messages(&server.url("/v1"))).await.unwrap();
+    assert_eq!(answer.items, [AnswerItem::Text("done".into())]);
+}

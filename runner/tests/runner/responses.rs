@@ -149,3 +149,14 @@ async fn an_answer_that_is_none_has_a_reason_and_names_the_model(
     let model = responses(&server.url("/v1"));
     fails(model, "responses", reason, words).await;
 }
+
+#[tokio::test]
+async fn lists_of_null_are_empty_ones() {
+    let server = Server::start(vec![stream(&[
+        r#"{"type":"response.output_item.done","output_index":0,"item":{"type":"message","content":[{"text":"done"}]}}"#,
+        r#"{"type":"response.completed","response":{"status":"completed","output":null,"usage":null}}"#,
+    ])])
+    .await;
+    let answer = ask(responses(&server.url("/v1"))).await.unwrap();
+    assert_eq!(as_json(&answer)["items"], json!([{"text": "done"}]));
+}

@@ -38,16 +38,14 @@ struct PartialCall {
 struct Chunk {
     id: Option<String>,
     model: Option<String>,
-    #[serde(default)]
-    choices: Vec<Choice>,
+    choices: Option<Vec<Choice>>,
     usage: Option<WireUsage>,
     error: Option<Value>,
 }
 
 #[derive(Deserialize)]
 struct Choice {
-    #[serde(default)]
-    index: u64,
+    index: Option<u64>,
     delta: Option<Delta>,
     message: Option<Delta>,
     finish_reason: Option<String>,
@@ -161,7 +159,7 @@ impl Assembly {
             self.usage = usage.normalized();
         }
         // Only one choice is ever asked for.
-        for choice in chunk.choices.into_iter().filter(|choice| choice.index == 0) {
+        for choice in chunk.choices.into_iter().flatten().filter(|choice| choice.index.is_none_or(|index| index == 0)) {
             let (delta, whole) = (choice.delta, choice.message);
             let is_whole = delta.is_none();
             if let Some(delta) = delta.or(whole) {

@@ -59,8 +59,7 @@ struct WireEvent {
 struct WireMessage {
     id: Option<String>,
     model: Option<String>,
-    #[serde(default)]
-    content: Vec<Box<RawValue>>,
+    content: Option<Vec<Box<RawValue>>>,
     stop_reason: Option<String>,
     usage: Option<WireUsage>,
 }
@@ -169,7 +168,7 @@ impl Assembly {
         self.model = message.model;
         self.stop_reason = message.stop_reason;
         self.usage = self.usage.later(message.usage.unwrap_or_default());
-        for (index, block) in (0..).zip(message.content) {
+        for (index, block) in (0..).zip(message.content.into_iter().flatten()) {
             self.start(index, &block)?;
         }
         Ok(())

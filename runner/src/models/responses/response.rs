@@ -48,8 +48,7 @@ struct WireResponse {
     id: Option<String>,
     model: Option<String>,
     status: Option<String>,
-    #[serde(default)]
-    output: Vec<Box<RawValue>>,
+    output: Option<Vec<Box<RawValue>>>,
     usage: Option<WireUsage>,
     error: Option<Value>,
     incomplete_details: Option<Incomplete>,
@@ -175,7 +174,7 @@ impl Assembly {
             (Some(_) | None, _) => return Err(malformed("it has no status that ends it", data)),
         });
         if self.items.is_empty() {
-            for (index, item) in (0..).zip(&response.output) {
+            for (index, item) in (0..).zip(response.output.iter().flatten()) {
                 self.add(index, item)?;
             }
         }
