@@ -86,6 +86,8 @@ pub struct RunState {
     pub cost: Cost,
     /// What requests may have used whose runner was gone before the answer.
     pub presumed: Presumed,
+    /// What answers may have used that came without the number of their input or output tokens.
+    pub unreported: Presumed,
     /// Time of ended epochs with a live runner.
     pub active_milliseconds: u64,
     /// Epochs that ended since the run last came forward; and those of them that ended by a crash.
@@ -121,6 +123,12 @@ pub struct Ended {
 pub struct Presumed {
     pub tokens: u64,
     pub cost: Cost,
+}
+
+impl Presumed {
+    fn plus(self, other: Self) -> Self {
+        Self { tokens: self.tokens.saturating_add(other.tokens), cost: self.cost.plus(other.cost) }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -329,12 +337,21 @@ impl RunState {
     /// included.
     #[must_use]
     pub fn tokens_spent(&self) -> u64 {
-        self.usage.total().saturating_add(self.presumed.tokens).saturating_add(self.children_spent.tokens)
+        self.tokens_reported().saturating_add(self.unreported.tokens)
     }
 
     /// Likewise the cost.
     #[must_use]
     pub fn cost_spent(&self) -> Cost {
+        self.cost_reported().plus(self.unreported.cost)
+    }
+
+    /// Without what answers may have used that nobody counted.
+    fn tokens_reported(&self) -> u64 {
+        self.usage.total().saturating_add(self.presumed.tokens).saturating_add(self.children_spent.tokens)
+    }
+
+    fn cost_reported(&self) -> Cost {
         self.cost.plus(self.presumed.cost).plus(self.children_spent.cost)
     }
 

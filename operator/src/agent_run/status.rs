@@ -162,13 +162,14 @@ fn take_state(status: &mut AgentRunStatus, state: &RunState, pod_uid: Option<&st
     }
 }
 
-/// What nobody reported is absent; a run without an answer used nothing that is known.
+/// What nobody reported is absent: the sum too where some answer came without its numbers. A run without an answer used
+/// nothing that is known.
 fn usage(state: &RunState) -> Option<RunUsage> {
     if state.steps == 0 {
         return None;
     }
     let count = |tokens: Option<u64>| tokens.map(|tokens| i64::try_from(tokens).unwrap_or(i64::MAX));
-    let known = state.usage.input_tokens.is_some() || state.usage.output_tokens.is_some();
+    let known = !state.uncounted;
     let priced = state.plan.as_ref().is_some_and(|plan| plan.is_priced());
     Some(RunUsage {
         steps: i32::try_from(state.steps).unwrap_or(i32::MAX),

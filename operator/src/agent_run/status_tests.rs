@@ -115,6 +115,33 @@ fn cost_is_shown_where_prices_and_tokens_are_known() {
 }
 
 #[test]
+fn one_answer_without_its_numbers_leaves_the_sum_and_the_cost_unknown() {
+    let mut plan = crate::fixtures::plan();
+    plan.model.prices = Some(Prices { input: 1, cached_input: None, cache_write: None, output: 1 });
+    let counted = Usage { input_tokens: Some(100), output_tokens: Some(7), ..Usage::default() };
+    let half = Usage { output_tokens: None, ..counted };
+    for unknown in [Usage::default(), half] {
+        let accepted = Event::RunAccepted { plan_digest: plan.digest().unwrap(), plan: Box::new(plan.clone()) };
+        let misfit = |mut events: Vec<Event>| {
+            if let Some(Event::ModelResponded { response, .. }) = events.last_mut() {
+                response.misfit = Some("no JSON".to_owned());
+            }
+            events
+        };
+        let first = misfit(answered(1, vec![], counted));
+        let events = [accepted, opened(), claimed()].into_iter().chain(first).chain(answered(2, vec![], unknown));
+        let mut state = RunState::default();
+        for (seq, event) in (1..).zip(events) {
+            state.apply(&belay_protocol::Record { seq, at: 0, event }).unwrap();
+        }
+        let (status, _) = folded(&run("nightly", "triage"), Some(&state), &Stand::following(Follow::Running, &state));
+        let usage = status.usage.unwrap();
+        assert_eq!((usage.steps, usage.output_tokens), (2, Some(7)));
+        assert_eq!((usage.total_tokens, usage.cost_usd), (None, None));
+    }
+}
+
+#[test]
 fn how_the_last_pod_was_lost_is_told_but_is_no_news_that_a_write_of_its_own_is_worth() {
     let first = state(vec![opened(), claimed()]);
     let mut run = run("nightly", "triage");

@@ -1,6 +1,6 @@
 //! Calls that other runs carry out: each child holds a share of what the run may use until it has ended.
 
-use super::{CallState, IllegalEvent, RunState, Settlement, out_of_order, wrong_call};
+use super::{CallState, IllegalEvent, Presumed, RunState, Settlement, out_of_order, wrong_call};
 use crate::cost::Cost;
 use crate::event::{Child, ChildEnd};
 
@@ -24,15 +24,23 @@ impl RunState {
     /// Tokens that the run may still use: without those that children may. None: there is no limit.
     #[must_use]
     pub fn tokens_left(&self) -> Option<u64> {
-        let limit = self.plan.as_ref()?.limits.tokens?;
-        Some(limit.saturating_sub(self.tokens_spent()).saturating_sub(self.tokens_set_aside()))
+        self.tokens_without(self.tokens_spent())
     }
 
     /// Likewise micro-USD.
     #[must_use]
     pub fn cost_left(&self) -> Option<u64> {
+        self.cost_without(self.cost_spent())
+    }
+
+    fn tokens_without(&self, spent: u64) -> Option<u64> {
+        let limit = self.plan.as_ref()?.limits.tokens?;
+        Some(limit.saturating_sub(spent).saturating_sub(self.tokens_set_aside()))
+    }
+
+    fn cost_without(&self, spent: Cost) -> Option<u64> {
         let limit = self.plan.as_ref()?.limits.cost_micro_usd?;
-        Some(limit.saturating_sub(self.cost_spent().micro_usd()).saturating_sub(self.cost_set_aside()))
+        Some(limit.saturating_sub(spent.micro_usd()).saturating_sub(self.cost_set_aside()))
     }
 
     /// Tokens that children under way may use.
@@ -63,8 +71,9 @@ impl RunState {
             return Err(wrong_call(EVENT, call_id, "a child has that name"));
         }
         let within = |share: Option<u64>, left: Option<u64>| left.is_none_or(|left| share.is_some_and(|it| it <= left));
-        let fits =
-            within(child.limits.tokens, self.tokens_left()) && within(child.limits.cost_micro_usd, self.cost_left());
+        // Operators gave shares before they held against a run what nobody counted: what was given was given.
+        let fits = within(child.limits.tokens, self.tokens_without(self.tokens_reported()))
+            && within(child.limits.cost_micro_usd, self.cost_without(self.cost_reported()));
         if !fits {
             return Err(wrong_call(EVENT, call_id, "there is not so much left"));
         }
@@ -114,8 +123,8 @@ impl RunState {
             | CallState::Settled(_) => None,
         })?;
         self.children.remove(name);
-        self.children_spent.tokens = self.children_spent.tokens.saturating_add(end.tokens);
-        self.children_spent.cost = self.children_spent.cost.plus(Cost::of_micro_usd(end.cost_micro_usd));
+        let spent = Presumed { tokens: end.tokens, cost: Cost::of_micro_usd(end.cost_micro_usd) };
+        self.children_spent = self.children_spent.plus(spent);
         if let Some(rested_at) = self.rested_at.as_mut() {
             *rested_at = ended_at.max(*rested_at);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{CallState, IllegalEvent, ModelState, RunState, out_of_order, wrong_call};
+use super::{CallState, IllegalEvent, ModelState, Presumed, RunState, out_of_order, wrong_call};
 use crate::cost::{Prices, Usage};
 use crate::event::{Failure, FailureReason, Item, Listing, ModelResponse};
 use crate::{CALLS_PER_RESPONSE_MAX, MISFITS_MAX, MODEL_ATTEMPTS_MAX};
@@ -46,7 +46,7 @@ impl RunState {
     }
 
     pub(super) fn respond(&mut self, step: u32, attempt: u32, response: &ModelResponse) -> Result<(), IllegalEvent> {
-        self.expect_in_flight("ModelResponded", step, attempt)?;
+        let reserved = self.expect_in_flight("ModelResponded", step, attempt)?;
         let mut calls = BTreeMap::new();
         for item in &response.items {
             if let Item::ToolCall { call_id, .. } = item {
@@ -69,7 +69,10 @@ impl RunState {
         self.steps = step;
         self.attempts_given_up = 0;
         self.usage = self.usage.plus(&response.usage);
-        self.uncounted |= response.usage.input_tokens.is_none() || response.usage.output_tokens.is_none();
+        if response.usage.input_tokens.is_none() || response.usage.output_tokens.is_none() {
+            self.uncounted = true;
+            self.unreported = self.unreported.plus(self.at_most(reserved));
+        }
         if let Some(prices) = self.prices() {
             self.cost = self.cost.plus(prices.cost(&response.usage));
         }
@@ -116,19 +119,26 @@ impl RunState {
     pub(super) fn interrupt_model(&mut self) {
         let ModelState::InFlight { step, attempt, reserved_tokens } = self.model else { return };
         self.model = ModelState::Failed { step, attempt };
-        self.presumed.tokens = self.presumed.tokens.saturating_add(reserved_tokens);
-        if let Some(prices) = self.prices() {
-            let input = Usage { input_tokens: Some(reserved_tokens), ..Usage::default() };
-            let written = Usage { cache_write_tokens: Some(reserved_tokens), ..input };
-            let output = Usage { output_tokens: Some(reserved_tokens), ..Usage::default() };
-            let dearest = prices.cost(&input).max(prices.cost(&written)).max(prices.cost(&output));
-            self.presumed.cost = self.presumed.cost.plus(dearest);
-        }
+        self.presumed = self.presumed.plus(self.at_most(reserved_tokens));
     }
 
-    fn expect_in_flight(&self, event: &'static str, step: u32, attempt: u32) -> Result<(), IllegalEvent> {
+    /// So many tokens of the model that is asked now, at the dearest of its prices.
+    fn at_most(&self, tokens: u64) -> Presumed {
+        let cost = self.prices().map(|prices| {
+            let input = Usage { input_tokens: Some(tokens), ..Usage::default() };
+            let written = Usage { cache_write_tokens: Some(tokens), ..input };
+            let output = Usage { output_tokens: Some(tokens), ..Usage::default() };
+            prices.cost(&input).max(prices.cost(&written)).max(prices.cost(&output))
+        });
+        Presumed { tokens, cost: cost.unwrap_or_default() }
+    }
+
+    /// What the request in flight has set aside, if it is this one.
+    fn expect_in_flight(&self, event: &'static str, step: u32, attempt: u32) -> Result<u64, IllegalEvent> {
         match self.model {
-            ModelState::InFlight { step: s, attempt: a, .. } if (s, a) == (step, attempt) => Ok(()),
+            ModelState::InFlight { step: s, attempt: a, reserved_tokens } if (s, a) == (step, attempt) => {
+                Ok(reserved_tokens)
+            }
             ModelState::InFlight { .. } | ModelState::Idle | ModelState::Failed { .. } | ModelState::Done => {
                 Err(out_of_order(event, "no such request is in flight"))
             }

@@ -3,7 +3,7 @@ use serde_json::json;
 
 use crate::Record;
 use crate::call::CallBinding;
-use crate::cost::{Cost, Usage};
+use crate::cost::{Cost, Prices, Usage};
 use crate::digest::Digest;
 use crate::event::{
     Child, ChildEnd, EpochEnd, Event, Finish, Item, ModelResponse, Outcome, ProposedCall, ToolResult, Verdict,
@@ -201,4 +201,50 @@ fn what_a_run_used_is_known_only_if_every_answer_told_both_numbers() {
     assert!(!uncounted(&[(Some(1), Some(1)), (Some(0), Some(2))]));
     assert!(uncounted(&[(Some(1), Some(1)), (Some(1), None)]));
     assert!(uncounted(&[(None, Some(1)), (Some(1), Some(1))]));
+}
+
+/// A run that wants a child and has asked its model before, which did not count: the request may have taken so many tokens.
+fn uncounted(reserved_tokens: u64) -> RunState {
+    let mut plan = plan();
+    plan.model.prices = Some(Prices { input: 1_000_000, cached_input: None, cache_write: None, output: 0 });
+    let asks = Item::ToolCall {
+        call_id: "c1".into(),
+        provider_id: "c1".into(),
+        name: "helper__run".into(),
+        arguments: "{}".into(),
+    };
+    let response = ModelResponse::new(vec![asks], Finish::ToolCalls, Usage::default(), 1);
+    let call = call("helper", "run");
+    let verdict = Verdict::Allowed { digest: call.digest };
+    let events = [
+        Event::RunAccepted { plan_digest: plan.digest().unwrap(), plan: Box::new(plan) },
+        Event::EpochOpened { epoch: 1, pod_name: "p".into() },
+        Event::InstanceClaimed { epoch: 1, instance: "i".into(), pod_uid: "u".into() },
+        Event::ModelRequested { step: 1, attempt: 1, request: Digest::zero(), reserved_tokens },
+        Event::ModelResponded { step: 1, attempt: 1, response },
+        Event::CallProposed { call_id: "c1".into(), attempt: 1, call },
+        Event::CallDecided { call_id: "c1".into(), attempt: 1, verdict, judged: None },
+    ];
+    let mut state = RunState::default();
+    for event in events {
+        take(&mut state, 1000, event).unwrap();
+    }
+    state
+}
+
+#[test]
+fn an_answer_that_nobody_counted_is_held_against_the_limits_with_all_that_it_may_have_used() {
+    let state = uncounted(400);
+    assert_eq!((state.tokens_spent(), state.cost_spent()), (400, Cost::of_micro_usd(400)));
+    assert_eq!((state.tokens_left(), state.cost_left()), (Some(600), Some(100)));
+    assert_eq!((state.usage, state.cost), (Usage::default(), Cost::default()), "none of it is known");
+    assert_eq!(uncounted(0).tokens_spent(), 0, "a scripted model uses nothing");
+}
+
+#[test]
+fn a_child_that_an_older_operator_opened_is_legal_though_it_held_uncounted_answers_against_no_run() {
+    let mut state = uncounted(400);
+    take(&mut state, 2000, opened("c1", "a", Some(1000), Some(500))).unwrap();
+    assert_eq!((state.tokens_left(), state.cost_left()), (Some(0), Some(0)));
+    assert!(take(&mut uncounted(400), 2000, opened("c1", "a", Some(1001), Some(500))).is_err());
 }
