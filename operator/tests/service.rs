@@ -539,7 +539,7 @@ async fn a_model_request_is_held_back_while_a_definition_is_not_what_was_accepte
     };
     let accepted = AcceptedDefinition { name: "read".into(), definition: Some(belay_protocol::Digest::of(b"changed")) };
     let events = vec![
-        Event::ModelFailed { step: 1, attempt: 1, failure },
+        Event::ModelFailed { step: 1, attempt: 1, failure, reported: None },
         Event::EpochEnded { epoch: 1, cause: EpochEnd::Released, active_milliseconds: 1 },
         Event::EpochDead { epoch: 1, proof: DeathProof::Reported },
         Event::DefinitionsAccepted { tool: "files".into(), operations: vec![accepted], approval: None },

@@ -36,8 +36,15 @@ pub enum Event {
     ModelRequested { step: u32, attempt: u32, request: Digest, reserved_tokens: u64 },
     /// Runner: the model's complete answer.
     ModelResponded { step: u32, attempt: u32, response: ModelResponse },
-    /// Runner: a request ended without a complete answer.
-    ModelFailed { step: u32, attempt: u32, failure: Failure },
+    /// Runner: a request ended without a complete answer. `reported`: an answer had begun, and this was counted of it until
+    /// then.
+    ModelFailed {
+        step: u32,
+        attempt: u32,
+        failure: Failure,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reported: Option<Usage>,
+    },
     /// Runner: the model that failed is given up for the rest of the run, and the plan's next one is asked.
     ModelReplaced { model: String, by: String, because: FailureReason },
     /// Runner: a call that the model asked for, bound to the exact bytes that would be sent.

@@ -84,7 +84,7 @@ pub struct RunState {
     /// Whether some answer came without the number of its input or output tokens: then `usage` is less than what was used.
     pub uncounted: bool,
     pub cost: Cost,
-    /// What requests may have used whose runner was gone before the answer.
+    /// What requests may have used that ended without a complete answer.
     pub presumed: Presumed,
     /// What answers may have used that came without the number of their input or output tokens.
     pub unreported: Presumed,
@@ -370,7 +370,9 @@ impl RunState {
                 self.request_model(*step, *attempt, *reserved_tokens)
             }
             Event::ModelResponded { step, attempt, response } => self.respond(*step, *attempt, response),
-            Event::ModelFailed { step, attempt, failure } => self.fail_model(*step, *attempt, failure),
+            Event::ModelFailed { step, attempt, failure, reported } => {
+                self.fail_model(*step, *attempt, failure, reported.as_ref())
+            }
             Event::ModelReplaced { model, by, .. } => self.replace_model(model, by),
             Event::CallProposed { call_id, attempt, call } => self.propose(call_id, *attempt, call),
             Event::CallDecided { call_id, attempt, verdict, judged } => {

@@ -123,7 +123,10 @@ fn event(turn: Turn, state: &RunState) -> Event {
         }
         4 => Event::ModelRequested { step, attempt, request: Digest::zero(), reserved_tokens: 10 },
         5 | 6 => Event::ModelResponded { step, attempt, response: response(turn, state) },
-        7 => Event::ModelFailed { step, attempt, failure: failure(turn.call.is_multiple_of(2)) },
+        7 => {
+            let reported = turn.call.is_multiple_of(3).then(Usage::default);
+            Event::ModelFailed { step, attempt, failure: failure(turn.call.is_multiple_of(2)), reported }
+        }
         8 => {
             let call = ProposedCall {
                 tool: "tool".into(),

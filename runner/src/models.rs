@@ -106,6 +106,8 @@ pub struct ModelError {
     pub message: String,
     /// It went wrong in the midst of an answer: what broke this one may not break the next.
     pub in_stream: bool,
+    /// What was counted of an answer that had begun.
+    pub reported: Option<Box<Usage>>,
     /// The token that the server refused was dropped: the next request carries another one.
     pub renewed: bool,
     /// How long the server asked to wait before asking again.
@@ -115,7 +117,7 @@ pub struct ModelError {
 impl ModelError {
     #[must_use]
     pub fn new(reason: FailureReason, message: String) -> Self {
-        Self { reason, message, in_stream: false, renewed: false, retry_after: None }
+        Self { reason, message, in_stream: false, reported: None, renewed: false, retry_after: None }
     }
 
     /// Whether asking again may help.

@@ -32,7 +32,7 @@ pub fn close(state: &RunState, request: ModelRequest, message: &str) -> Vec<Even
                 ModelRequest::Withheld => FailureReason::Withheld,
             };
             let failure = Failure { reason, message: message.to_owned(), retrying: true, retry_after_seconds: None };
-            Some(Event::ModelFailed { step, attempt, failure })
+            Some(Event::ModelFailed { step, attempt, failure, reported: None })
         }
         ModelState::Idle | ModelState::Failed { .. } | ModelState::Done => None,
     };

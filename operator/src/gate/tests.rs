@@ -675,7 +675,7 @@ fn a_failure_that_nobody_retries_ends_the_run_with_its_words() {
     let mut events = claimed(plan());
     events.push(request(1, 1));
     let state = folded(events);
-    let failed = |retrying| Event::ModelFailed { step: 1, attempt: 1, failure: failure(retrying) };
+    let failed = |retrying| Event::ModelFailed { step: 1, attempt: 1, failure: failure(retrying), reported: None };
     assert_eq!(decide_allowed(&state, vec![failed(true)]).unwrap().len(), 1);
     let decided = decide_allowed(&state, vec![failed(false)]).unwrap();
     assert_eq!(end_of(&decided).message, "Model m: 401");

@@ -340,7 +340,7 @@ fn ended(event: &Event) -> Option<(Option<Attempt>, Ended)> {
             let tokens = usage.input_tokens.zip(usage.output_tokens).map(|_| usage.total());
             Some((Some(Attempt { step: *step, attempt: *attempt }), Ended::Answered { tokens }))
         }
-        Event::ModelFailed { step, attempt, failure } => {
+        Event::ModelFailed { step, attempt, failure, .. } => {
             let retry_after = failure.retry_after_seconds.map(Duration::from_secs);
             let ended = match failure.reason {
                 FailureReason::Withheld => Ended::NeverSent,

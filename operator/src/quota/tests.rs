@@ -262,7 +262,8 @@ async fn what_one_run_was_refused_the_others_wait_for() {
     let (quotas, _rates, _shutdown) = limited();
     assert!(matches!(quotas.ask(&asking("a", 0)), Turn::Now));
     let failure = |reason| Failure { reason, message: "429".into(), retrying: true, retry_after_seconds: Some(30) };
-    let refused = Event::ModelFailed { step: 1, attempt: 1, failure: failure(FailureReason::RateLimited) };
+    let refused =
+        Event::ModelFailed { step: 1, attempt: 1, failure: failure(FailureReason::RateLimited), reported: None };
     quotas.note("a-uid", [&refused]);
     let began = Instant::now();
     let mut other = waits(quotas.ask(&asking("b", 0)));

@@ -255,7 +255,7 @@ impl World {
                 retrying: true,
                 retry_after_seconds: None,
             };
-            Event::ModelFailed { step, attempt, failure }
+            Event::ModelFailed { step, attempt, failure, reported: None }
         } else {
             let first = self.state.calls_total + 1;
             let names: &[&str] = if step <= 3 { &["put", "list_issues"] } else { &[] };

@@ -1,6 +1,7 @@
 //! Epochs: opened, claimed once, ended, and dead.
 
 use super::{CallState, Claim, Ended, Epoch, IllegalEvent, RunState, out_of_order};
+use crate::cost::Usage;
 use crate::event::EpochEnd;
 
 impl RunState {
@@ -49,7 +50,7 @@ impl RunState {
                 *call = CallState::Due { attempt: *attempt };
             }
         }
-        self.interrupt_model();
+        self.interrupt_model(&Usage::default());
         self.active_milliseconds = self.active_milliseconds.saturating_add(active);
         match ended.cause {
             EpochEnd::Released => {}

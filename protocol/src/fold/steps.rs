@@ -82,12 +82,18 @@ impl RunState {
         Ok(())
     }
 
-    pub(super) fn fail_model(&mut self, step: u32, attempt: u32, failure: &Failure) -> Result<(), IllegalEvent> {
+    pub(super) fn fail_model(
+        &mut self,
+        step: u32,
+        attempt: u32,
+        failure: &Failure,
+        reported: Option<&Usage>,
+    ) -> Result<(), IllegalEvent> {
         self.expect_in_flight("ModelFailed", step, attempt)?;
-        if may_cost(failure.reason) {
-            self.interrupt_model();
-        } else {
-            self.model = ModelState::Failed { step, attempt };
+        match reported {
+            Some(reported) => self.interrupt_model(reported),
+            None if may_cost(failure.reason) => self.interrupt_model(&Usage::default()),
+            None => self.model = ModelState::Failed { step, attempt },
         }
         self.failure = Some(failure.clone());
         Ok(())
@@ -115,11 +121,15 @@ impl RunState {
         self.plan.as_ref().and_then(|plan| plan.model_after(self.models_given_up).prices)
     }
 
-    /// A request whose answer will never be known counts as spent, at the dearest of the prices.
-    pub(super) fn interrupt_model(&mut self) {
+    /// A request whose answer will never be known counts as spent, at the dearest of the prices; or as what was reported of
+    /// it, where that is more.
+    pub(super) fn interrupt_model(&mut self, reported: &Usage) {
         let ModelState::InFlight { step, attempt, reserved_tokens } = self.model else { return };
         self.model = ModelState::Failed { step, attempt };
-        self.presumed = self.presumed.plus(self.at_most(reserved_tokens));
+        let most = self.at_most(reserved_tokens);
+        let cost = self.prices().map(|prices| prices.cost(reported)).unwrap_or_default();
+        let lost = Presumed { tokens: most.tokens.max(reported.total()), cost: most.cost.max(cost) };
+        self.presumed = self.presumed.plus(lost);
     }
 
     /// So many tokens of the model that is asked now, at the dearest of its prices.
@@ -146,8 +156,8 @@ impl RunState {
     }
 }
 
-/// Whether the provider may charge for a request that ended like that: it was sent, and how much of an answer was
-/// made is not known.
+/// Whether the provider may charge for a request that ended like that and of whose answer nothing was seen: it was sent, and
+/// how much of one was made is not known.
 fn may_cost(reason: FailureReason) -> bool {
     match reason {
         FailureReason::Interrupted
@@ -174,3 +184,6 @@ fn may_cost(reason: FailureReason) -> bool {
         | FailureReason::ContextExceeded => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

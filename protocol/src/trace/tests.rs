@@ -180,7 +180,7 @@ fn run() -> Vec<Record> {
         (60_310, decided("c2", allowed(), None)),
         (60_320, observed("c2")),
         (60_330, requested(2, 1)),
-        (60_400, Event::ModelFailed { step: 2, attempt: 1, failure }),
+        (60_400, Event::ModelFailed { step: 2, attempt: 1, failure, reported: None }),
         (60_400, Event::ModelReplaced { model: "large".into(), by: "small".into(), because }),
         (60_410, requested(2, 2)),
         (60_500, responded(2, &[])),

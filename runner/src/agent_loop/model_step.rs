@@ -85,9 +85,9 @@ impl Agent {
         let (present, next) = (models.next(), models.next());
         let tried = attempt.saturating_sub(state.attempts_given_up);
         let then = after(&error, tried, if next.is_some() { Spare::Left } else { Spare::None });
-        let because = error.reason;
+        let (because, reported) = (error.reason, error.reported.as_deref().copied());
         let failure = error.into_failure(then != Then::End);
-        self.record(Event::ModelFailed { step, attempt, failure })?;
+        self.record(Event::ModelFailed { step, attempt, failure, reported })?;
         if let (Then::Replace, Some(model), Some(by)) = (then, present, next) {
             self.log.model_replaced(step, &model, &by, because);
             self.record(Event::ModelReplaced { model, by, because })?;
@@ -124,17 +124,18 @@ impl Agent {
 
     /// An answer that a batch can hold.
     fn bounded(&self, response: ModelResponse, step: u32, attempt: u32) -> Result<ModelResponse, ModelError> {
+        let reported = Some(Box::new(response.usage));
         let event = Event::ModelResponded { step, attempt, response };
         let bytes = serde_json::to_vec(&event).map_or(usize::MAX, |bytes| bytes.len());
         match event {
             Event::ModelResponded { response, .. } if bytes <= BATCH_BYTES_MAX => Ok(response),
-            _ => Err(ModelError::new(
-                FailureReason::TooLarge,
-                format!(
-                    "Model {}: one answer of {bytes} bytes is more than a step may hold: lower spec.maxOutputTokens",
-                    self.plan.model_after(self.progress.state().models_given_up).name
-                ),
-            )),
+            _ => {
+                let name = &self.plan.model_after(self.progress.state().models_given_up).name;
+                let message = format!(
+                    "Model {name}: one answer of {bytes} bytes is more than a step may hold: lower spec.maxOutputTokens"
+                );
+                Err(ModelError { reported, ..ModelError::new(FailureReason::TooLarge, message) })
+            }
         }
     }
 

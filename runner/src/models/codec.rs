@@ -78,6 +78,15 @@ pub trait Assembly: Default + Send {
     /// Whether the server said why it stopped.
     fn is_finished(&self) -> bool;
 
+    /// What it has counted so far.
+    fn usage(&self) -> Usage;
+
+    /// Likewise, of an answer that has begun: it may cost something even if it never becomes complete.
+    fn reported(&self) -> Option<Usage> {
+        let usage = self.usage();
+        (self.has_begun() || usage != Usage::default()).then_some(usage)
+    }
+
     /// The complete answer; without a finish reason there is none.
     fn finish(self) -> Result<ModelAnswer, ResponseError>;
 }
@@ -117,6 +126,12 @@ impl<A: Assembly> Reader<A> {
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.assembly.has_begun()
+    }
+
+    /// See [`Assembly::reported`].
+    #[must_use]
+    pub fn reported(&self) -> Option<Usage> {
+        self.assembly.reported()
     }
 
     /// Whether the server said why it stopped: a stream that breaks after that has lost nothing that matters.

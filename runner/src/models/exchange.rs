@@ -128,7 +128,10 @@ impl<C: Codec> HttpModel<C> {
         } else if content_type.starts_with("application/json") {
             let body = self.whole_body(response, first_byte).await?;
             let mut assembly = C::Assembly::default();
-            assembly.take_whole(&body).and_then(|()| assembly.finish()).map_err(|error| self.unusable(&error))
+            let taken = assembly.take_whole(&body);
+            let reported = assembly.reported().map(Box::new);
+            let answer = taken.and_then(|()| assembly.finish());
+            answer.map_err(|error| ModelError { reported, ..self.unusable(&error) })
         } else {
             let seen = if said.is_empty() { "no content type".to_owned() } else { self.shown(said) };
             Err(self.error(
@@ -139,8 +142,24 @@ impl<C: Codec> HttpModel<C> {
     }
 
     async fn streamed(&self, response: Response, asked: Asked) -> Result<ModelAnswer, ModelError> {
-        let mut first_chunk = None;
         let mut reader = Reader::<C::Assembly>::new(ANSWER_BYTES_MAX);
+        let first_chunk = match self.read(response, asked, &mut reader).await {
+            Ok(first_chunk) => first_chunk,
+            Err(error) => return Err(ModelError { reported: reader.reported().map(Box::new), ..error }),
+        };
+        let reported = reader.reported().map(Box::new);
+        let answer = reader.finish().map_err(|error| ModelError { reported, ..self.broken(&error) })?;
+        Ok(ModelAnswer { first_chunk, ..answer })
+    }
+
+    /// Reads the stream to its end; when the first piece of what the model says or thinks came.
+    async fn read(
+        &self,
+        response: Response,
+        asked: Asked,
+        reader: &mut Reader<C::Assembly>,
+    ) -> Result<Option<Duration>, ModelError> {
+        let mut first_chunk = None;
         let mut body = Body { response, next_by: asked.first_byte_by, read: 0 };
         loop {
             let chunk = match self.next_chunk(&mut body).await {
@@ -148,18 +167,16 @@ impl<C: Codec> HttpModel<C> {
                 Err(_) if reader.is_finished() => None,
                 chunk => chunk?,
             };
-            let Some(chunk) = chunk else { break };
+            let Some(chunk) = chunk else { return Ok(first_chunk) };
             let progress = reader.push(chunk.as_ref()).map_err(|error| self.broken(&error))?;
             if first_chunk.is_none() && reader.has_begun() {
                 first_chunk = Some(asked.at.elapsed());
             }
             match progress {
                 Progress::More => {}
-                Progress::Done => break,
+                Progress::Done => return Ok(first_chunk),
             }
         }
-        let answer = reader.finish().map_err(|error| self.broken(&error))?;
-        Ok(ModelAnswer { first_chunk, ..answer })
     }
 
     async fn whole_body(&self, response: Response, first_byte: Instant) -> Result<Vec<u8>, ModelError> {

@@ -3,11 +3,12 @@
 use belay_protocol::Event;
 use belay_protocol::cost::Usage;
 use belay_protocol::event::{EndReason, Item, NotSentReason, Outcome};
+use belay_protocol::plan::PlanModel;
 use rstest::rstest;
 use serde_json::Value;
 
 use crate::answers::{Asked, Format};
-use crate::asking::run_model;
+use crate::asking::{run_model, stream};
 use crate::fake_mcp::{Era, FakeMcp};
 use crate::fake_operator::Journal;
 use crate::http::{Answer, Server, reply};
@@ -194,4 +195,53 @@ async fn patience_that_no_journal_can_hold_ends_the_run(
     let journal = run_model(format.model(&server.url("/v1")), &mcp, &["echo"]).await;
     assert_eq!(journal.end().reason, EndReason::ModelFailed);
     assert_eq!(server.received().len(), 1);
+}
+
+/// A stream that breaks off with an error of its server, begun before or not.
+fn that_fails(format: Format, begun: bool) -> Answer {
+    let (first, fail) = match format {
+        Format::Chat => (
+            &[r#"{"choices":[{"delta":{"content":"half"}}],"usage":{"prompt_tokens":40,"completion_tokens":1}}"#][..],
+            r#"{"error":{"message":"overloaded","type":"server_error"}}"#,
+        ),
+        Format::Responses => (
+            &[r#"{"type":"response.output_text.delta","output_index":0,"delta":"half"}"#][..],
+            r#"{"type":"response.failed","response":{"status":"failed","error":{"code":"server_error","message":"no"},"usage":{"input_tokens":40,"output_tokens":1}}}"#,
+        ),
+        Format::Messages => (
+            &[
+                r#"{"type":"message_start","message":{"id":"m","content":[],"usage":{"input_tokens":40,"output_tokens":1}}}"#,
+            ][..],
+            r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
+        ),
+    };
+    let fail =
+        if begun { fail.to_owned() } else { fail.replace(r#","usage":{"input_tokens":40,"output_tokens":1}"#, "") };
+    let events: Vec<&str> = first.iter().copied().filter(|_| begun).chain([fail.as_str()]).collect();
+    stream(&events)
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_an_answer_that_failed_midway_has_cost_is_held_against_the_run(
+    #[values(Format::Chat, Format::Responses, Format::Messages)] format: Format,
+    #[values(true, false)] begun: bool,
+) {
+    let server = Server::start(vec![that_fails(format, begun), that_used(format, "40")]).await;
+    let mcp = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let model = PlanModel { max_output_tokens: Some(1000), ..format.model(&server.url("/v1")) };
+    let journal = run_model(model, &mcp, &["echo"]).await;
+    assert_eq!(journal.end().outcome, Outcome::Succeeded);
+    let counted = Usage { input_tokens: Some(40), output_tokens: Some(1), ..Usage::default() };
+    let failed: Vec<Option<Usage>> = journal
+        .events()
+        .filter_map(|event| match event {
+            Event::ModelFailed { reported, .. } => Some(*reported),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(failed, [begun.then_some(counted)]);
+    let presumed = journal.state.presumed.tokens;
+    assert!(if begun { presumed > 1000 } else { presumed == 0 }, "{presumed}");
+    assert_eq!(journal.state.usage.total(), 42);
 }

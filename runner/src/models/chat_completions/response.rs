@@ -130,6 +130,10 @@ impl codec::Assembly for Assembly {
         self.finish.is_some()
     }
 
+    fn usage(&self) -> Usage {
+        self.usage
+    }
+
     fn finish(self) -> Result<ModelAnswer, ResponseError> {
         let finish = self.finish.ok_or(ResponseError::Truncated)?;
         if self.calls.is_empty() && finish == Finish::ToolCalls {
@@ -150,14 +154,14 @@ impl codec::Assembly for Assembly {
 
 impl Assembly {
     fn merge(&mut self, chunk: Chunk) -> Result<(), ResponseError> {
+        if let Some(usage) = chunk.usage {
+            self.usage = usage.normalized();
+        }
         if let Some(error) = chunk.error {
             return Err(server_error(&error));
         }
         self.id = self.id.take().or(chunk.id);
         self.model = self.model.take().or(chunk.model);
-        if let Some(usage) = chunk.usage {
-            self.usage = usage.normalized();
-        }
         // Only one choice is ever asked for.
         for choice in chunk.choices.into_iter().flatten().filter(|choice| choice.index.is_none_or(|index| index == 0)) {
             let (delta, whole) = (choice.delta, choice.message);

@@ -150,6 +150,10 @@ impl codec::Assembly for Assembly {
         self.stop_reason.is_some()
     }
 
+    fn usage(&self) -> Usage {
+        self.usage.normalized()
+    }
+
     fn finish(self) -> Result<ModelAnswer, ResponseError> {
         let finish = finish_of(&self.stop_reason.ok_or(ResponseError::Truncated)?)?;
         let items: Vec<AnswerItem> = self.blocks.into_values().filter_map(Block::item).collect();

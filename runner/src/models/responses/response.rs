@@ -138,6 +138,10 @@ impl codec::Assembly for Assembly {
         self.end.is_some()
     }
 
+    fn usage(&self) -> Usage {
+        self.usage
+    }
+
     fn finish(self) -> Result<ModelAnswer, ResponseError> {
         let calls = self.items.values().any(|item| matches!(item, AnswerItem::Call { .. }));
         let finish = match self.end.ok_or(ResponseError::Truncated)? {
@@ -159,6 +163,8 @@ impl codec::Assembly for Assembly {
 impl Assembly {
     /// The response as the server leaves it. Items that came one by one are not read again.
     fn end(&mut self, response: WireResponse, data: &[u8]) -> Result<(), ResponseError> {
+        // What failed may have cost all the same.
+        self.usage = response.usage.map_or_else(Usage::default, |usage| usage.normalized());
         if let Some(error) = response.error {
             return Err(server_error(&error));
         }
@@ -180,7 +186,6 @@ impl Assembly {
         }
         self.id = response.id;
         self.model = response.model;
-        self.usage = response.usage.map_or_else(Usage::default, |usage| usage.normalized());
         Ok(())
     }
 
