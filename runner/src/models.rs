@@ -108,7 +108,7 @@ pub struct ModelError {
     pub in_stream: bool,
     /// What was counted of an answer that had begun.
     pub reported: Option<Box<Usage>>,
-    /// The token that the server refused was dropped: the next request carries another one.
+    /// What the server refused was changed, a token or the spelling of a field: the next request carries another one.
     pub renewed: bool,
     /// How long the server asked to wait before asking again.
     pub retry_after: Option<Duration>,

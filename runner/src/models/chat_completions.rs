@@ -8,7 +8,7 @@ mod thought;
 use belay_protocol::plan::PlanModel;
 
 use super::Context;
-use super::codec::Codec;
+use super::codec::{Codec, Destination};
 use super::exchange::HttpModel;
 
 pub use self::response::Assembly;
@@ -26,7 +26,11 @@ impl Codec for Chat {
     const HEADERS: &'static [(&'static str, &'static str)] = &[];
     type Assembly = Assembly;
 
-    fn body(context: &Context<'_>, model: &PlanModel, url: &str) -> Result<Vec<u8>, serde_json::Error> {
-        request::body(context, model, url)
+    fn body(context: &Context<'_>, model: &PlanModel, to: Destination<'_>) -> Result<Vec<u8>, serde_json::Error> {
+        request::body(context, model, to)
+    }
+
+    fn is_misspelled(model: &PlanModel, said: &str) -> bool {
+        model.max_output_tokens.is_some() && request::is_about_spelling(said)
     }
 }

@@ -59,9 +59,31 @@ pub trait Codec: Send + Sync + 'static {
     const HEADERS: &'static [(&'static str, &'static str)];
     type Assembly: Assembly;
 
-    /// The exact bytes of a request to `model` at `url`. The beginning of the conversation stays the same from
+    /// The exact bytes of a request to `model`. The beginning of the conversation stays the same from
     /// step to step, byte for byte, so that providers find it in their caches.
-    fn body(context: &Context<'_>, model: &PlanModel, url: &str) -> Result<Vec<u8>, serde_json::Error>;
+    fn body(context: &Context<'_>, model: &PlanModel, to: Destination<'_>) -> Result<Vec<u8>, serde_json::Error>;
+
+    /// Whether the words of a server that refused a request to `model` say that it spells a field in the format's other way.
+    #[must_use]
+    fn is_misspelled(_model: &PlanModel, _said: &str) -> bool {
+        false
+    }
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination<'a> {
+    pub url: &'a str,
+    pub spelling: Spelling,
+}
+
+/// Which way of a format that has two for the same field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spelling {
+    /// What the URL lets expect.
+    Expected,
+    /// The server refused that.
+    Other,
 }
 
 /// An answer as far as it has arrived.

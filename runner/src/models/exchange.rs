@@ -2,6 +2,7 @@
 //! JSON of either direction is a [`Codec`]'s.
 
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,7 +13,7 @@ use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, R
 use reqwest::{Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
-use super::codec::{Assembly as _, Codec, KEPT_BYTES, Progress, Reader, ResponseError};
+use super::codec::{Assembly as _, Codec, Destination, KEPT_BYTES, Progress, Reader, ResponseError, Spelling};
 use super::{Context, Model, ModelAnswer, ModelError, Prepared};
 use crate::credential::Credentials;
 use crate::credential::inject::inject;
@@ -38,6 +39,8 @@ pub struct HttpModel<C> {
     credential: Option<PlanCredential>,
     credentials: Credentials,
     redactor: Redactor,
+    /// The server refused the expected spelling of a field. It is believed once, for as long as this process lives.
+    is_respelled: AtomicBool,
     codec: PhantomData<fn() -> C>,
 }
 
@@ -58,6 +61,7 @@ impl<C: Codec> HttpModel<C> {
             credential: model.credential.as_deref().and_then(|name| plan.credential(name)).cloned(),
             credentials,
             redactor,
+            is_respelled: AtomicBool::new(false),
             model: model.clone(),
             codec: PhantomData,
         })
@@ -268,6 +272,8 @@ impl<C: Codec> HttpModel<C> {
         body.extend(stream.finish(rest));
         let text = String::from_utf8_lossy(&body);
         let reason = refusal_reason(status, &text);
+        let misspelled = reason == FailureReason::BadRequest && C::is_misspelled(&self.model, &text);
+        let renewed = renewed || (misspelled && !self.is_respelled.swap(true, Ordering::Relaxed));
         let advice = self.advice(reason);
         let what = format!("answered {status}: {advice}. The server says: {}", piece(&legible(&text), SHOWN_BYTES));
         ModelError { renewed, retry_after, ..self.error(reason, &what) }
@@ -306,7 +312,9 @@ struct Body {
 #[async_trait]
 impl<C: Codec> Model for HttpModel<C> {
     fn prepare(&self, context: &Context<'_>) -> Result<Prepared, ModelError> {
-        let body = C::body(context, &self.model, &self.url).map_err(|error| {
+        let spelling = if self.is_respelled.load(Ordering::Relaxed) { Spelling::Other } else { Spelling::Expected };
+        let to = Destination { url: &self.url, spelling };
+        let body = C::body(context, &self.model, to).map_err(|error| {
             self.error(
                 FailureReason::Malformed,
                 &format!("was not sent: the request cannot be written as JSON: {error}"),

@@ -7,7 +7,7 @@ mod response;
 use belay_protocol::plan::PlanModel;
 
 use super::Context;
-use super::codec::Codec;
+use super::codec::{Codec, Destination};
 use super::exchange::HttpModel;
 
 pub use self::response::Assembly;
@@ -25,7 +25,7 @@ impl Codec for ResponsesCodec {
     const HEADERS: &'static [(&'static str, &'static str)] = &[];
     type Assembly = Assembly;
 
-    fn body(context: &Context<'_>, model: &PlanModel, _url: &str) -> Result<Vec<u8>, serde_json::Error> {
+    fn body(context: &Context<'_>, model: &PlanModel, _to: Destination<'_>) -> Result<Vec<u8>, serde_json::Error> {
         request::body(context, model)
     }
 }

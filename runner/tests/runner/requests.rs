@@ -1,12 +1,14 @@
 //! What a Model's settings make of a request: reasoning and headers.
 
+use belay_protocol::event::{EndReason, Outcome};
 use belay_protocol::plan::{Effort, PlanHeader, PlanModel, Reasoning};
 use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::answers::Format;
-use crate::asking::{ask, ask_with};
-use crate::http::Server;
+use crate::asking::{ask, ask_with, run_model};
+use crate::fake_mcp::{Era, FakeMcp};
+use crate::http::{Server, reply};
 
 fn effort(effort: Effort) -> Reasoning {
     Reasoning { effort: Some(effort), budget_tokens: None }
@@ -66,4 +68,28 @@ async fn a_models_headers_go_with_every_request_beside_its_key(#[case] format: F
     );
     assert_eq!(request.authorization.as_deref(), Some("Bearer hunter2"));
     assert_eq!(request.headers["content-type"], "application/json");
+}
+
+#[tokio::test]
+async fn a_server_that_wants_the_output_limit_under_its_other_name_gets_it_from_then_on() {
+    let refused = json!({"error": {"message": "Unsupported parameter: 'max_tokens' is not supported with this model. \
+        Use 'max_completion_tokens' instead.", "type": "invalid_request_error", "code": "unsupported_parameter"}});
+    let refused = reply(400, "application/json", refused.to_string());
+    let asks = Format::Chat.asks(&[("a", "server__echo", "{\"text\":\"hi\"}")]);
+    let mcp = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let limited = |server: &Server| PlanModel { max_output_tokens: Some(64), ..Format::Chat.model(&server.url("/v1")) };
+    let server = Server::start(vec![refused.clone(), asks, Format::Chat.says("done")]).await;
+    let journal = run_model(limited(&server), &mcp, &["echo"]).await;
+    assert_eq!(journal.end().outcome, Outcome::Succeeded);
+    let said = |server: &Server| -> Vec<[Value; 2]> {
+        let name = |body: &Value, name: &str| body.get(name).cloned().unwrap_or_default();
+        server.bodies().iter().map(|body| [name(body, "max_tokens"), name(body, "max_completion_tokens")]).collect()
+    };
+    let (older, newer) = ([json!(64), Value::Null], [Value::Null, json!(64)]);
+    assert_eq!(said(&server), [older.clone(), newer.clone(), newer.clone()]);
+
+    let stubborn = Server::start(vec![refused]).await;
+    let journal = run_model(limited(&stubborn), &mcp, &["echo"]).await;
+    assert_eq!(journal.end().reason, EndReason::ModelFailed);
+    assert_eq!(said(&stubborn), [older, newer], "it is believed once");
 }

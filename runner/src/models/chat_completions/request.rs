@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::models::codec::{OutputFormat, effort_word, error_text, sendable};
+use crate::models::codec::{Destination, OutputFormat, Spelling, effort_word, error_text, sendable};
 use crate::models::{Context, OfferedTool, call_name};
 
 #[derive(Serialize)]
@@ -107,10 +107,9 @@ struct Definition<'a> {
 }
 
 /// The exact bytes of the request.
-pub fn body(context: &Context<'_>, model: &PlanModel, url: &str) -> Result<Vec<u8>, serde_json::Error> {
-    // Only OpenAI's own API insists on the newer name; many local servers know only the older one.
+pub fn body(context: &Context<'_>, model: &PlanModel, to: Destination<'_>) -> Result<Vec<u8>, serde_json::Error> {
     let (max_tokens, max_completion_tokens) =
-        if is_openai(url) { (None, model.max_output_tokens) } else { (model.max_output_tokens, None) };
+        if is_newer(to) { (None, model.max_output_tokens) } else { (model.max_output_tokens, None) };
     serde_json::to_vec(&Body {
         model: &model.model,
         messages: messages(context, model)?,
@@ -126,10 +125,21 @@ pub fn body(context: &Context<'_>, model: &PlanModel, url: &str) -> Result<Vec<u
     })
 }
 
-fn is_openai(url: &str) -> bool {
-    Url::parse(url).is_ok_and(|url| {
-        url.host_str().is_some_and(|host| host == "api.openai.com" || host.ends_with(".openai.azure.com"))
-    })
+/// Whether the output limit goes by its newer name. OpenAI insists on it; many local servers know only the older one, and
+/// behind a gateway there may be either.
+fn is_newer(to: Destination<'_>) -> bool {
+    let host = |url: Url| url.host_str().map(str::to_owned);
+    let host = Url::parse(to.url).ok().and_then(host).unwrap_or_default();
+    let is_openai = host == "api.openai.com" || host.ends_with(".openai.azure.com");
+    match to.spelling {
+        Spelling::Expected => is_openai,
+        Spelling::Other => !is_openai,
+    }
+}
+
+/// Whether a refusal asks for the newer name, or does not know it. One of a limit that is too high names what it was sent.
+pub fn is_about_spelling(said: &str) -> bool {
+    said.contains("max_completion_tokens")
 }
 
 fn messages<'a>(context: &Context<'a>, model: &PlanModel) -> Result<Vec<Message<'a>>, serde_json::Error> {
@@ -186,5 +196,22 @@ fn tool(tool: &OfferedTool) -> Tool<'_> {
     Tool {
         r#type: "function",
         function: Definition { name: &tool.name, description: &tool.description, parameters: &tool.input_schema },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("https://api.openai.com/v1/chat/completions", true)]
+    #[case("https://team.openai.azure.com/openai/v1/chat/completions", true)]
+    #[case("https://team.services.ai.azure.com/openai/v1/chat/completions", false)]
+    #[case("http://llama.team.svc:8080/v1/chat/completions", false)]
+    #[case("https://api.openai.com.example/v1/chat/completions", false)]
+    fn the_newer_name_is_for_openai_or_for_whom_refused_the_older_one(#[case] url: &str, #[case] newer: bool) {
+        assert_eq!(is_newer(Destination { url, spelling: Spelling::Expected }), newer);
+        assert_eq!(is_newer(Destination { url, spelling: Spelling::Other }), !newer);
     }
 }
