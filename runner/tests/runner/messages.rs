@@ -228,8 +228,8 @@ async fn events_and_pieces_of_kinds_to_come_are_passed_over() {
     ])])
     .await;
     let answer = ask(messages(&server.url("/v1"))).await.unwrap();
-    let block = AnswerItem::Block(r#"{"type":"novelty","a":1.0}"#.into());
-    assert_eq!((answer.items, answer.finish), (vec![block, AnswerItem::Text("ok".into())], Finish::Stop));
+    // The novelty lacks a piece: it goes back whole or not at all.
+    assert_eq!((answer.items, answer.finish), (vec![AnswerItem::Text("ok".into())], Finish::Stop));
     assert_eq!(answer.usage.output_tokens, None, "nobody said");
 }
 
@@ -309,4 +309,46 @@ async fn lists_of_null_are_empty_ones() {
     .await;
     let answer = ask(messages(&server.url("/v1"))).await.unwrap();
     assert_eq!(answer.items, [AnswerItem::Text("done".into())]);
+}
+
+#[tokio::test]
+async fn a_block_that_only_the_provider_knows_goes_back_with_all_its_pieces() {
+    let events = [
+        r#"{"type":"message_start","message":{"id":"m","content":[]}}"#,
+        r#"{"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":"","signature":"","depth":3}}"#,
+        r#"{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"hm"}}"#,
+        r#"{"type":"content_block_delta","index":0,"delta":{"type":"signature_delta","signature":"c2ln"}}"#,
+        r#"{"type":"content_block_start","index":1,"content_block":{"type":"server_tool_use","id":"s","name":"web_search","input":{}}}"#,
+        r#"{"type":"content_block_delta","index":1,"delta":{"type":"input_json_delta","partial_json":"{\"query\":"}}"#,
+        r#"{"type":"content_block_delta","index":1,"delta":{"type":"input_json_delta","partial_json":" \"x\"}"}}"#,
+        r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"}}"#,
+        r#"{"type":"message_stop"}"#,
+    ];
+    let server = Server::start(vec![stream(&events)]).await;
+    let answer = ask(messages(&server.url("/v1"))).await.unwrap();
+    assert_eq!(
+        as_json(&answer)["items"],
+        json!([
+            {"block": {"type": "thinking", "thinking": "hm", "signature": "c2ln", "depth": 3}},
+            {"block": {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "x"}}},
+        ])
+    );
+}
+
+#[rstest]
+#[case::of_another_kind(r#"{"type":"compaction_delta","content":"x"}"#)]
+#[case::cut(r#"{"type":"input_json_delta","partial_json":"{\"query\""}"#)]
+#[tokio::test]
+async fn an_unknown_block_that_cannot_be_put_together_goes_back_not_at_all(#[case] delta: &str) {
+    let piece = format!(r#"{{"type":"content_block_delta","index":0,"delta":{delta}}}"#);
+    let events = [
+        START,
+        r#"{"type":"content_block_start","index":0,"content_block":{"type":"new","id":"s"}}"#,
+        &piece,
+        r#"{"type":"content_block_start","index":1,"content_block":{"type":"text","text":"ok"}}"#,
+        r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"}}"#,
+        r#"{"type":"message_stop"}"#,
+    ];
+    let answer = ask(messages(&Server::start(vec![stream(&events)]).await.url("/v1"))).await.unwrap();
+    assert_eq!(answer.items, [AnswerItem::Text("ok".into())]);
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use belay_protocol::cost::Usage;
 use belay_protocol::event::Finish;
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::models::codec::{self, CALLS_MAX, Progress, ResponseError, countable, malformed, parse, server_error};
 use crate::models::{AnswerItem, ModelAnswer};
@@ -35,12 +35,20 @@ enum Block {
         whole: String,
         pieces: String,
     },
+    /// `start`: the block as it began, with fields that nobody here knows.
     Thinking {
+        start: Map<String, Value>,
         thinking: String,
         signature: Option<String>,
     },
-    /// Redacted reasoning, and whatever else goes back as it came.
-    Kept(String),
+    /// Redacted reasoning, and whatever else goes back as it came; `pieces` make the input of a tool that the server
+    /// carries out itself.
+    Kept {
+        start: String,
+        pieces: String,
+    },
+    /// One of which a piece was not understood: it goes back whole or not at all.
+    Lost,
 }
 
 /// Any event of a stream. A whole answer is what `message` holds here.
@@ -192,8 +200,12 @@ impl Assembly {
                 whole: block.input.map_or_else(String::new, |input| input.get().to_owned()),
                 pieces: String::new(),
             },
-            "thinking" => Block::Thinking { thinking: block.thinking.unwrap_or_default(), signature: block.signature },
-            _ => Block::Kept(raw.get().to_owned()),
+            "thinking" => Block::Thinking {
+                start: parse(data)?,
+                thinking: block.thinking.unwrap_or_default(),
+                signature: block.signature,
+            },
+            _ => Block::Kept { start: raw.get().to_owned(), pieces: String::new() },
         };
         match self.blocks.insert(index, block) {
             None => Ok(()),
@@ -208,13 +220,17 @@ impl Block {
         match self {
             Self::Text(text) => text.extend(delta.text),
             Self::ToolUse { pieces, .. } => pieces.extend(delta.partial_json),
-            Self::Thinking { thinking, signature } => {
+            Self::Thinking { thinking, signature, .. } => {
                 thinking.extend(delta.thinking);
                 if let Some(piece) = delta.signature {
                     signature.get_or_insert_default().push_str(&piece);
                 }
             }
-            Self::Kept(_) => {}
+            Self::Kept { pieces, .. } => match delta.partial_json {
+                Some(piece) => pieces.push_str(&piece),
+                None => *self = Self::Lost,
+            },
+            Self::Lost => {}
         }
     }
 
@@ -225,15 +241,24 @@ impl Block {
                 let arguments = if pieces.is_empty() { whole } else { pieces };
                 Some(AnswerItem::Call { provider_id: id, name, arguments })
             }
-            Self::Thinking { thinking, signature } => {
+            Self::Thinking { start: mut block, thinking, signature } => {
+                block.insert("thinking".to_owned(), thinking.into());
                 // Servers that don't sign their reasoning want it back all the same.
-                let signature = signature.unwrap_or_default();
-                let block = serde_json::json!({"type": "thinking", "thinking": thinking, "signature": signature});
-                Some(AnswerItem::Block(block.to_string()))
+                block.insert("signature".to_owned(), signature.unwrap_or_default().into());
+                Some(AnswerItem::Block(Value::Object(block).to_string()))
             }
-            Self::Kept(json) => Some(AnswerItem::Block(json)),
+            Self::Kept { start, pieces } if pieces.is_empty() => Some(AnswerItem::Block(start)),
+            Self::Kept { start, pieces } => with_input(&start, &pieces).map(AnswerItem::Block),
+            Self::Lost => None,
         }
     }
+}
+
+/// A block whose input came in pieces; nothing where they are no JSON, as where the answer was cut.
+fn with_input(start: &str, pieces: &str) -> Option<String> {
+    let mut block: Map<String, Value> = serde_json::from_str(start).ok()?;
+    block.insert("input".to_owned(), serde_json::from_str(pieces).ok()?);
+    Some(Value::Object(block).to_string())
 }
 
 /// The official API has no other words than these: one that is new may mean that the answer is not complete.
