@@ -182,19 +182,19 @@ pub struct JournalRef {
 pub struct RunUsage {
     /// Answers of the model.
     pub steps: i32,
-    /// Input tokens, cached ones included.
+    /// Input tokens that the provider counted, cached ones included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_tokens: Option<i64>,
     /// Input tokens that the provider had cached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached_input_tokens: Option<i64>,
-    /// Output tokens, reasoning included.
+    /// Output tokens that the provider counted, reasoning included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_tokens: Option<i64>,
-    /// Input plus output, for the TOKENS column.
+    /// Input plus output, for the TOKENS column. Absent where the provider did not count all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total_tokens: Option<i64>,
-    /// US dollars by the Model's prices.
+    /// US dollars by the Model's prices. Absent where the provider did not count all tokens.
     #[serde(default, rename = "costUSD", skip_serializing_if = "Option::is_none")]
     pub cost_usd: Option<Usd>,
 }

@@ -33,6 +33,7 @@ use crate::tls::Tls;
     validation = ("self.api != 'Scripted' || (!has(self.baseURL) && !has(self.credentialRef))", "a Scripted model is played by the runner: it takes neither spec.baseURL nor spec.credentialRef"),
     validation = ("self.api != 'Messages' || has(self.maxOutputTokens)", "api Messages sends the longest answer with every request: set spec.maxOutputTokens"),
     validation = ("self.api != 'Scripted' || (!has(self.reasoning) && !has(self.headers))", "a Scripted model is played by the runner: it takes neither spec.reasoning nor spec.headers"),
+    validation = ("self.api != 'Scripted' || !(has(self.temperature) || has(self.contextWindowTokens) || has(self.maxOutputTokens) || (has(self.rateLimits) && has(self.rateLimits.tokensPerMinute)) || (has(self.timeouts) && (has(self.timeouts.connectSeconds) || has(self.timeouts.firstByteSeconds) || has(self.timeouts.idleSeconds))))", "a Scripted model has neither tokens nor a server: it takes no spec.temperature, contextWindowTokens, maxOutputTokens or rateLimits.tokensPerMinute, and of spec.timeouts totalSeconds alone"),
     validation = ("!has(self.tls) || (self.api != 'Scripted' && (!has(self.baseURL) || self.baseURL.startsWith('https://')))", "spec.tls is for an https spec.baseURL, and not for api Scripted"),
     validation = ("!has(self.reasoning) || !has(self.reasoning.budgetTokens) || (self.api == 'Messages' && has(self.maxOutputTokens) && self.reasoning.budgetTokens < self.maxOutputTokens)", "spec.reasoning.budgetTokens is for api Messages, and less than spec.maxOutputTokens"),
     validation = ("self.api != 'Messages' || !has(self.reasoning) || !has(self.reasoning.effort) || self.reasoning.effort != 'Minimal'", "api Messages knows no spec.reasoning.effort Minimal: use Low"),
@@ -66,16 +67,16 @@ pub struct ModelSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential_ref: Option<NameRef>,
     /// How many tokens a request and its answer may hold together. A run whose conversation outgrows it ends.
-    /// 1 to 100000000. Default: what the provider says.
+    /// 1 to 100000000. Not for api Scripted. Default: what the provider says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000_000))]
     pub context_window_tokens: Option<i64>,
     /// The longest answer, sent with each request; also what a request reserves of the run's token limit.
-    /// 1 to 10000000. Required by api Messages. Default: the provider's own.
+    /// 1 to 10000000. Required by api Messages. Not for api Scripted. Default: the provider's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_output_tokens: Option<i64>,
-    /// Sampling temperature, 0 to 2; for api Messages at most 1. Default: the provider's own.
+    /// Sampling temperature, 0 to 2; for api Messages at most 1. Not for api Scripted. Default: the provider's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 2.0))]
     pub temperature: Option<f64>,
@@ -93,7 +94,7 @@ pub struct ModelSpec {
     /// limit cannot be kept.
     #[serde(default, rename = "pricesUSD", skip_serializing_if = "Option::is_none")]
     pub prices_usd: Option<PricesUsd>,
-    /// How long the parts of a request may take; each has a default.
+    /// How long the parts of a request may take; each has a default. For api Scripted `totalSeconds` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<ModelTimeouts>,
     /// What all runs of this namespace may ask of this Model together, so that many runs do not storm one key. What is
@@ -212,7 +213,8 @@ pub struct ModelRateLimits {
     #[schemars(range(min = 1, max = 1_000_000))]
     pub requests_per_minute: Option<i64>,
     /// Tokens in any 60 seconds, input and output: what a request may take at most until its answer says what it
-    /// took. A single request that is larger goes where nothing else counts. 1 to 100000000000. Default: no limit.
+    /// took. A single request that is larger goes where nothing else counts. 1 to 100000000000. Not for api Scripted.
+    /// Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000_000_000_i64))]
     pub tokens_per_minute: Option<i64>,

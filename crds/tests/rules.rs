@@ -27,6 +27,11 @@ fn refusals(kind: &str, new: &str, old: Option<&str>) -> Vec<String> {
 #[case("Model", "{api: ChatCompletions, model: m}")]
 #[case("Model", "{api: ChatCompletions, model: m, baseURL: 'http://x/v1', credentialRef: {name: c}}")]
 #[case("Model", "{api: Scripted, model: m, scripted: {turns: [{text: hi}]}}")]
+#[case(
+    "Model",
+    "{api: Scripted, model: s, scripted: {turns: [{text: a}]}, timeouts: {totalSeconds: 9}, \
+     rateLimits: {requestsPerMinute: 9, concurrentRequests: 9}, pricesUSD: {input: '3', output: '15'}}"
+)]
 #[case("Model", "{api: Responses, model: m, temperature: 2}")]
 #[case("Model", "{api: Messages, model: m, maxOutputTokens: 1024, temperature: 1}")]
 #[case(
@@ -103,6 +108,8 @@ fn what_is_right_is_accepted(#[case] kind: &str, #[case] spec: &str) {
 
 const HEADER: &str = "spec.headers may neither frame a request nor say who sends it, and whoever reads the Model sees them: \
                       put a key into a Secret, and name its Credential in spec.credentialRef";
+const NO_SERVER: &str = "a Scripted model has neither tokens nor a server: it takes no spec.temperature, \
+    contextWindowTokens, maxOutputTokens or rateLimits.tokensPerMinute, and of spec.timeouts totalSeconds alone";
 const EXACTLY_ONE: &str = "spec.inject holds exactly one of bearer, header, basic, query and oauth2ClientCredentials";
 const IN_PLAIN_TEXT: &str = "spec.inject.oauth2ClientCredentials.tokenURL is https, or http to a Service of this cluster: \
                              the client's secret goes there";
@@ -197,6 +204,25 @@ const IN_PLAIN_TEXT: &str = "spec.inject.oauth2ClientCredentials.tokenURL is htt
 #[case("Model", "{api: Responses, model: m, headers: [{name: x-client-secret, value: b}]}", HEADER)]
 #[case("Model", "{api: Responses, model: m, headers: [{name: x-password, value: b}]}", HEADER)]
 #[case("Model", "{api: Responses, model: m, headers: [{name: x-credential, value: b}]}", HEADER)]
+#[case("Model", "{api: Scripted, model: s, scripted: {turns: [{text: a}]}, temperature: 1}", NO_SERVER)]
+#[case("Model", "{api: Scripted, model: s, scripted: {turns: [{text: a}]}, contextWindowTokens: 9}", NO_SERVER)]
+#[case("Model", "{api: Scripted, model: s, scripted: {turns: [{text: a}]}, maxOutputTokens: 9}", NO_SERVER)]
+#[case(
+    "Model",
+    "{api: Scripted, model: s, scripted: {turns: [{text: a}]}, rateLimits: {tokensPerMinute: 9}}",
+    NO_SERVER
+)]
+#[case("Model", "{api: Scripted, model: s, scripted: {turns: [{text: a}]}, timeouts: {connectSeconds: 9}}", NO_SERVER)]
+#[case(
+    "Model",
+    "{api: Scripted, model: s, scripted: {turns: [{text: a}]}, timeouts: {firstByteSeconds: 9}}",
+    NO_SERVER
+)]
+#[case(
+    "Model",
+    "{api: Scripted, model: s, scripted: {turns: [{text: a}]}, timeouts: {idleSeconds: 9, totalSeconds: 9}}",
+    NO_SERVER
+)]
 #[case(
     "Model",
     "{api: Messages, model: m}",

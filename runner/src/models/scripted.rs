@@ -18,6 +18,7 @@ use crate::permit::ModelPermit;
 pub struct Scripted {
     model: String,
     turns: Vec<Turn>,
+    total: Duration,
 }
 
 struct Turn {
@@ -32,7 +33,8 @@ impl Scripted {
             answer: answer(plan, &model.name, turn),
             delay: Duration::from_millis(u64::from(turn.delay_milliseconds)),
         });
-        Self { model: model.name.clone(), turns: turns.collect() }
+        let total = Duration::from_secs(u64::from(model.timeouts.total_seconds));
+        Self { model: model.name.clone(), turns: turns.collect(), total }
     }
 }
 
@@ -63,7 +65,15 @@ impl Model for Scripted {
         let turn = turn.and_then(|turn| self.turns.get(turn)).ok_or_else(|| {
             ModelError::new(FailureReason::ScriptExhausted, format!("Model {}: no such turn", self.model))
         })?;
-        tokio::time::sleep(turn.delay).await;
+        tokio::time::sleep(turn.delay.min(self.total)).await;
+        if turn.delay > self.total {
+            let message = format!(
+                "Model {}: the turn did not come within {} s: raise spec.timeouts.totalSeconds or lower its delayMilliseconds",
+                self.model,
+                self.total.as_secs()
+            );
+            return Err(ModelError::new(FailureReason::TimedOut, message));
+        }
         turn.answer.clone()
     }
 }

@@ -1,7 +1,7 @@
 //! What a Model's settings make of a request: reasoning and headers.
 
-use belay_protocol::event::{EndReason, Outcome};
-use belay_protocol::plan::{Effort, PlanHeader, PlanModel, Reasoning};
+use belay_protocol::event::{EndReason, FailureReason, Outcome};
+use belay_protocol::plan::{Effort, PlanHeader, PlanModel, Reasoning, ScriptedTurn};
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -9,6 +9,7 @@ use crate::answers::Format;
 use crate::asking::{ask, ask_with, run_model};
 use crate::fake_mcp::{Era, FakeMcp};
 use crate::http::{Server, reply};
+use crate::plans::{says, scripted};
 
 fn effort(effort: Effort) -> Reasoning {
     Reasoning { effort: Some(effort), budget_tokens: None }
@@ -92,4 +93,14 @@ async fn a_server_that_wants_the_output_limit_under_its_other_name_gets_it_from_
     let journal = run_model(limited(&stubborn), &mcp, &["echo"]).await;
     assert_eq!(journal.end().reason, EndReason::ModelFailed);
     assert_eq!(said(&stubborn), [older, newer], "it is believed once");
+}
+
+#[tokio::test]
+async fn a_scripted_turn_that_takes_longer_than_a_request_may_has_timed_out() {
+    let turn = ScriptedTurn { delay_milliseconds: 600_000, ..says("late") };
+    let mut model = scripted(vec![turn]);
+    model.timeouts.total_seconds = 1;
+    let error = ask(model).await.unwrap_err();
+    assert_eq!(error.reason, FailureReason::TimedOut, "{error}");
+    assert!(error.message.contains("spec.timeouts.totalSeconds"), "{error}");
 }
