@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::CALL_ATTEMPTS_MAX;
+use crate::cost::Usage;
 use crate::event::{Answer, Event, Item, Verdict};
 
 /// What was said so far, in order. The plan's instructions and input come before it.
@@ -24,6 +25,8 @@ pub struct Turn {
     /// the model that said it.
     pub fallback: Option<String>,
     pub items: Vec<Item>,
+    /// What its server counted of it.
+    pub usage: Usage,
     /// By call id; complete before the next turn.
     pub results: BTreeMap<String, CallResult>,
     /// What the model is told of an answer that does not fit the plan's `output_schema`.
@@ -48,8 +51,8 @@ impl Transcript {
             Event::ModelResponded { response, .. } => {
                 let items = response.items.clone();
                 self.rounds.clear();
-                let (fallback, misfit) = (self.fallback.clone(), response.misfit.clone());
-                self.turns.push(Turn { fallback, items, results: BTreeMap::new(), misfit });
+                let (fallback, misfit, usage) = (self.fallback.clone(), response.misfit.clone(), response.usage);
+                self.turns.push(Turn { fallback, items, usage, results: BTreeMap::new(), misfit });
             }
             Event::ModelReplaced { by, .. } => self.fallback = Some(by.clone()),
             Event::CallObserved { call_id, result, .. } => {

@@ -47,7 +47,24 @@ pub struct Context<'a> {
     pub answered: u32,
 }
 
+/// No tokenizer is exact for every model; four bytes a token is what English text comes to.
+const BYTES_PER_TOKEN: u64 = 4;
+
 impl Context<'_> {
+    /// Tokens of a request to `model` that is so many bytes long: what its server counted last, and what is new since; before
+    /// that a guess by the bytes, which base64 and escapes make a high one.
+    #[must_use]
+    pub fn input_tokens(&self, model: &PlanModel, bytes: usize) -> u64 {
+        let last = self.transcript.turns().last().filter(|turn| self.is_own(turn, model));
+        let counted = last.and_then(|turn| {
+            let results: usize = turn.results.values().map(|result| result.content.len()).sum();
+            let new = results + turn.misfit.as_ref().map_or(0, String::len);
+            let known = turn.usage.input_tokens?.saturating_add(turn.usage.output_tokens?);
+            Some(known.saturating_add(new as u64 / BYTES_PER_TOKEN))
+        });
+        counted.unwrap_or(bytes as u64 / BYTES_PER_TOKEN)
+    }
+
     /// Whether `model` gave the answer of this turn: what only its provider understands is for it alone.
     #[must_use]
     pub fn is_own(&self, turn: &Turn, model: &PlanModel) -> bool {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use belay_protocol::digest::Digest;
+use belay_protocol::digest::{Digest, INTEGER_MAX};
 use belay_protocol::event::FailureReason;
 use belay_protocol::plan::{Plan, PlanCredential, PlanModel};
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
@@ -320,10 +320,10 @@ impl<C: Codec> Model for HttpModel<C> {
                 &format!("was not sent: the request cannot be written as JSON: {error}"),
             )
         })?;
-        // No tokenizer is exact for every model; four bytes a token is what English text comes to.
-        let input = body.len() as u64 / 4;
+        let input = context.input_tokens(&self.model, body.len());
         let output = self.model.max_output_tokens.unwrap_or(0);
-        if let Some(window) = self.model.context_window_tokens.filter(|window| input + output > *window) {
+        let both = input.saturating_add(output).min(INTEGER_MAX);
+        if let Some(window) = self.model.context_window_tokens.filter(|window| both > *window) {
             return Err(self.error(
                 FailureReason::ContextExceeded,
                 &format!(
@@ -332,7 +332,7 @@ impl<C: Codec> Model for HttpModel<C> {
                 ),
             ));
         }
-        Ok(Prepared { digest: Digest::of(&body), reserved_tokens: input + output, body })
+        Ok(Prepared { digest: Digest::of(&body), reserved_tokens: both, body })
     }
 
     async fn ask(&self, prepared: Prepared, permit: ModelPermit) -> Result<ModelAnswer, ModelError> {

@@ -246,6 +246,33 @@ async fn a_context_that_cannot_fit_is_not_sent() {
     assert_eq!(server.received().len(), 0);
 }
 
+#[rstest]
+#[case::it_fits(100, true)]
+#[case::it_does_not(2950, false)]
+#[tokio::test]
+async fn a_conversation_is_as_long_as_its_server_counted_it_and_what_is_new_since(
+    #[case] counted: u64,
+    #[case] fits: bool,
+) {
+    // By its bytes it would take 5000 tokens.
+    let call: Value = serde_json::from_str(PLAIN_CALL).unwrap();
+    let answer = json!({"choices": [{"delta": {"content": "x".repeat(20_000), "tool_calls": [call]}, "finish_reason": "tool_calls"}],
+        "usage": {"prompt_tokens": counted, "completion_tokens": 50}});
+    let server = Server::start(vec![stream(&[&answer.to_string(), "[DONE]"]), stop("done")]).await;
+    let mcp = FakeMcp::start(Era::Sessions, &["echo"]).await;
+    let model =
+        PlanModel { context_window_tokens: Some(3000), max_output_tokens: Some(100), ..chat(&server.url("/v1")) };
+    let journal = run_model(model, &mcp, &["echo"]).await;
+    assert_eq!(journal.end().outcome == Outcome::Succeeded, fits, "{}", journal.end().message);
+    assert_eq!(server.received().len(), if fits { 2 } else { 1 });
+    let reserved = journal.events().filter_map(|event| match event {
+        Event::ModelRequested { reserved_tokens, .. } => Some(*reserved_tokens),
+        _ => None,
+    });
+    // The tool said two bytes.
+    assert_eq!(reserved.last(), Some(if fits { 100 + 50 + 100 } else { 0 }));
+}
+
 fn stop(words: &str) -> Answer {
     let delta = json!({"choices": [{"delta": {"content": words}, "finish_reason": "stop"}]});
     stream(&[&delta.to_string(), "[DONE]"])
