@@ -1,5 +1,5 @@
-//! `belay artifacts RUN`: what results of a run hold besides text, and the bytes of one. Read like an export, with one's
-//! own identity.
+//! `belay artifacts RUN`: what results of a run hold besides the text that is shown, and the bytes of one. Read like an
+//! export, with one's own identity.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;

@@ -94,7 +94,7 @@ enum Command {
     /// Export what was recorded of a run, or verify such a file
     #[command(subcommand)]
     Journal(journal::JournalCommand),
-    /// List what results of a run hold besides text, or print the bytes of one
+    /// List what results of a run hold besides the text that is shown, or print the bytes of one
     Artifacts(artifacts::ArtifactsArguments),
     /// Show what a run did, step by step: times, tokens, cost, and who decided what
     Trace(trace::TraceArguments),

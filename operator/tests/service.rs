@@ -20,7 +20,10 @@ use belay_protocol::wire::runner_message::Body as ToOperator;
 use belay_protocol::wire::{
     self, Ack, ArtifactHead, ArtifactPart, Batch, Welcome, artifact_part, probe_message, probe_order,
 };
-use belay_protocol::{Digest, MESSAGE_BYTES_MAX, PROTOCOL_VERSION, Record, RunState, TICKET_METADATA};
+use belay_protocol::{
+    ARTIFACT_BYTES_MAX, Digest, MESSAGE_BYTES_MAX, PROTOCOL_VERSION, RESULT_BYTES_MAX, Record, RunState,
+    TICKET_METADATA,
+};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -698,7 +701,7 @@ async fn in_line(world: &World, run: &belay_protocol::plan::ObjectId) {
 
 /// Sends an artifact as the pod of run `name`: what its head says, and the bytes.
 async fn keep(world: &World, token: &str, head: ArtifactHead, bytes: &[u8]) -> Result<(), Code> {
-    let parts = bytes.chunks(3).map(|part| artifact_part::Body::Bytes(part.to_vec()));
+    let parts = bytes.chunks(bytes.len().div_ceil(3)).map(|part| artifact_part::Body::Bytes(part.to_vec()));
     let parts = std::iter::once(artifact_part::Body::Head(head)).chain(parts);
     let parts: Vec<ArtifactPart> = parts.map(|body| ArtifactPart { body: Some(body) }).collect();
     let request = with_token(tokio_stream::iter(parts), token);
@@ -734,6 +737,27 @@ async fn an_artifact_of_the_instance_that_claimed_is_kept_and_goes_with_the_rows
     assert_eq!(keep(&world, &token("a"), head("one", b"late"), b"late").await, Err(Code::FailedPrecondition));
     world.journal.forget(&run.uid).await.unwrap();
     assert_eq!(held().await.unwrap(), None);
+}
+
+/// As long as either may be: what is shown in one batch, and what is kept beside it.
+#[tokio::test]
+async fn the_whole_of_a_text_that_was_cut_is_kept_and_journaled_by_its_name() {
+    let world = World::start().await;
+    let run = world.accept("a").await;
+    let (mut runner, _) = asked(&world, "a").await;
+    let whole = vec![b'\x01'; ARTIFACT_BYTES_MAX];
+    assert_eq!(keep(&world, &token("a"), head("one", &whole), &whole).await, Ok(()));
+    let Event::CallObserved { call_id, attempt, mut result, milliseconds } = with_artifact(&whole) else {
+        unreachable!()
+    };
+    result.content = "\u{1}".repeat(RESULT_BYTES_MAX / 2);
+    result.truncated_from_bytes = Some(whole.len() as u64);
+    let event = Event::CallObserved { call_id, attempt, result, milliseconds };
+    runner.append(3, &[event.clone(), requested(2)]).await;
+    let records = world.journal.records(&run.uid, 1).await.unwrap();
+    assert!(records.iter().any(|sealed| sealed.record.event == event));
+    let kept = world.journal.artifacts().fetch(&run.uid, Digest::of(&whole)).await.unwrap();
+    assert!(kept.is_some_and(|kept| kept == whole));
 }
 
 #[tokio::test]

@@ -462,21 +462,22 @@ pub enum DenyReason {
     NoChild,
 }
 
-/// What a tool answered, cut to [`crate::RESULT_BYTES_MAX`].
+/// What a tool answered, cut to [`crate::RESULT_BYTES_MAX`]. Where it was cut, the whole text is an artifact, if it could be
+/// kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ToolResult {
     pub is_error: bool,
     pub content: String,
-    /// Bytes that the server sent, where more than `content` holds.
+    /// Bytes of the whole text, where it is more than `content` holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub truncated_from_bytes: Option<u64>,
-    /// What the result holds besides text. The operator keeps it, and kept it before this was journaled.
+    /// What the result holds besides the text that is shown. The operator keeps it, and kept it before this was journaled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<Artifact>,
 }
 
-/// Bytes beside the journal. What is said of them is the server's word, redacted.
+/// Bytes beside the journal. What is said of them is the server's word, redacted; of a text that was cut it is ours.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Artifact {

@@ -44,7 +44,7 @@ pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// The most events in one batch: a response with its proposals fits with room to spare.
 pub const BATCH_EVENTS_MAX: usize = 256;
-/// The most of one tool result that reaches journal and model; the rest is cut and said to be.
+/// The most of one tool result that reaches journal and model; where it is cut, the whole is an artifact.
 pub const RESULT_BYTES_MAX: usize = 256 * 1024;
 /// The most bytes of one artifact, of all that one run keeps, and the most that one result names.
 pub const ARTIFACT_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -68,7 +68,7 @@ pub struct Parts {
     pub models: Vec<Box<dyn Model>>,
     pub servers: BTreeMap<String, Box<dyn ToolServer>>,
     pub redactor: Redactor,
-    /// Keeps what results hold besides text.
+    /// Keeps what results hold besides the text that is shown.
     pub keeper: Arc<dyn Keeper>,
 }
 

@@ -197,7 +197,7 @@ pub trait ToolServer: Send {
         None
     }
 
-    /// What the newest result holds besides text. Nothing of it is kept yet.
+    /// What the newest result holds besides the text that is shown. Nothing of it is kept yet.
     fn take_attachments(&mut self) -> Vec<Attachment> {
         Vec::new()
     }

@@ -1,5 +1,5 @@
-//! What results hold besides text, kept by digest, a folder for each run: beside the journal, on its volume
-//! (docs/decisions/0018). Knows bytes and digests, no events.
+//! What results hold besides the text that is shown, kept by digest, a folder for each run: beside the journal, on its
+//! volume (docs/decisions/0018). Knows bytes and digests, no events.
 
 mod ledger;
 

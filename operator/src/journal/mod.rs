@@ -183,7 +183,7 @@ impl Journal {
         let _ = self.inner.audience.set(audience);
     }
 
-    /// What results hold besides text.
+    /// What results hold besides the text that is shown.
     #[must_use]
     pub fn artifacts(&self) -> &dyn ArtifactStore {
         self.inner.artifacts.as_ref()

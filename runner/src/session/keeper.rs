@@ -1,4 +1,4 @@
-//! What results hold besides text: sent to the operator, which keeps it, before the event that names it.
+//! What results hold besides the text that is shown: sent to the operator, which keeps it, before the event that names it.
 
 use std::time::Duration;
 

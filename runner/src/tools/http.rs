@@ -23,6 +23,7 @@ use self::openapi::{DOCUMENT_BYTES_MAX, Offered, Terms};
 use self::operation::{Carrier, Operation, Place};
 use self::request::Request;
 use self::response::{Answer, Asked, outcome};
+use super::attachment::{Attachment, Attachments};
 use super::wire::{CONNECT_TIMEOUT, Endpoint};
 use super::{Call, Definition, LeftOut, ListError, Outcome, ToolServer};
 use crate::credential::Credentials;
@@ -51,6 +52,8 @@ pub struct HttpApi {
     redactor: Redactor,
     operations: Option<BTreeMap<String, Operation>>,
     left_out: Vec<LeftOut>,
+    /// Of the newest result.
+    attached: Vec<Attachment>,
 }
 
 impl Documents {
@@ -83,8 +86,8 @@ impl HttpApi {
     ) -> Result<Self, EgressError> {
         let trust = endpoint.ca.clone().map(|ca| Trust { field: "spec.http.tls.caConfigMapKeyRef", ca });
         let http = destinations.client(&endpoint.url, CONNECT_TIMEOUT, trust)?;
-        let (operations, left_out) = (None, Vec::new());
-        Ok(Self { endpoint, described, documents, http, credentials, redactor, operations, left_out })
+        let (operations, left_out, attached) = (None, Vec::new(), Vec::new());
+        Ok(Self { endpoint, described, documents, http, credentials, redactor, operations, left_out, attached })
     }
 
     fn read(&self) -> Result<Offered, ListError> {
@@ -195,7 +198,12 @@ impl HttpApi {
     }
 
     /// From the first byte on whatever is not a complete answer is an unknown end.
-    async fn exchange(&self, http: &reqwest::Client, request: reqwest::Request) -> Outcome {
+    async fn exchange(
+        &self,
+        http: &reqwest::Client,
+        request: reqwest::Request,
+        attachments: &mut Attachments<'_>,
+    ) -> Outcome {
         let (method, url) = (request.method().clone(), request.url().clone());
         let broke = |error: &reqwest::Error| {
             if let Some(refused) = egress::refused(error) {
@@ -225,7 +233,7 @@ impl HttpApi {
                 Err(error) => return broke(&error),
             }
         }
-        outcome(&Answer { status, headers, body }, &Asked { method, url }, &self.redactor)
+        outcome(&Answer { status, headers, body }, &Asked { method, url }, attachments)
     }
 }
 
@@ -256,6 +264,10 @@ impl ToolServer for HttpApi {
         &self.left_out
     }
 
+    fn take_attachments(&mut self) -> Vec<Attachment> {
+        std::mem::take(&mut self.attached)
+    }
+
     async fn prepare(&mut self) -> Result<(), ListError> {
         if self.operations.is_none() {
             self.load()?;
@@ -277,7 +289,9 @@ impl ToolServer for HttpApi {
         if let Err(outcome) = self.depart(call, permit) {
             return outcome;
         }
-        let ended = tokio::time::timeout(timeout, self.exchange(&client, request)).await;
+        let mut attachments = Attachments::new(&self.redactor);
+        let ended = tokio::time::timeout(timeout, self.exchange(&client, request, &mut attachments)).await;
+        self.attached = attachments.into_found();
         ended.unwrap_or_else(|_| Outcome::Unknown {
             message: format!("no answer within {} s (spec.callTimeoutSeconds)", timeout.as_secs()),
         })

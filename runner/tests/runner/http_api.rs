@@ -205,15 +205,18 @@ async fn a_redirect_is_not_followed_and_names_its_host() {
 }
 
 #[tokio::test]
-async fn an_oversized_answer_is_cut_and_an_endless_one_not_read() {
+async fn an_oversized_answer_is_cut_and_kept_whole_and_an_endless_one_not_read() {
+    let long = "x".repeat(300 * 1024);
     let server = Server::start(vec![
-        reply(200, "text/plain", "x".repeat(300 * 1024)),
+        reply(200, "text/plain", long.clone()),
         reply(200, "text/plain", "x".repeat(9 * 1024 * 1024)),
     ]);
     let server = server.await;
     let mut stage = stage(&server, documented());
     let Outcome::Observed(cut) = stage.call("get_thing", json!({"id": "1"})).await else { panic!() };
     assert_eq!(cut.truncated_from_bytes, Some(300 * 1024));
+    let attached = stage.server.take_attachments();
+    assert!(attached.len() == 1 && attached[0].bytes == long.as_bytes());
     let outcome = stage.call("get_thing", json!({"id": "1"})).await;
     assert_eq!(shown(&outcome), ("observed", "[text/plain, longer than what is read]"));
 }

@@ -113,15 +113,41 @@ async fn an_image_is_kept_before_the_result_that_names_it_and_its_bytes_are_not_
     assert!(!journaled.concat().contains("iVBORw0KGgo"));
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_result_names_no_artifact_that_is_not_kept_and_says_why() {
-    let server = FakeMcp::start(Era::Sessions, &["image"]).await;
+async fn the_whole_of_a_text_that_is_cut_is_kept_before_the_result_that_names_it(
+    #[values(Era::Sessions, Era::Stateless)] era: Era,
+) {
+    let server = FakeMcp::start(era, &["huge"]).await;
+    let script = Script::default();
+    let keeper = script.keeper.clone();
+    let journal = run_script(&server, &["huge"], vec![calls(&[("huge", json!({}))]), says("done")], script).await;
+    let whole = "x".repeat(300 * 1024).into_bytes();
+    let (digest, bytes) = (Digest::of(&whole), whole.len() as u64);
+    assert!(*keeper.kept.lock().unwrap() == [(digest, whole)]);
+    let [(_, result)] = results(&journal)[..] else { panic!("one result") };
+    let artifact = Artifact { digest, bytes, media_type: "text/plain; charset=utf-8".into(), name: String::new() };
+    assert_eq!((result.truncated_from_bytes, &result.artifacts), (Some(bytes), &vec![artifact]));
+    assert!(result.content.ends_with(&format!("of {bytes} bytes are shown; all of it is artifact {digest}]")));
+}
+
+#[rstest]
+#[case::of_an_image("image", Digest::of(PNG), "look:")]
+#[case::of_a_text("huge", Digest::of("x".repeat(300 * 1024).as_bytes()), "xxx")]
+#[tokio::test]
+async fn a_result_names_no_artifact_that_is_not_kept_and_says_why(
+    #[case] operation: &'static str,
+    #[case] digest: Digest,
+    #[case] begins: &str,
+) {
+    let server = FakeMcp::start(Era::Sessions, &[operation]).await;
     let keeper = FakeKeeper { refuses: Some("the volume is full"), ..FakeKeeper::default() };
     let script = Script { keeper, ..Script::default() };
-    let journal = run_script(&server, &["image"], vec![calls(&[("image", json!({}))]), says("done")], script).await;
+    let turns = vec![calls(&[(operation, json!({}))]), says("done")];
+    let journal = run_script(&server, &[operation], turns, script).await;
     let [(_, result)] = results(&journal)[..] else { panic!("one result") };
     assert_eq!(result.artifacts, []);
-    let note = format!("[belay: artifact {} was not kept: the volume is full]\nlook:", Digest::of(PNG));
+    let note = format!("[belay: artifact {digest} was not kept: the volume is full]\n{begins}");
     assert!(result.content.starts_with(&note), "{}", result.content);
     assert_eq!(journal.end().outcome, Outcome::Succeeded);
 }

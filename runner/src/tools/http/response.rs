@@ -1,11 +1,12 @@
 //! What an HTTP API's answer comes to: the text that journal and model see. Pure.
 
+use belay_protocol::RESULT_BYTES_MAX;
 use http::{HeaderMap, Method, StatusCode};
 use reqwest::Url;
 
 use crate::egress::piece;
-use crate::redact::Redactor;
 use crate::tools::Outcome;
+use crate::tools::attachment::Attachments;
 use crate::tools::result::bounded;
 
 /// What is shown of the body of an error.
@@ -31,68 +32,65 @@ pub fn may_have_happened(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 502 | 503 | 504 | 520..=527)
 }
 
-pub fn outcome(answer: &Answer, asked: &Asked, redactor: &Redactor) -> Outcome {
+pub fn outcome(answer: &Answer, asked: &Asked, attachments: &mut Attachments<'_>) -> Outcome {
     let status = answer.status;
     if may_have_happened(status) {
         return Outcome::Unknown { message: format!("the server or a gateway before it answered {}", status.as_u16()) };
     }
-    let text = text_of(answer, redactor);
     if status.is_success() {
+        let text = text_of(answer, attachments);
         let text = if text.is_empty() { format!("HTTP {}, without content", status.as_u16()) } else { text };
-        return Outcome::Observed(bounded(false, &text, redactor));
+        return Outcome::Observed(bounded(false, &text, RESULT_BYTES_MAX, attachments));
     }
     let head = format!("the server answered HTTP {}", status.as_u16());
     if status.is_redirection() {
-        let to = redirected_to(answer, &asked.url, redactor).map_or_else(String::new, |host| format!(" to {host}"));
+        let to = redirected_to(answer, &asked.url, attachments).map_or_else(String::new, |host| format!(" to {host}"));
         // Many servers answer like this to say where to see what they have done.
         let only_reads = matches!(asked.method, Method::GET | Method::HEAD);
         let perhaps = if only_reads { "" } else { "; the call may have been carried out" };
         let words = format!("{head}, a redirect{to}: redirects are not followed{perhaps}");
-        return Outcome::Observed(bounded(true, &words, redactor));
+        return Outcome::Observed(bounded(true, &words, ERROR_BYTES_MAX, attachments));
     }
-    // Redacted before it is cut: a value across the cut would not be recognised.
-    let text = redactor.redact(&text);
-    let end = text.floor_char_boundary(ERROR_BYTES_MAX);
-    let more = text.len() - end;
-    let cut = if more > 0 { format!("\n[cut by belay: {more} more bytes]") } else { String::new() };
-    let words = format!("{head}\n{}{cut}", text.get(..end).unwrap_or_default());
-    Outcome::Observed(bounded(true, words.trim_end(), redactor))
+    let words = format!("{head}\n{}", text_of(answer, attachments));
+    Outcome::Observed(bounded(true, words.trim_end(), ERROR_BYTES_MAX, attachments))
 }
 
-fn redirected_to(answer: &Answer, url: &Url, redactor: &Redactor) -> Option<String> {
+fn redirected_to(answer: &Answer, url: &Url, attachments: &Attachments<'_>) -> Option<String> {
     let location = answer.headers.get(http::header::LOCATION)?.to_str().ok()?;
     let target = url.join(location).ok()?;
-    Some(piece(&redactor.redact(target.host_str()?), NAME_BYTES_SHOWN))
+    Some(piece(&attachments.redacted(target.host_str()?), NAME_BYTES_SHOWN))
 }
 
-/// Text is shown; anything else is named: the model cannot read it from here.
-fn text_of(answer: &Answer, redactor: &Redactor) -> String {
-    let named = |words: &str| named(words, redactor);
+/// Text is shown; anything else is kept and named: the model cannot read it from here.
+fn text_of(answer: &Answer, attachments: &mut Attachments<'_>) -> String {
     let header = |name| answer.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = header(http::header::CONTENT_TYPE);
     let encoding = header(http::header::CONTENT_ENCODING);
     let Some(body) = &answer.body else {
-        return format!("[{}, longer than what is read]", named(media_type));
+        return format!("[{}, longer than what is read]", named(media_type, attachments));
     };
     if body.is_empty() {
         return String::new();
     }
+    // What is compressed cannot be looked through for values of credentials, and was asked for otherwise.
     if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity") {
-        return format!("[{}, {} bytes encoded as {}, not shown]", named(media_type), body.len(), named(encoding));
+        let (what, how) = (named(media_type, attachments), named(encoding, attachments));
+        return format!("[{what}, {} bytes encoded as {how}, not shown]", body.len());
     }
     match str::from_utf8(body) {
         Ok(text) if is_text(media_type) => text.to_owned(),
         Err(_) if is_text(media_type) && !media_type.is_empty() => String::from_utf8_lossy(body).into_owned(),
-        Ok(_) | Err(_) => format!("[{}, {} bytes, not shown]", named(media_type), body.len()),
+        Ok(_) | Err(_) => attachments.take_body(or_unknown(media_type), body),
     }
 }
 
 /// A server's word for what it sent: redacted before it is cut.
-fn named(words: &str, redactor: &Redactor) -> String {
-    if words.is_empty() {
-        return "content of unknown type".to_owned();
-    }
-    piece(&redactor.redact(words), NAME_BYTES_SHOWN)
+fn named(words: &str, attachments: &Attachments<'_>) -> String {
+    piece(&attachments.redacted(or_unknown(words)), NAME_BYTES_SHOWN)
+}
+
+fn or_unknown(media_type: &str) -> &str {
+    if media_type.is_empty() { "content of unknown type" } else { media_type }
 }
 
 /// An answer without a type is shown if it is text.
@@ -109,17 +107,26 @@ fn is_text(media_type: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+    use belay_protocol::Digest;
+    use belay_protocol::event::Artifact;
     use rstest::rstest;
 
     use super::*;
     use crate::credential::tests::{credential, mounted};
+    use crate::redact::Redactor;
+    use crate::tools::attachment::Attachment;
 
     fn told(status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Outcome {
-        told_of(Method::GET, status, headers, body)
+        told_of(Method::GET, status, headers, body).0
     }
 
-    fn told_of(method: Method, status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Outcome {
+    fn told_of(
+        method: Method,
+        status: u16,
+        headers: &[(&'static str, &str)],
+        body: &[u8],
+    ) -> (Outcome, Vec<Attachment>) {
         let (_folder, credentials) = mounted(&[("key", b"hunter2")]);
         let redactor = Redactor::new(credentials, &[credential("key", &[])]);
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
@@ -128,7 +135,10 @@ mod tests {
             headers: headers.collect(),
             body: Some(body.to_vec()),
         };
-        outcome(&answer, &Asked { method, url: Url::parse("https://api.example.com/v1/a").unwrap() }, &redactor)
+        let asked = Asked { method, url: Url::parse("https://api.example.com/v1/a").unwrap() };
+        let mut attachments = Attachments::new(&redactor);
+        let outcome = outcome(&answer, &asked, &mut attachments);
+        (outcome, attachments.into_found())
     }
 
     fn observed(outcome: Outcome) -> (bool, String) {
@@ -144,12 +154,23 @@ mod tests {
     #[case("text/csv", b"a,b", "a,b")]
     #[case("", b"plain", "plain")]
     #[case("text/plain", b"\xffa", "\u{fffd}a")]
-    #[case("image/png", b"\x89PNG", "[image/png, 4 bytes, not shown]")]
-    #[case("", b"\xff\xfe", "[content of unknown type, 2 bytes, not shown]")]
+    #[case("image/png", b"\x89hunter2", "[image/png, 8 bytes, withheld: it holds the value of a credential]")]
     #[case("application/json", b"hunter2", "[credential key redacted]")]
     #[case("text/plain", b"", "HTTP 200, without content")]
     fn an_answer_is_shown_by_its_type(#[case] media_type: &str, #[case] body: &[u8], #[case] shown: &str) {
         assert_eq!(observed(told(200, &[("content-type", media_type)], body)), (false, shown.to_owned()));
+    }
+
+    #[rstest]
+    #[case("image/png", b"\x89PNG", "image/png")]
+    #[case("", b"\xff\xfe", "content of unknown type")]
+    fn what_is_no_text_is_kept_and_named(#[case] media_type: &str, #[case] body: &[u8], #[case] named: &str) {
+        let (outcome, attached) = told_of(Method::GET, 200, &[("content-type", media_type)], body);
+        let (digest, bytes) = (Digest::of(body), body.len());
+        let shown = format!("[{named}, {bytes} bytes, not shown: artifact {digest}]");
+        assert_eq!(observed(outcome), (false, shown));
+        let artifact = Artifact { digest, bytes: bytes as u64, media_type: named.into(), name: String::new() };
+        assert_eq!(attached, [Attachment { artifact, bytes: body.to_vec() }]);
     }
 
     #[test]
@@ -187,17 +208,21 @@ mod tests {
         #[values(Method::GET, Method::HEAD, Method::POST, Method::DELETE)] method: Method,
     ) {
         let only_reads = [Method::GET, Method::HEAD].contains(&method);
-        let (is_error, shown) = observed(told_of(method, status, &[("location", "/elsewhere")], b""));
+        let (is_error, shown) = observed(told_of(method, status, &[("location", "/elsewhere")], b"").0);
         assert!(is_error);
         assert_eq!(shown.ends_with("not followed; the call may have been carried out"), !only_reads, "{shown}");
     }
 
     #[test]
-    fn the_useful_part_of_an_error_is_its_beginning() {
-        let body = format!("{}hunter2{}", "x".repeat(ERROR_BYTES_MAX - 3), "y".repeat(1000));
-        let (_, shown) = observed(told(422, &[], body.as_bytes()));
+    fn the_useful_part_of_an_error_is_its_beginning_and_all_of_it_is_kept() {
+        let body = format!("{}hunter2{}", "x".repeat(ERROR_BYTES_MAX - 40), "y".repeat(1000));
+        let (outcome, attached) = told_of(Method::GET, 422, &[], body.as_bytes());
+        let whole = format!("the server answered HTTP 422\n{}", body.replace("hunter2", "[credential key redacted]"));
+        assert_eq!(attached[0].bytes, whole.as_bytes());
+        let (_, shown) = observed(outcome);
         assert!(shown.len() < ERROR_BYTES_MAX + 200 && !shown.contains("hun"), "{}", shown.len());
-        assert!(shown.ends_with("more bytes]"), "{shown}");
+        let says = format!("all of it is artifact {}]", Digest::of(whole.as_bytes()));
+        assert!(shown.starts_with("the server answered HTTP 422\nxx") && shown.ends_with(&says), "{shown}");
     }
 
     #[rstest]

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::McpServer;
 use crate::tools::Outcome;
+use crate::tools::attachment::Attachments;
 use crate::tools::result::{noted, observed_error};
 
 impl McpServer {
@@ -30,20 +31,24 @@ impl McpServer {
         let pages = pages.map_err(|unfit| unfit.to_string())?;
         Ok(InputRequired::in_call(pages, &self.redactor.redact(&error.message)))
     }
+}
 
-    /// A call that was answered with questions alone.
-    pub(super) fn questions(&self, required: Option<Result<InputRequired, String>>, inputs: &Inputs) -> Outcome {
-        let bounded = |required: InputRequired| match required.fits(inputs) {
-            Ok(()) => Ok(required),
-            Err(unfit) => Err(unfit.to_string()),
-        };
-        match required.unwrap_or_else(|| Err("it asks nothing".to_owned())).and_then(bounded) {
-            Ok(required) => Outcome::InputRequired(required),
-            Err(why) => observed_error(
-                &format!("the server asks for input that people cannot be shown ({why}): the call has no result"),
-                &self.redactor,
-            ),
-        }
+/// A call that was answered with questions alone.
+pub(super) fn questions(
+    required: Option<Result<InputRequired, String>>,
+    inputs: &Inputs,
+    attachments: &mut Attachments<'_>,
+) -> Outcome {
+    let bounded = |required: InputRequired| match required.fits(inputs) {
+        Ok(()) => Ok(required),
+        Err(unfit) => Err(unfit.to_string()),
+    };
+    match required.unwrap_or_else(|| Err("it asks nothing".to_owned())).and_then(bounded) {
+        Ok(required) => Outcome::InputRequired(required),
+        Err(why) => observed_error(
+            &format!("the server asks for input that people cannot be shown ({why}): the call has no result"),
+            attachments,
+        ),
     }
 }
 
