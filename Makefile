@@ -29,7 +29,7 @@ test-unit: ## The tests that need no cluster
 	cargo test --workspace --exclude belay-e2e
 	cargo test -p belay-e2e --lib --bins --test every_point
 
-graders: ## Others judge: official clients and llmock codecs, rfc8785 canonical bytes, Prism HTTP requests, oteltap spans, Prometheus metrics
+graders: ## Others judge: official clients and llmock codecs, rfc8785 canonical bytes, Prism HTTP requests, proxy.py the way out, oteltap spans, Prometheus metrics
 	e2e/graders/run
 
 fuzz: ## Ten minutes of fuzzing for each codec; FUZZ_SECONDS=60 is shorter

@@ -18,7 +18,8 @@ use crate::fake_mcp::{Era, FakeMcp};
 use crate::http::Server;
 use crate::plans::{chat, messages, plan, responses, tool};
 
-fn graders() -> PathBuf {
+/// The folder of the Python environment.
+pub fn graders() -> PathBuf {
     std::env::var_os("BELAY_GRADERS").expect("run these with `make graders`").into()
 }
 

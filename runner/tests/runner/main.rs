@@ -31,6 +31,7 @@ mod plans;
 mod private_ca;
 mod process;
 mod proxied;
+mod proxy_graders;
 mod requests;
 mod responses;
 mod runs;

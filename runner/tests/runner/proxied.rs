@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use belay_protocol::event::FailureReason;
 use belay_protocol::plan::{PlanModel, PlanTool, Timeouts};
 use belay_runner::egress::Destinations;
+use belay_runner::models::ModelError;
 use belay_runner::redact::Redactor;
 use belay_runner::tools::ToolServer as _;
 use belay_runner::tools::mcp::McpServer;
@@ -24,7 +25,7 @@ use crate::private_ca::ca;
 use crate::tls::{Authority, Front};
 
 /// Resolves nowhere: only the proxy knows where it is.
-const HOST: &str = "api.example";
+pub const HOST: &str = "api.example";
 
 /// What the proxy does once it was asked.
 #[derive(Clone)]
@@ -85,7 +86,7 @@ async fn serve(mut stream: TcpStream, does: Does, heard: Arc<Mutex<Vec<u8>>>) {
 }
 
 /// A way out through the proxy, trusting `authority` under the ConfigMap `corp`.
-fn behind(proxy: SocketAddr, authority: &Authority) -> (TempDir, belay_runner::credential::Credentials) {
+pub fn behind(proxy: SocketAddr, authority: &Authority) -> (TempDir, belay_runner::credential::Credentials) {
     let (folder, credentials) = mounted(&[("key", "s3cr3t-value")]);
     std::fs::create_dir(folder.path().join("corp")).unwrap();
     std::fs::write(folder.path().join("corp/ca.crt"), &authority.pem).unwrap();
@@ -102,8 +103,9 @@ fn model(url: &str) -> PlanModel {
     PlanModel { ca, credential: Some("key".into()), timeouts, ..chat }
 }
 
-async fn ask(proxy: &Proxy, authority: &Authority, url: &str) -> Result<(), belay_runner::models::ModelError> {
-    let (_folder, credentials) = behind(proxy.address, authority);
+/// Asks a model at `url`, through the proxy if it is public, with `s3cr3t-value`.
+pub async fn ask(proxy: SocketAddr, authority: &Authority, url: &str) -> Result<(), ModelError> {
+    let (_folder, credentials) = behind(proxy, authority);
     let mut plan = plan(model(url), Vec::new());
     plan.credentials.push(credential(&[HOST, "127.0.0.1"]));
     ask_by(&plan, &credentials).await.map(drop)
@@ -115,7 +117,7 @@ async fn a_public_host_is_asked_through_the_proxy_which_sees_its_name_and_nothin
     let server = Server::start(vec![Format::Chat.says("hi")]).await;
     let front = Front::start(authority.vouch_for(HOST), server.address).await;
     let proxy = Proxy::start(Does::Open(front.address)).await;
-    ask(&proxy, &authority, "https://api.example/v1").await.unwrap();
+    ask(proxy.address, &authority, "https://api.example/v1").await.unwrap();
     assert_eq!(server.received()[0].authorization.as_deref(), Some("Bearer s3cr3t-value"));
     let heard = proxy.heard();
     assert!(heard.starts_with("CONNECT api.example:443 HTTP/1.1\r\n"), "{heard}");
@@ -140,7 +142,7 @@ async fn who_answers_behind_a_proxy_still_has_to_be_the_host_that_was_meant() {
     let server = Server::start(vec![Format::Chat.says("hi")]).await;
     let front = Front::start(authority.vouch_for("evil.example"), server.address).await;
     let proxy = Proxy::start(Does::Open(front.address)).await;
-    let error = ask(&proxy, &authority, "https://api.example/v1").await.unwrap_err();
+    let error = ask(proxy.address, &authority, "https://api.example/v1").await.unwrap_err();
     assert_eq!(error.reason, FailureReason::Unreachable);
     assert!(error.message.contains("certificate not valid for name"), "{error}");
     assert!(server.received().is_empty());
@@ -151,7 +153,7 @@ async fn what_the_installation_lists_is_asked_without_the_proxy() {
     let authority = Authority::new();
     let server = Server::start(vec![Format::Chat.says("hi")]).await;
     let proxy = Proxy::start(Does::Nothing).await;
-    ask(&proxy, &authority, &server.url("/v1")).await.unwrap();
+    ask(proxy.address, &authority, &server.url("/v1")).await.unwrap();
     assert_eq!(server.received().len(), 1);
     assert_eq!(proxy.heard(), "");
 }
@@ -167,7 +169,7 @@ async fn what_the_installation_lists_is_asked_without_the_proxy() {
 #[tokio::test]
 async fn a_proxy_is_not_asked_for_what_no_run_may_reach(#[case] url: &str, #[case] words: &str) {
     let proxy = Proxy::start(Does::Nothing).await;
-    let error = ask(&proxy, &Authority::new(), url).await.unwrap_err();
+    let error = ask(proxy.address, &Authority::new(), url).await.unwrap_err();
     assert_eq!(error.reason, FailureReason::DestinationNotAllowed, "{error}");
     assert!(error.message.contains(words), "{error}");
     assert_eq!(proxy.heard(), "");
@@ -184,7 +186,7 @@ async fn a_proxy_is_not_asked_for_what_no_run_may_reach(#[case] url: &str, #[cas
 #[tokio::test]
 async fn a_proxy_that_opens_no_way_is_said_in_words(#[case] says: &str, #[case] words: &str) {
     let proxy = Proxy::start(Does::Says(says.replace("MUCH", &"x".repeat(100_000)))).await;
-    let error = ask(&proxy, &Authority::new(), "https://api.example/v1").await.unwrap_err();
+    let error = ask(proxy.address, &Authority::new(), "https://api.example/v1").await.unwrap_err();
     assert_eq!(error.reason, FailureReason::Unreachable, "{error}");
     let expected = format!("the installation's egress proxy {words}");
     assert!(error.message.contains(&expected), "{error}");
@@ -194,11 +196,10 @@ async fn a_proxy_that_opens_no_way_is_said_in_words(#[case] says: &str, #[case] 
 #[tokio::test]
 async fn a_proxy_that_hangs_or_is_away_ends_in_time() {
     let proxy = Proxy::start(Does::Nothing).await;
-    let error = ask(&proxy, &Authority::new(), "https://api.example/v1").await.unwrap_err();
+    let error = ask(proxy.address, &Authority::new(), "https://api.example/v1").await.unwrap_err();
     assert_eq!(error.reason, FailureReason::Unreachable, "{error}");
     assert!(error.message.contains("operation timed out"), "{error}");
-    let away = Proxy { address: "127.0.0.1:1".parse().unwrap(), heard: Arc::default() };
-    let error = ask(&away, &Authority::new(), "https://api.example/v1").await.unwrap_err();
+    let error = ask("127.0.0.1:1".parse().unwrap(), &Authority::new(), "https://api.example/v1").await.unwrap_err();
     assert_eq!(error.reason, FailureReason::Unreachable, "{error}");
     assert!(error.message.contains("the installation's egress proxy cannot be reached"), "{error}");
 }

@@ -33,6 +33,11 @@ impl Authority {
         Self { pem, issuer: Issuer::new(params, key) }
     }
 
+    /// By which whoever holds it vouches as this one does.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     /// What a server of that name proves itself by.
     pub fn vouch_for(&self, name: &str) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
