@@ -17,6 +17,8 @@ pub struct Kubectl {
 pub struct Output {
     pub success: bool,
     pub stdout: String,
+    /// What was printed on stdout, where it is no text.
+    pub bytes: Vec<u8>,
     pub stderr: String,
 }
 
@@ -135,6 +137,7 @@ pub(crate) fn run(command: &mut Command, input: Option<&str>) -> Result<Output> 
     Ok(Output {
         success: output.status.success(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        bytes: output.stdout,
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     })
 }
