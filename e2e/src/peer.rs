@@ -1,9 +1,9 @@
-//! Servers that others wrote, as pods of a test's namespace.
+//! Servers that others wrote, as pods of the namespace that a kubectl works in.
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::TempNamespace;
+use crate::Kubectl;
 
 /// What `restricted` Pod Security wants of a pod, and of its containers.
 pub const SECURE_POD: &str =
@@ -12,14 +12,13 @@ pub const SECURE_CONTAINER: &str =
     "allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}";
 
 /// A peer's Deployment and Service, and the wait until it listens.
-pub fn start(namespace: &TempNamespace, name: &str, image: &str, port: u16, mounts: &str, volumes: &str) -> Result<()> {
+pub fn start(kubectl: &Kubectl, name: &str, image: &str, port: u16, mounts: &str, volumes: &str) -> Result<()> {
     // The model's server listens while it still loads, and says so only there.
     let ready = match name {
         "llm" => format!("httpGet: {{path: /health, port: {port}}}"),
         _ => format!("tcpSocket: {{port: {port}}}"),
     };
-    namespace
-        .kubectl
+    kubectl
         .apply(&format!(
             "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: {name}}}, spec: {{selector: {{matchLabels: {{app: {name}}}}}, \
              template: {{metadata: {{labels: {{app: {name}}}}}, spec: {{enableServiceLinks: false, securityContext: {{{SECURE_POD}}}, \
@@ -29,22 +28,22 @@ pub fn start(namespace: &TempNamespace, name: &str, image: &str, port: u16, moun
              volumes: [{{name: tmp, emptyDir: {{}}}}{volumes}]}}}}}}}}\n---\n\
              {{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{selector: {{app: {name}}}, ports: [{{port: {port}}}]}}}}\n"
         ))?;
-    namespace.kubectl.run(&["rollout", "status", &format!("deployment/{name}"), "--timeout=150s"]).map(drop)
+    kubectl.run(&["rollout", "status", &format!("deployment/{name}"), "--timeout=150s"]).map(drop)
 }
 
 /// aimock with these fixtures.
-pub fn aimock(namespace: &TempNamespace, fixtures: &Value) -> Result<()> {
+pub fn aimock(kubectl: &Kubectl, fixtures: &Value) -> Result<()> {
     let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "fixtures"},
         "data": {"fixtures.json": json!({"fixtures": fixtures}).to_string()}});
-    namespace.kubectl.apply(&config.to_string())?;
+    kubectl.apply(&config.to_string())?;
     let mounts = ", {name: fixtures, mountPath: /fixtures/fixtures.json, subPath: fixtures.json}";
     let volumes = ", {name: fixtures, configMap: {name: fixtures}}";
-    start(namespace, "aimock", "localhost/belay-peer-aimock:1.43.0", 4010, mounts, volumes)
+    start(kubectl, "aimock", "localhost/belay-peer-aimock:1.43.0", 4010, mounts, volumes)
 }
 
 /// A Service of another name, and perhaps another port, for the pods of a peer.
-pub fn also_called(namespace: &TempNamespace, peer: &str, service: &str, port: u16, target: u16) -> Result<()> {
+pub fn also_called(kubectl: &Kubectl, peer: &str, service: &str, port: u16, target: u16) -> Result<()> {
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": service},
         "spec": {"selector": {"app": peer}, "ports": [{"port": port, "targetPort": target}]}});
-    namespace.kubectl.apply(&service.to_string()).map(drop)
+    kubectl.apply(&service.to_string()).map(drop)
 }

@@ -52,7 +52,7 @@ fn three_calls_of_which_one_fails_and_two_come_in_one_response_in_every_format()
         .unwrap();
     let call = |id: &str, name: &str, arguments: Value| json!({"id": id, "name": name, "arguments": arguments});
     aimock(
-        &namespace,
+        &namespace.kubectl,
         &json!([
             {"match": {"turnIndex": 0}, "response": {"toolCalls": [
                 call("call_a", "everything__get-sum", json!({"a": 2, "b": 3})),
@@ -87,7 +87,7 @@ fn three_calls_of_which_one_fails_and_two_come_in_one_response_in_every_format()
 #[test]
 fn a_real_language_model_answers_in_every_format_and_its_tokens_are_the_servers_own() {
     let namespace = TempNamespace::enabled("model-real").unwrap();
-    peer::start(&namespace, "llm", "localhost/belay-peer-llm:0.1.2", 8080, "", "").unwrap();
+    peer::start(&namespace.kubectl, "llm", "localhost/belay-peer-llm:0.1.2", 8080, "", "").unwrap();
     for (api, _) in APIS {
         agent(
             &namespace,
@@ -118,7 +118,7 @@ fn a_real_language_model_answers_in_every_format_and_its_tokens_are_the_servers_
 fn a_model_with_a_wrong_key_is_replaced_by_its_fallback() {
     let namespace = TempNamespace::enabled("model-spare").unwrap();
     aimock(
-        &namespace,
+        &namespace.kubectl,
         &json!([{"match": {"model": "spare"}, "response": {"content": "Here I am."}},
         {"match": {}, "response": {"error": {"message": "Incorrect API key", "type": "invalid_request_error"}, "status": 401}}]),
     ).unwrap();
@@ -137,7 +137,7 @@ fn a_model_with_a_wrong_key_is_replaced_by_its_fallback() {
 fn a_wrong_key_names_the_model_the_credential_and_what_to_do() {
     let namespace = TempNamespace::enabled("model-key").unwrap();
     aimock(
-        &namespace,
+        &namespace.kubectl,
         &json!([{"match": {}, "response": {"error": {"message": "Incorrect API key", "type": "invalid_request_error"}, "status": 401}}]),
     ).unwrap();
     namespace.kubectl.run(&["create", "secret", "generic", "key", "--from-literal=key=canary-77ab"]).unwrap();
@@ -167,7 +167,8 @@ fn an_unreachable_model_is_named_with_its_address() {
 fn a_model_that_answers_garbage_ends_the_run_in_words() {
     let namespace = TempNamespace::enabled("model-garbage").unwrap();
     // The MCP server is no model: what it answers is not Chat Completions.
-    aimock(&namespace, &json!([{"match": {}, "response": {"content": "x"}, "chaos": {"malformedRate": 1.0}}])).unwrap();
+    aimock(&namespace.kubectl, &json!([{"match": {}, "response": {"content": "x"}, "chaos": {"malformedRate": 1.0}}]))
+        .unwrap();
     chat_agent(&namespace, "model: gpt-test, baseURL: 'http://aimock:4010/v1'", "");
     let ended = run(&namespace, "Hello.");
     assert_eq!(condition(&ended, "Ready").unwrap()["reason"], "ModelFailed", "{ended:#}");

@@ -69,7 +69,7 @@ fn an_mcp_server_is_connected() {
 fn an_http_api_is_called() {
     let namespace = TempNamespace::enabled("task-http").unwrap();
     counter::start(&namespace).unwrap();
-    peer::also_called(&namespace, "counter", "orders", 8080, 3001).unwrap();
+    peer::also_called(&namespace.kubectl, "counter", "orders", 8080, 3001).unwrap();
     let printed = follow(&namespace, "call-an-http-api", &[]);
     assert!(printed.contains("put_order: PUT /orders/{id}?tag, body body"), "{printed}");
     assert_eq!(output_of(&namespace, "first"), "Three of them are ordered.");
@@ -81,8 +81,8 @@ fn an_http_api_is_called() {
 #[test]
 fn a_gateway_is_used() {
     let namespace = TempNamespace::enabled("task-gateway").unwrap();
-    peer::aimock(&namespace, &json!([{"match": {}, "response": {"content": "Hello."}}])).unwrap();
-    peer::also_called(&namespace, "aimock", "gateway", 4010, 4010).unwrap();
+    peer::aimock(&namespace.kubectl, &json!([{"match": {}, "response": {"content": "Hello."}}])).unwrap();
+    peer::also_called(&namespace.kubectl, "aimock", "gateway", 4010, 4010).unwrap();
     follow(&namespace, "use-a-gateway", &[("GATEWAY_KEY", "key-of-the-gateway")]);
     assert_eq!(output_of(&namespace, "first"), "Hello.");
 }
@@ -90,8 +90,8 @@ fn a_gateway_is_used() {
 #[test]
 fn a_key_is_rotated() {
     let namespace = TempNamespace::enabled("task-key").unwrap();
-    peer::aimock(&namespace, &json!([{"match": {}, "response": {"content": "Hello."}}])).unwrap();
-    peer::also_called(&namespace, "aimock", "provider", 4010, 4010).unwrap();
+    peer::aimock(&namespace.kubectl, &json!([{"match": {}, "response": {"content": "Hello."}}])).unwrap();
+    peer::also_called(&namespace.kubectl, "aimock", "provider", 4010, 4010).unwrap();
     follow(&namespace, "rotate-a-key", &[("OLD_KEY", "the-old-key"), ("NEW_KEY", "the-new-key")]);
     for run in ["before", "after"] {
         assert_eq!(output_of(&namespace, run), "Hello.");
