@@ -16,6 +16,7 @@ use belay_protocol::CREDENTIAL_BYTES_MAX;
 use belay_protocol::event::FailureReason;
 use belay_protocol::plan::PlanCredential;
 use belay_protocol::probe::Presence;
+use http::HeaderValue;
 use zeroize::Zeroizing;
 
 use self::known::Known;
@@ -139,11 +140,11 @@ impl Credentials {
         Err(CredentialError::new(credential, problem))
     }
 
-    /// A server answered 401 to it. True: what was sent came from a token endpoint and is dropped, so that the next request
-    /// carries another token.
+    /// The server at `url` answered 401 to a request with this `Authorization`. True: that came from a token endpoint and is
+    /// not used again, so that the next request carries another token.
     #[expect(clippy::must_use_candidate, reason = "who asks nothing again by itself has no use for it")]
-    pub fn refused(&self, credential: &PlanCredential) -> bool {
-        token::drop_refused(self, credential)
+    pub fn refused(&self, credential: &PlanCredential, url: &str, authorization: Option<&HeaderValue>) -> bool {
+        authorization.is_some_and(|sent| token::drop_refused(self, credential, url, sent))
     }
 
     /// What can be said of a credential without saying what it holds.

@@ -87,8 +87,7 @@ pub async fn inject(
         Inject::Query { name } => Injection::Query { name: name.clone(), value: Zeroizing::new(text.to_owned()) },
         Inject::ClientCredentials(client) => {
             let token = token::token(credentials, credential, client, &secret).await?;
-            let token = token.text(credential)?;
-            header(credential, authorization, &Zeroizing::new(format!("Bearer {token}")))?
+            header(credential, authorization, &token::authorization(token.text(credential)?))?
         }
     })
 }

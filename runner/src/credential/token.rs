@@ -32,6 +32,7 @@ const GOOD_FOR_UNSAID: Duration = Duration::from_mins(5);
 const GOOD_FOR_MAX: Duration = Duration::from_hours(24);
 /// A token is not used in the last part of its time: a quarter of it, at most this.
 const EARLY_MAX: Duration = Duration::from_mins(1);
+const SCHEME: &str = "Bearer ";
 
 /// Why there is no token. Its words name the Credential, the token endpoint and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,12 +53,12 @@ pub(super) struct Tokens(Mutex<HashMap<String, Arc<tokio::sync::Mutex<Slot>>>>);
 #[derive(Default)]
 struct Slot {
     token: Option<Token>,
-    /// When a server last refused one that was dropped for it.
-    refused_at: Option<Instant>,
+    /// When each server last refused one that was dropped for it. There are no more of them than a plan names.
+    refused_at: HashMap<String, Instant>,
 }
 
-/// How often at most a token is dropped since a server refused it: one that wants more than a token is not to cost a new one
-/// with each request.
+/// How often at most a token is dropped since one server refused it: one that wants more than a token is not to cost a new
+/// one with each request, nor to keep others from being heard.
 const REFUSED_AGAIN: Duration = Duration::from_mins(1);
 
 struct Token {
@@ -65,6 +66,12 @@ struct Token {
     /// What it was given for: another one is asked for when that was rotated.
     client_secret: Secret,
     good_until: Instant,
+}
+
+impl Token {
+    fn is_in(&self, authorization: &HeaderValue) -> bool {
+        authorization.as_bytes().strip_prefix(SCHEME.as_bytes()) == Some(self.value.bytes())
+    }
 }
 
 #[derive(Deserialize)]
@@ -114,19 +121,35 @@ pub(super) async fn token(
     Ok(value)
 }
 
-/// A server refused the credential's token, which may have been revoked: it is not used again. False: there is none, or
-/// one was dropped for that just now, and another would be refused as well.
-pub(super) fn drop_refused(credentials: &Credentials, credential: &PlanCredential) -> bool {
+/// The header's value that carries a token.
+pub(super) fn authorization(token: &str) -> Zeroizing<String> {
+    Zeroizing::new(format!("{SCHEME}{token}"))
+}
+
+/// The server at `url` refused the token that was `sent`, which may have been revoked: it is not used again. True: the next
+/// request carries another one. False: there are no tokens of this credential, or this server had one dropped just now, and
+/// would refuse another as well.
+pub(super) fn drop_refused(
+    credentials: &Credentials,
+    credential: &PlanCredential,
+    url: &str,
+    sent: &HeaderValue,
+) -> bool {
     let slot = {
         let tokens = credentials.tokens.0.lock().unwrap_or_else(PoisonError::into_inner);
         tokens.get(&credential.name).cloned()
     };
+    let Some(slot) = slot else { return false };
     // Where it is held another token is being asked for.
-    let Some(Ok(mut slot)) = slot.as_ref().map(|slot| slot.try_lock()) else { return false };
-    if slot.refused_at.is_some_and(|at| at.elapsed() < REFUSED_AGAIN) || slot.token.take().is_none() {
+    let Ok(mut slot) = slot.try_lock() else { return true };
+    if slot.token.as_ref().is_none_or(|newest| !newest.is_in(sent)) {
+        return true;
+    }
+    if slot.refused_at.get(url).is_some_and(|at| at.elapsed() < REFUSED_AGAIN) {
         return false;
     }
-    slot.refused_at = Some(Instant::now());
+    slot.token = None;
+    slot.refused_at.insert(url.to_owned(), Instant::now());
     true
 }
 

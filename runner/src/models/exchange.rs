@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use belay_protocol::digest::{Digest, INTEGER_MAX};
 use belay_protocol::event::FailureReason;
 use belay_protocol::plan::{Plan, PlanCredential, PlanModel};
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
+};
 use reqwest::{Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
@@ -109,6 +111,7 @@ impl<C: Codec> HttpModel<C> {
         let timeouts = self.model.timeouts;
         let client = self.client.open(&self.url).map_err(|error| self.not_sent(error.reason(), &error))?;
         let request = self.request(&client, body).await?;
+        let authorization = request.headers().get(AUTHORIZATION).cloned();
         let at = Instant::now();
         let first_byte = at + Duration::from_secs(u64::from(timeouts.first_byte_seconds));
         let sent = timeout_at(first_byte, client.execute(request)).await;
@@ -116,7 +119,7 @@ impl<C: Codec> HttpModel<C> {
             sent.map_err(|_| self.too_late("sent nothing", "firstByteSeconds", timeouts.first_byte_seconds))?;
         let response = response.map_err(|error| self.transport_error(&error))?;
         if !response.status().is_success() {
-            return Err(self.refusal(response).await);
+            return Err(self.refusal(response, authorization.as_ref()).await);
         }
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let encoding = header(CONTENT_ENCODING);
@@ -249,10 +252,10 @@ impl<C: Codec> HttpModel<C> {
     }
 
     /// What an error status means and what to do about it.
-    async fn refusal(&self, mut response: Response) -> ModelError {
+    async fn refusal(&self, mut response: Response, authorization: Option<&HeaderValue>) -> ModelError {
         let status = response.status();
         let sent = self.credential.as_ref().filter(|_| status == StatusCode::UNAUTHORIZED);
-        let renewed = sent.is_some_and(|credential| self.credentials.refused(credential));
+        let renewed = sent.is_some_and(|credential| self.credentials.refused(credential, &self.url, authorization));
         let retry_after = retry_after::read(response.headers().get(RETRY_AFTER), std::time::SystemTime::now());
         let mut stream = self.redactor.stream();
         let mut body = Vec::new();

@@ -205,6 +205,7 @@ impl HttpApi {
         attachments: &mut Attachments<'_>,
     ) -> Outcome {
         let (method, url) = (request.method().clone(), request.url().clone());
+        let authorization = request.headers().get(http::header::AUTHORIZATION).cloned();
         let broke = |error: &reqwest::Error| {
             if let Some(refused) = egress::refused(error) {
                 return self.not_sent(NotSentReason::DestinationNotAllowed, &refused.to_string());
@@ -222,7 +223,7 @@ impl HttpApi {
         };
         let (status, headers) = (response.status(), response.headers().clone());
         if let Some(credential) = self.endpoint.credential.as_ref().filter(|_| status == StatusCode::UNAUTHORIZED) {
-            self.credentials.refused(credential);
+            self.credentials.refused(credential, &self.endpoint.url, authorization.as_ref());
         }
         let mut body = Some(Vec::new());
         while let Some(read) = body.as_mut() {

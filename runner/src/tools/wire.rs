@@ -14,7 +14,7 @@ use belay_protocol::event::NotSentReason;
 use belay_protocol::plan::{CaBundle, PlanCredential};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use http::header::ACCEPT_ENCODING;
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION};
 use http::{HeaderName, HeaderValue, Method};
 use rmcp::model::{ClientJsonRpcMessage, ClientNotification, ClientRequest, ServerJsonRpcMessage};
 use rmcp::transport::streamable_http_client::{
@@ -217,6 +217,7 @@ impl Wire {
             Err(trouble) => return Err(self.refuse(is_call, trouble)),
         };
         headers.extend(header);
+        let authorization = headers.get(&AUTHORIZATION).cloned();
         // What is compressed can neither be read nor redacted here.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let ClientJsonRpcMessage::Request(request) = &message
@@ -233,7 +234,7 @@ impl Wire {
         if is_farewell {
             self.told.send_modify(|told| *told += 1);
         }
-        self.note(is_call, posted)
+        self.note(is_call, authorization.as_ref(), posted)
     }
 
     fn refuse(&self, is_call: bool, trouble: Trouble) -> StreamableHttpError<reqwest::Error> {
@@ -246,7 +247,7 @@ impl Wire {
     }
 
     /// Notes what became of an exchange, and watches what is still to come: the answer, and that the list changed.
-    fn note(&self, is_call: bool, posted: Posted) -> Posted {
+    fn note(&self, is_call: bool, authorization: Option<&HeaderValue>, posted: Posted) -> Posted {
         match posted {
             Ok(StreamableHttpPostResponse::Sse(stream, session)) => {
                 let call = is_call.then(|| (Arc::clone(&self.departure), Arc::clone(&self.input_required)));
@@ -288,8 +289,9 @@ impl Wire {
             Ok(other) => Ok(other),
             Err(error) => {
                 let trouble = Trouble::from_error(&error);
-                if let (Some(credential), true) = (&self.endpoint.credential, trouble.is_unauthorized()) {
-                    self.credentials.refused(credential);
+                let Endpoint { url, credential, .. } = &*self.endpoint;
+                if let Some(credential) = credential.as_ref().filter(|_| trouble.is_unauthorized()) {
+                    self.credentials.refused(credential, url, authorization);
                 }
                 if is_call {
                     self.set(match &trouble {

@@ -8,7 +8,7 @@ use belay_runner::redact::Redactor;
 use belay_runner::tools::mcp::McpServer;
 use belay_runner::tools::{Definition, ListError, ToolServer as _};
 use futures::future::join_all;
-use http::Method;
+use http::{HeaderValue, Method};
 use rstest::rstest;
 
 use crate::answers::Format;
@@ -299,8 +299,39 @@ async fn a_token_that_a_server_refuses_is_dropped_once() {
     let sent: Vec<_> = server.received().into_iter().map(|request| request.authorization.unwrap()).collect();
     assert_eq!(sent, ["Bearer token-1", "Bearer token-2", "Bearer token-2", "Bearer token-2"]);
     assert_eq!(tokens.asked().len(), 2);
-    let fixed = mounted(&[("key", SECRET)]).1;
-    assert!(!fixed.refused(&credential(&["127.0.0.1"])), "there is nothing to drop of a key");
+    let (_fixed_folder, fixed) = mounted(&[("key", SECRET)]);
+    let sent = HeaderValue::from_static("Bearer cl13nt/s3cret");
+    assert!(!fixed.refused(&credential(&["127.0.0.1"]), URL, Some(&sent)), "there is nothing to drop of a key");
+}
+
+/// A slow answer refuses what was replaced meanwhile.
+#[tokio::test]
+async fn a_token_that_another_has_replaced_takes_nothing_along_when_it_is_refused() {
+    let tokens = TokenServer::start(3600).await;
+    let (folder, credentials) = mounted(&[("key", SECRET)]);
+    let key = by(client(tokens.url()));
+    let first = authorization(&credentials, &key).await.unwrap();
+    std::fs::write(folder.path().join("key/value"), "an0ther-s3cret").unwrap();
+    let second = authorization(&credentials, &key).await.unwrap();
+    assert_ne!(first, second);
+    assert!(credentials.refused(&key, URL, Some(&first.parse().unwrap())), "another goes along next time");
+    assert_eq!(authorization(&credentials, &key).await.unwrap(), second);
+}
+
+/// One that wants more than a token refuses whatever it is given.
+#[tokio::test]
+async fn a_server_that_refuses_every_token_keeps_no_other_server_from_being_heard() {
+    const OTHER: &str = "https://other.example/v1";
+    let tokens = TokenServer::start(3600).await;
+    let (_folder, credentials) = mounted(&[("key", SECRET)]);
+    let key = by(client(tokens.url()));
+    let first = authorization(&credentials, &key).await.unwrap().parse().unwrap();
+    assert!(credentials.refused(&key, OTHER, Some(&first)));
+    let second = authorization(&credentials, &key).await.unwrap().parse().unwrap();
+    assert!(!credentials.refused(&key, OTHER, Some(&second)));
+    assert_eq!(authorization(&credentials, &key).await.unwrap(), "Bearer token-2", "it has to rest");
+    assert!(credentials.refused(&key, URL, Some(&second)));
+    assert_eq!(authorization(&credentials, &key).await.unwrap(), "Bearer token-3");
 }
 
 #[tokio::test]
