@@ -222,7 +222,8 @@ pub struct LeftOutOperation {
     /// The operation's name as the server or the document spells it.
     #[schemars(length(min = 1, max = 128))]
     pub name: String,
-    /// Why: its schema cannot be checked, or its request cannot be sent. At most 512 characters. Untrusted.
+    /// Why: its schema cannot be checked, its request cannot be sent, or its definition holds a value of the Tool's
+    /// Credential. At most 512 characters. Untrusted.
     #[schemars(length(max = 512))]
     pub reason: String,
 }

@@ -9,7 +9,6 @@ use belay_protocol::wire::probe_message::Body as ToOperator;
 use belay_protocol::wire::probe_order::Body as FromOperator;
 use belay_protocol::wire::{ProbeHello, ProbeMessage, ProbeOrder};
 use belay_protocol::{Digest, PROTOCOL_VERSION};
-use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -23,7 +22,7 @@ use crate::redact::Redactor;
 use crate::session::{Link, LinkError};
 use crate::tools::http::{Documents, HttpApi};
 use crate::tools::mcp::McpServer;
-use crate::tools::schema::{ArgumentSchema, SchemaError};
+use crate::tools::schema::ArgumentSchema;
 use crate::tools::{Definition, Endpoint, LeftOut, OPERATIONS_MAX, ToolServer};
 
 const ATTEMPTS_MAX: u32 = 10;
@@ -107,9 +106,8 @@ async fn report(task: ProbeTask, credentials: &Credentials, documents: &Document
             let listed = server.list().await;
             Ok(ProbeReport::Tool(match listed {
                 Ok(definitions) => {
-                    let nameable = definitions.into_iter().filter(|d| redactor.is_clean(&d.name));
                     let left_out = server.left_out().iter().map(|one| unusable(one, &redactor));
-                    Ok(bounded(nameable.map(|d| shown(d, &redactor)).chain(left_out).take(OPERATIONS_MAX).collect()))
+                    Ok(bounded(definitions.into_iter().map(shown).chain(left_out).take(OPERATIONS_MAX).collect()))
                 }
                 Err(error) => Err::<_, Failure>(error.into_failure()),
             }))
@@ -117,26 +115,17 @@ async fn report(task: ProbeTask, credentials: &Credentials, documents: &Document
     }
 }
 
-/// With the reason, where no argument could be checked against its schema: nobody may call it then.
-fn shown(definition: Definition, redactor: &Redactor) -> OperationDefinition {
-    let redacted = redactor.redact_json(definition.input_schema.clone());
-    let unusable = ArgumentSchema::compile(&definition.input_schema).err().map(|unfit| why_unfit(unfit, &redacted));
-    let schema = canonical(&redacted).ok();
+/// With the reason, where no argument could be checked against its schema: nobody may call it then. What holds a value of
+/// the Credential was left out before.
+fn shown(definition: Definition) -> OperationDefinition {
+    let unusable = ArgumentSchema::compile(&definition.input_schema).err().map(|unfit| unfit.to_string());
+    let schema = canonical(&definition.input_schema).ok();
     OperationDefinition {
         name: definition.name,
         digest: definition.digest,
-        description: redactor.redact(&definition.description).into_owned(),
+        description: definition.description,
         input_schema: schema.and_then(|bytes| String::from_utf8(bytes).ok()),
         unusable,
-    }
-}
-
-/// In the words of what is shown: those of the schema itself quote it, and are cut.
-fn why_unfit(unfit: SchemaError, redacted: &Value) -> String {
-    match (unfit, ArgumentSchema::compile(redacted)) {
-        (SchemaError::Wrong(_), Ok(_)) => SchemaError::Wrong("it holds a Credential's value".to_owned()).to_string(),
-        (SchemaError::Wrong(_), Err(as_shown)) => as_shown.to_string(),
-        (other, _) => other.to_string(),
     }
 }
 
@@ -154,9 +143,6 @@ fn unusable(left_out: &LeftOut, redactor: &Redactor) -> OperationDefinition {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use rstest::rstest;
-    use serde_json::json;
-
     use super::*;
     use crate::credential::tests::{credential, mounted};
 
@@ -170,20 +156,6 @@ mod tests {
             let told = unusable(&LeftOut::new(&words, &words), &redactor);
             assert!(!format!("{told:?}").contains("hunter"), "{told:?}");
             assert!(told.name.len() <= 128 && told.unusable.unwrap().len() <= 400);
-        }
-    }
-
-    #[rstest]
-    #[case::across_the_cut(format!("{}hunter2-hunter2-hunter2", "x".repeat(280)), "no JSON Schema")]
-    #[case::in_a_pattern("hunter2-hunter2-hunter2(".to_owned(), "no JSON Schema")]
-    fn why_a_schema_is_unfit_says_nothing_of_a_value(#[case] kind: String, #[case] words: &str) {
-        let (_folder, credentials) = mounted(&[("key", b"hunter2-hunter2-hunter2")]);
-        let redactor = Redactor::new(credentials, &[credential("key", &[])]);
-        for keyword in ["type", "pattern", "$ref"] {
-            let schema = json!({"properties": {"a": {keyword: format!("{kind}(")}}});
-            let told = shown(Definition::new("o".into(), String::new(), schema).unwrap(), &redactor);
-            assert!(!format!("{told:?}").contains("hunter"), "{told:?}");
-            assert!(told.unusable.as_deref().unwrap().contains(words), "{told:?}");
         }
     }
 }

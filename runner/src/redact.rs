@@ -64,6 +64,13 @@ impl Redactor {
         shown == bytes
     }
 
+    /// Whether a value of this credential stands in a JSON value.
+    #[must_use]
+    pub fn holds(&self, credential: &str, value: &Value) -> bool {
+        let redacted = self.redact_json(value.clone());
+        redacted != *value && redacted.to_string().contains(&marker(credential))
+    }
+
     /// A JSON value with every string, number and key of it redacted.
     #[must_use]
     pub fn redact_json(&self, value: Value) -> Value {

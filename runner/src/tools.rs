@@ -24,7 +24,7 @@ use belay_protocol::Digest;
 use belay_protocol::call::definition_digest;
 use belay_protocol::elicitation::{InputRequired, Inputs};
 use belay_protocol::event::{Failure, FailureReason, NotSentReason, ToolResult};
-use belay_protocol::plan::{Plan, PlanTool};
+use belay_protocol::plan::{Plan, PlanCredential, PlanTool};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
@@ -62,6 +62,19 @@ impl Definition {
     pub fn new(name: String, description: String, input_schema: Value) -> Option<Self> {
         let digest = definition_digest(&name, &description, &input_schema).ok()?;
         Some(Self { name, description, input_schema, digest })
+    }
+
+    /// Why nobody is offered it, if it holds a value of the Credential that goes to its server: with another value, which
+    /// may be another token in each pod, it would be another definition than the accepted one.
+    #[must_use]
+    pub fn told_value(&self, credential: Option<&PlanCredential>, redactor: &Redactor) -> Option<LeftOut> {
+        let of = &credential?.name;
+        let whole = serde_json::json!([self.name, self.description, self.input_schema]);
+        let why = format!(
+            "its definition holds a value of Credential {of}, which nobody may see and which changes: let what defines it not \
+             repeat that"
+        );
+        redactor.holds(of, &whole).then(|| LeftOut::new(&self.name, &why))
     }
 }
 
@@ -225,4 +238,45 @@ pub trait ToolServer: Send {
 
     /// Tells it so. Best effort, within [`FAREWELL`].
     async fn abandon(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+    use crate::credential::tests::{credential, mounted};
+
+    #[rstest]
+    #[case::name("get-hunter2", "", json!({}), true)]
+    #[case::description("o", "You sent Bearer hunter2.", json!({}), true)]
+    #[case::encoded("o", "You sent Basic dXNlcjpodW50ZXIy", json!({}), true)]
+    #[case::key("o", "", json!({"properties": {"hunter2": {}}}), true)]
+    #[case::pattern("o", "", json!({"properties": {"a": {"pattern": "hunter2("}}}), true)]
+    #[case::nothing("o", "hunter", json!({}), false)]
+    #[case::the_marker_alone("o", "[credential a redacted]", json!({}), false)]
+    #[case::anothers("o", "swordfish", json!({}), false)]
+    fn a_definition_that_holds_a_value_of_its_servers_credential_is_left_out(
+        #[case] name: &str,
+        #[case] description: &str,
+        #[case] schema: Value,
+        #[case] holds: bool,
+    ) {
+        let (_folder, credentials) = mounted(&[("a", b"hunter2"), ("b", b"swordfish")]);
+        let (own, other) = (credential("a", &[]), credential("b", &[]));
+        let redactor = Redactor::new(credentials, &[own.clone(), other]);
+        let definition = Definition::new(name.into(), description.into(), schema).unwrap();
+        let told = definition.told_value(Some(&own), &redactor).map(|left_out| left_out.told(&redactor));
+        assert_eq!(told.is_some(), holds, "{told:?}");
+        if let Some(LeftOut { name, why }) = told {
+            assert!(
+                why.starts_with("its definition holds a value of Credential a,") && !why.contains("hunter2"),
+                "{why}"
+            );
+            assert!(!name.contains("hunter2"), "{name}");
+        }
+        assert_eq!(definition.told_value(None, &redactor), None, "its server is sent none");
+    }
 }

@@ -14,7 +14,7 @@ use crate::namespaces::Service;
 use crate::readiness::Verdict;
 use crate::references::{missing, not_ready};
 use crate::service::AddressCheck;
-use crate::tool::drift::{drifted_of, is_drifted};
+use crate::tool::drift::{drifted_of, is_drifted, why_left_out};
 
 /// Stands for every operation of a Tool.
 pub const EVERY_OPERATION: &str = "*";
@@ -145,10 +145,12 @@ fn judge_tool(subject: &str, namespace: &str, listed: &AgentTool, tool: Option<&
     let absent: Vec<&str> = listed.operations.iter().filter(|o| !offers(o)).map(String::as_str).collect();
     (!absent.is_empty()).then(|| {
         let offered: Vec<&str> = offered.iter().map(|operation| operation.name.as_str()).collect();
+        let why = absent.iter().find_map(|name| Some(format!(" ({name}: {})", why_left_out(tool, name)?)));
         let message = format!(
-            "{subject}.operations lists {}, which Tool \"{}\" does not offer; it offers {}",
+            "{subject}.operations lists {}, which Tool \"{}\" does not offer{}; it offers {}",
             some(&absent),
             listed.name,
+            why.unwrap_or_default(),
             some(&offered)
         );
         Verdict::stalled(AgentReason::OperationMissing, message)
@@ -246,6 +248,21 @@ mod tests {
             let verdict = judge(&listed, Service::Enabled, &found);
             assert_eq!((verdict.standing, verdict.reason), (standing, reason), "{}", verdict.message);
         }
+    }
+
+    #[test]
+    fn an_operation_that_is_left_out_is_missing_for_a_reason() {
+        let mut github = ready(tool("github", &["list_issues"]));
+        let reason = "its definition holds a value of Credential key".to_owned();
+        let left_out = belay_crds::LeftOutOperation { name: "whoami".to_owned(), reason };
+        github.status.get_or_insert_default().left_out = vec![left_out];
+        let listed = agent("triage", "writer", &[("github", &["list_issues", "whoami"])]);
+        let all = found(Some(ready(model("writer", None))), vec![Some(github)]);
+        let verdict = judge(&listed, Service::Enabled, &all);
+        assert_eq!(verdict.reason, AgentReason::OperationMissing);
+        let words = "lists whoami, which Tool \"github\" does not offer (whoami: its definition holds a value of Credential \
+                     key); it offers list_issues";
+        assert!(verdict.message.ends_with(words), "{}", verdict.message);
     }
 
     /// Tool `github`, whose server changed `set_labels`, removed `drop` and added `force`.

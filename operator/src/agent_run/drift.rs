@@ -9,6 +9,8 @@ use belay_protocol::fold::RunState;
 use belay_protocol::plan::PlanTool;
 use kube::ResourceExt;
 
+use crate::tool::drift::why_left_out;
+
 /// Where a run stands with definitions that it waits for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum DriftSeen {
@@ -121,6 +123,8 @@ fn held(tool: &Tool, differs: &[String]) -> Option<String> {
         (None, Some(_)) => "an operation".to_owned(), // its turn comes after those that are asked about now
         (None, None) => return None,
     };
+    let why = held.and_then(|held| why_left_out(tool, &held.name));
+    let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
     Some(match &drift.refused {
         Some(no) => format!(
             "{} does not accept how Tool {name} defines {operation} now: the run goes on once the server offers again what was \
@@ -128,7 +132,7 @@ fn held(tool: &Tool, differs: &[String]) -> Option<String> {
             no.by
         ),
         None => format!(
-            "Tool {name} does not offer {operation} as it was accepted: belay tool accept {name} shows what differs and \
+            "Tool {name} does not offer {operation} as it was accepted{why}: belay tool accept {name} shows what differs and \
              accepts it"
         ),
     })
@@ -137,7 +141,7 @@ fn held(tool: &Tool, differs: &[String]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-    use belay_crds::{Acceptance, DriftRefusal, DriftedOperation, Mcp, ToolDrift};
+    use belay_crds::{Acceptance, DriftRefusal, DriftedOperation, LeftOutOperation, Mcp, ToolDrift};
     use belay_protocol::event::{Event, ListedOperation, Listing};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
     use rstest::rstest;
@@ -231,6 +235,14 @@ mod tests {
             let words = why(seen_by_tool(Some(OLD), Some(change), probed_after));
             assert!(words.contains("belay tool accept github"), "{words}");
         }
+        let mut leaky = seen_by_tool(Some(OLD), Some(Change::Removed), true);
+        let reason = "its definition holds a value of Credential key".to_owned();
+        leaky.status.as_mut().unwrap().left_out = vec![LeftOutOperation { name: "list_issues".into(), reason }];
+        assert_eq!(
+            why(leaky),
+            "Tool github does not offer list_issues as it was accepted (its definition holds a value of Credential key): belay \
+             tool accept github shows what differs and accepts it"
+        );
         let mut refused = seen_by_tool(Some(OLD), Some(Change::Changed), true);
         let drift = refused.status.as_mut().unwrap().drift.as_mut().unwrap();
         drift.refused =

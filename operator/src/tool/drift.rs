@@ -208,7 +208,7 @@ pub fn verdict(tool: &Tool, status: &ToolStatus, unasked: Option<&str>) -> Verdi
             Verdict::ready(ToolReason::Ready, format!("the server offers {count} operations{left_out}"))
         };
     };
-    let what = summary(drift);
+    let what = format!("{}{left_out}", summary(drift));
     let then = match (&drift.refused, unasked) {
         (Some(no), _) => {
             let reason = if no.reason.is_empty() { String::new() } else { format!(": {}", no.reason) };
@@ -232,6 +232,13 @@ pub fn verdict(tool: &Tool, status: &ToolStatus, unasked: Option<&str>) -> Verdi
     } else {
         Verdict::waiting(ToolReason::Drifted, message)
     }
+}
+
+/// Why an operation that was there is not offered to anyone.
+#[must_use]
+pub fn why_left_out<'a>(tool: &'a Tool, operation: &str) -> Option<&'a str> {
+    let left_out = tool.status.as_ref().map_or(&[][..], |status| &status.left_out);
+    left_out.iter().find(|one| one.name == operation).map(|one| one.reason.as_str())
 }
 
 /// What cannot be offered, and why.
@@ -442,6 +449,19 @@ mod tests {
         let verdict = verdict(&tool, &status, None);
         assert_eq!((verdict.standing, verdict.reason), (Standing::Waiting, ToolReason::DefinitionsInvalid));
         assert!(verdict.message.starts_with("Tool pets: spec.http.openAPI.operations picks"), "{}", verdict.message);
+    }
+
+    #[test]
+    fn what_is_left_out_by_now_and_was_accepted_is_held_with_the_reason() {
+        let (mut tool, mut status) = offered(&[FIRST, &[("list", "1")]]);
+        let reason = "its definition holds a value of Credential key".to_owned();
+        status.left_out = vec![LeftOutOperation { name: "set".into(), reason: reason.clone() }];
+        let verdict = verdict(&tool, &status, None);
+        assert_eq!((verdict.standing, verdict.reason), (Standing::Waiting, ToolReason::Drifted));
+        let words = format!("set was removed; left out: set ({reason}); belay tool accept github");
+        assert!(verdict.message.contains(&words), "{}", verdict.message);
+        tool.status = Some(status);
+        assert_eq!((why_left_out(&tool, "set"), why_left_out(&tool, "list")), (Some(reason.as_str()), None));
     }
 
     #[test]

@@ -119,10 +119,16 @@ impl HttpApi {
     }
 
     fn load(&mut self) -> Result<&BTreeMap<String, Operation>, ListError> {
-        let Offered { operations, left_out } = self.read()?;
+        let Offered { operations, mut left_out } = self.read()?;
+        let mut by_name = BTreeMap::new();
+        for operation in operations {
+            match operation.definition.told_value(self.endpoint.credential.as_ref(), &self.redactor) {
+                None => drop(by_name.insert(operation.definition.name.clone(), operation)),
+                Some(why) => left_out.push(why),
+            }
+        }
         self.left_out = left_out;
-        let by_name = operations.into_iter().map(|operation| (operation.definition.name.clone(), operation));
-        Ok(self.operations.insert(by_name.collect()))
+        Ok(self.operations.insert(by_name))
     }
 
     /// What it says goes into status: a document may hold what a Credential does.

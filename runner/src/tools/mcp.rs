@@ -218,7 +218,10 @@ impl McpServer {
                     Ok(again) if names.contains(&again.name) => left_out.push(LeftOut::new(&again.name, LISTED_TWICE)),
                     Ok(definition) => {
                         names.insert(definition.name.clone());
-                        definitions.push(definition);
+                        match definition.told_value(self.wire.endpoint().credential.as_ref(), &self.redactor) {
+                            None => definitions.push(definition),
+                            Some(why) => left_out.push(why),
+                        }
                     }
                     Err(why) => left_out.push(why),
                 }

@@ -6,7 +6,7 @@ use belay_runner::credential::Credentials;
 use belay_runner::credential::inject::{InjectError, Injection, inject};
 use belay_runner::redact::Redactor;
 use belay_runner::tools::mcp::McpServer;
-use belay_runner::tools::{Definition, ListError, ToolServer as _};
+use belay_runner::tools::{Definition, LeftOut, ListError, ToolServer as _};
 use futures::future::join_all;
 use http::{HeaderValue, Method};
 use rstest::rstest;
@@ -176,17 +176,21 @@ async fn a_clients_secret_does_not_leave_in_plain_text() {
     assert!(error.to_string().contains("in plain text: use https"), "{error}");
 }
 
-/// Lists a server with this credential.
+/// A server that is asked with this credential.
+fn server_of(url: &str, credential: Option<PlanCredential>, credentials: &Credentials) -> McpServer {
+    let mut plan = plan_for(url, &[]);
+    plan.tools[0].credential = credential.as_ref().map(|credential| credential.name.clone());
+    plan.credentials = credential.into_iter().collect();
+    let redactor = Redactor::new(credentials.clone(), &plan.credentials);
+    McpServer::of_plan(&plan, &plan.tools[0], credentials.clone(), redactor).unwrap()
+}
+
 async fn list(
     url: &str,
     credential: Option<PlanCredential>,
     credentials: &Credentials,
 ) -> Result<Vec<Definition>, ListError> {
-    let mut plan = plan_for(url, &[]);
-    plan.tools[0].credential = credential.as_ref().map(|credential| credential.name.clone());
-    plan.credentials = credential.into_iter().collect();
-    let redactor = Redactor::new(credentials.clone(), &plan.credentials);
-    McpServer::of_plan(&plan, &plan.tools[0], credentials.clone(), redactor).unwrap().list().await
+    server_of(url, credential, credentials).list().await
 }
 
 #[rstest]
@@ -208,6 +212,24 @@ async fn a_credential_goes_along_with_every_request_to_an_mcp_server(
     let sent = mcp.authorizations.lock().unwrap().clone();
     assert!(sent.len() > 2 && sent.iter().all(|sent| sent.as_deref() == Some(expected)), "{sent:?}");
     assert!(tokens.asked().len() <= 1);
+}
+
+/// With another token in each pod it would drift for ever, and its digest would be one of a secret.
+#[rstest]
+#[tokio::test]
+async fn an_operation_that_repeats_the_token_in_its_definition_is_left_out_and_says_why(
+    #[values(Era::Sessions, Era::Stateless)] era: Era,
+) {
+    let tokens = TokenServer::start(3600).await;
+    let mcp = FakeMcp::start(era, &["echo", "tells-key"]).await;
+    let (_folder, credentials) = mounted(&[("key", SECRET)]);
+    let key = PlanCredential { hosts: vec!["127.0.0.1".into()], ..by(client(tokens.url())) };
+    let mut server = server_of(&mcp.url(), Some(key), &credentials);
+    let names: Vec<String> = server.list().await.unwrap().into_iter().map(|definition| definition.name).collect();
+    assert_eq!(names, ["echo"]);
+    let why = "its definition holds a value of Credential key, which nobody may see and which changes: let what defines it \
+               not repeat that";
+    assert_eq!(server.left_out(), [LeftOut::new("tells-key", why)]);
 }
 
 #[tokio::test]

@@ -154,19 +154,28 @@ async fn serve(
         }
         ("subscriptions/listen", Era::Stateless) if server.news.tells() => server.news.subscription(&id),
         ("tools/list", _) if server.refuses_listing() => status(502, "not now"),
-        ("tools/list", _) => answer(&id, &page(&server, &request["params"]["cursor"])),
+        ("tools/list", _) => {
+            let sent = authorization.unwrap_or_default();
+            answer(&id, &page(&server, &request["params"]["cursor"], &sent))
+        }
         ("tools/call", _) => call(&server, &id, &request["params"], (authorization, carried.concat())).await,
         (other, _) => rpc_error(&id, -32601, &format!("no method {other}")),
     }
 }
 
-/// Two operations a page.
-fn page(server: &FakeMcp, cursor: &Value) -> Value {
+/// Two operations a page. Those that tell describe themselves by what the request was sent with.
+fn page(server: &FakeMcp, cursor: &Value, sent: &str) -> Value {
     let start: usize = cursor.as_str().map_or(0, |cursor| cursor.parse().unwrap());
     if start == 0 {
         *server.news.listings.lock().unwrap() += 1;
     }
-    let define = |name: &&'static str| server.news.define(name, definition(name));
+    let define = |name: &&'static str| {
+        let mut definition = server.news.define(name, definition(name));
+        if name.starts_with("tells-") {
+            definition["description"] = json!(format!("You sent {sent}."));
+        }
+        definition
+    };
     let tools: Vec<Value> = server.operations.iter().skip(start).take(2).map(define).collect();
     let next = start + tools.len();
     let mut result = json!({"resultType": "complete", "tools": tools, "ttlMs": 0, "cacheScope": "private"});

@@ -268,6 +268,17 @@ async fn a_credential_goes_to_its_hosts_alone(
 }
 
 #[tokio::test]
+async fn an_operation_that_is_described_with_the_value_of_its_credential_is_left_out() {
+    let text = DOCUMENT.replace("operationId: put_thing", "operationId: put_thing\n      summary: with s3cr3t-value");
+    for (credential, expected) in [(Some("key"), &["get_thing"][..]), (None, &["get_thing", "put_thing"])] {
+        let mut stage = stage_of(http_tool("http://127.0.0.1:1", documented(), credential), &text, &["127.0.0.1"]);
+        let names: Vec<String> = stage.server.list().await.unwrap().into_iter().map(|one| one.name).collect();
+        assert_eq!(names, expected);
+        assert_eq!(stage.server.left_out().len(), 2 - expected.len());
+    }
+}
+
+#[tokio::test]
 async fn a_token_that_the_api_refuses_is_dropped() {
     let tokens = TokenServer::start(3600).await;
     let server = Server::start(vec![reply(401, "text/plain", "no")]).await;
