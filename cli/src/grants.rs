@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use belay_crds::ApprovalGrant;
+use belay_crds::{ApprovalGrant, GrantOver};
 use jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams, Preconditions};
 
@@ -45,8 +45,14 @@ pub async fn revoke(target: &Target, name: &str) -> Result<ExitCode, CliError> {
 
 fn row(grant: &ApprovalGrant, now: Timestamp) -> Vec<String> {
     let spec = &grant.spec;
-    let left = grant.status.as_ref().and_then(|status| status.left).unwrap_or(spec.count);
-    let expires = if spec.expires_at.0 <= now { "expired".to_owned() } else { spec.expires_at.0.to_string() };
+    let status = grant.status.as_ref();
+    let left = status.and_then(|status| status.left).unwrap_or(spec.count);
+    let expires = match status.and_then(|status| status.over) {
+        Some(GrantOver::RunEnded) => "the run ended".to_owned(),
+        Some(GrantOver::Revoked) => "revoked".to_owned(),
+        None if spec.expires_at.0 <= now => "expired".to_owned(),
+        None => spec.expires_at.0.to_string(),
+    };
     vec![
         grant.metadata.name.clone().unwrap_or_default(),
         visible(&spec.run.name),
@@ -99,5 +105,7 @@ mod tests {
         assert_eq!(cells.len(), HEADER.len());
         let late = row(&object(&json!({})), "2026-11-30T10:00:00Z".parse().unwrap());
         assert_eq!(late.get(4..6).unwrap(), ["5/5", "expired"]);
+        let over = row(&object(&json!({"left": 3, "over": "RunEnded"})), now);
+        assert_eq!(over.get(4..6).unwrap(), ["3/5", "the run ended"]);
     }
 }

@@ -27,6 +27,7 @@ use crate::approval::ApprovalRun;
     printcolumn(name = "OPERATION", type_ = "string", json_path = ".spec.operation"),
     printcolumn(name = "LEFT", type_ = "integer", json_path = ".status.left"),
     printcolumn(name = "EXPIRES", type_ = "string", json_path = ".spec.expiresAt"),
+    printcolumn(name = "OVER", type_ = "string", json_path = ".status.over"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(validation = ("self == oldSelf", "spec cannot change: delete it to take back what is left"))]
@@ -75,6 +76,18 @@ pub struct ApprovalGrantStatus {
     /// How many calls may still go by it, as of the run's last status. The run's journal counts exactly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<i32>,
+    /// Why none of those will, whatever is left. Absent: they may, until `spec.expiresAt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<GrantOver>,
+}
+
+/// What ended a grant that was neither used up nor had expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum GrantOver {
+    /// The run has ended.
+    RunEnded,
+    /// The admission rules under which people gave it are not those in force any more.
+    Revoked,
 }
 
 /// How far people may allow more than the one call that they are asked about.

@@ -31,7 +31,7 @@ pub use approval::{
     ApprovalSpec, ApprovalStatus, DECISIONS_MAX, Decision, DecisionAnswer, DecisionInput, DecisionVerdict,
     EarlierAnswer, Happened, Requirement, Retry, is_person, wants_one_more,
 };
-pub use approval_grant::{ApprovalGrant, ApprovalGrantSpec, ApprovalGrantStatus, GrantAnswer, GrantTerms};
+pub use approval_grant::{ApprovalGrant, ApprovalGrantSpec, ApprovalGrantStatus, GrantAnswer, GrantOver, GrantTerms};
 pub use approval_policy::{
     ApprovalPolicy, ApprovalPolicySpec, ApprovalPolicyStatus, Expectation, LastGood, Otherwise, PolicyAsk, PolicyMode,
     PolicyRule, PolicyTest, RuleAction, TestCall,

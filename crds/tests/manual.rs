@@ -105,7 +105,7 @@ fn the_columns_are_those_that_the_api_promises() {
         ("Agent", "MODEL READY REASON AGE"),
         ("AgentRun", "AGENT PHASE REASON WAITING-ON STEPS TOKENS COST-USD AGE MODEL+ POD+ REQUESTED-BY+ PARENT+"),
         ("Approval", "RUN PURPOSE TOOL OPERATION NEEDS GIVEN EXPIRES AGE OUTCOME+"),
-        ("ApprovalGrant", "RUN POLICY TOOL OPERATION LEFT EXPIRES AGE"),
+        ("ApprovalGrant", "RUN POLICY TOOL OPERATION LEFT EXPIRES OVER AGE"),
         ("ReadGrant", "RUN PURPOSE BY SECONDS AGE"),
     ];
     let found: Vec<(String, String)> = definitions()

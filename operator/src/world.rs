@@ -64,6 +64,15 @@ impl World {
         self.grants.get(&ObjectRef::new(name).within(namespace))
     }
 
+    /// What people allowed for the rest of the run of that uid.
+    #[must_use]
+    pub fn grants_of(&self, namespace: &str, run_uid: &str) -> Vec<Arc<ApprovalGrant>> {
+        let of_run = |grant: &Arc<ApprovalGrant>| {
+            grant.metadata.namespace.as_deref() == Some(namespace) && grant.spec.run.uid == run_uid
+        };
+        self.grants.state().into_iter().filter(of_run).collect()
+    }
+
     #[must_use]
     pub fn run(&self, namespace: &str, name: &str) -> Option<Arc<AgentRun>> {
         self.runs.get(&ObjectRef::new(name).within(namespace))

@@ -165,16 +165,16 @@ impl AgentRuns {
         self.writes.delete::<Pod>(&target).await
     }
 
-    /// Deletes the AgentRun once its `ttlSecondsAfterFinished` has passed.
+    /// Deletes the AgentRun once its `ttlSecondsAfterFinished` has passed. What stays until then says that it is over.
     pub(super) async fn expire(&self, run: &AgentRun) -> Result<Action, Failure> {
         let ended = run.status.as_ref().and_then(|status| status.completion_time.as_ref());
-        let (Some(ended), Some(ttl)) = (ended, run.spec.ttl_seconds_after_finished) else {
-            return Ok(Action::await_change());
-        };
+        let Some(ended) = ended else { return Ok(Action::await_change()) };
         let gone = self.clock.now().as_second().saturating_sub(ended.0.as_second());
-        let left = i64::from(ttl).saturating_sub(gone);
-        if left > 0 {
-            return Ok(Action::requeue(Duration::from_secs(left.unsigned_abs())));
+        let left = run.spec.ttl_seconds_after_finished.map(|ttl| i64::from(ttl).saturating_sub(gone));
+        if left.is_none_or(|left| left > 0) {
+            self.close_grants(run).await?;
+            let seconds = left.map(|left| Duration::from_secs(left.unsigned_abs()));
+            return Ok(seconds.map_or_else(Action::await_change, Action::requeue));
         }
         let target = Target {
             namespace: run.namespace().unwrap_or_default(),

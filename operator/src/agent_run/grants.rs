@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use belay_crds::{AgentRun, Approval, ApprovalGrant, ApprovalGrantStatus};
+use belay_crds::{AgentRun, Approval, ApprovalGrant, ApprovalGrantStatus, GrantOver};
 use belay_policy::Pattern;
 use belay_protocol::GRANTS_MAX;
 use belay_protocol::event::{Ask, Event};
@@ -19,6 +19,7 @@ use super::AgentRuns;
 use super::follow::SOON;
 use super::observe::Sight;
 use super::plan::{GrantSeen, Granted};
+use super::resolve::id_of;
 use crate::approval::{self, Given};
 use crate::controller::Failure;
 use crate::grant::{approval_grant, stands};
@@ -139,6 +140,12 @@ impl AgentRuns {
     ) -> Result<Action, Failure> {
         tracing::info!(namespace = sight.id.namespace, run = sight.id.name, grant = name, why, "grant revoked");
         self.append(sight, vec![revoked(name, why)]).await?;
+        // Its object may still be there, of a grant that does not count as the rules are now.
+        if let Some(found) = self.world.grant(&sight.id.namespace, name).filter(|it| !is_over(it))
+            && let Err(failure) = self.say_over(&found, GrantOver::Revoked).await
+        {
+            tracing::debug!(namespace = sight.id.namespace, grant = name, %failure, "not said to be revoked");
+        }
         let words = format!("what was allowed by ApprovalGrant {name} is asked again: {why}");
         let note = Note { type_: EventType::Normal, reason: "GrantRevoked", action: "Revoke", note: &words };
         self.writes.tell(&run.object_ref(&()), note).await;
@@ -185,20 +192,49 @@ impl AgentRuns {
         grants.get_opt(name).await.map_err(Failure::api("reading the ApprovalGrant"))
     }
 
-    /// LEFT follows with the run's own status: no call costs a write of its own. It decides nothing, and holds nothing up.
+    /// LEFT and OVER follow with the run's own status: no call costs a write of its own. They decide nothing, and hold nothing
+    /// up.
     pub(super) async fn count_grants(&self, sight: &Sight) {
-        for held in sight.state.iter().flat_map(|state| state.grants.values()) {
-            let left = i32::try_from(held.left()).unwrap_or(i32::MAX);
+        let Some(state) = sight.state.as_deref() else { return };
+        for held in state.grants.values() {
             let cached = self.world.grant(&sight.id.namespace, &held.grant.name);
-            let ours = cached.filter(|found| found.metadata.uid == held.uid);
-            let told = |found: &ApprovalGrant| found.status.as_ref().and_then(|status| status.left);
-            if let Some(found) = ours.filter(|found| told(found) != Some(left))
-                && let Err(failure) = self.writes.apply_status(&*found, &ApprovalGrantStatus { left: Some(left) }).await
+            let Some(found) = cached.filter(|found| found.metadata.uid == held.uid) else { continue };
+            let left = i32::try_from(held.left()).unwrap_or(i32::MAX);
+            let over = state.end.is_some().then_some(GrantOver::RunEnded);
+            let status = ApprovalGrantStatus { left: Some(left), over };
+            if found.status.as_ref() != Some(&status)
+                && let Err(failure) = self.apply_grant(&found, &status).await
             {
                 tracing::debug!(namespace = sight.id.namespace, grant = held.grant.name, %failure, "not counted");
             }
         }
     }
+
+    /// Those of a run that has ended say so, also where that failed when it ended: they stay as long as it does.
+    pub(super) async fn close_grants(&self, run: &AgentRun) -> Result<(), Failure> {
+        let id = id_of(run);
+        for found in self.world.grants_of(&id.namespace, &id.uid).iter().filter(|found| !is_over(found)) {
+            self.say_over(found, GrantOver::RunEnded).await?;
+        }
+        Ok(())
+    }
+
+    async fn say_over(&self, found: &ApprovalGrant, over: GrantOver) -> Result<(), Failure> {
+        let left = found.status.as_ref().and_then(|status| status.left);
+        self.apply_grant(found, &ApprovalGrantStatus { left, over: Some(over) }).await
+    }
+
+    async fn apply_grant(&self, found: &ApprovalGrant, status: &ApprovalGrantStatus) -> Result<(), Failure> {
+        match self.writes.apply_status(found, status).await {
+            Ok(_) | Err(Failure::Gone) => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+}
+
+/// Whether the object says that it is, or goes in any case.
+fn is_over(found: &ApprovalGrant) -> bool {
+    found.metadata.deletion_timestamp.is_some() || found.status.as_ref().is_some_and(|status| status.over.is_some())
 }
 
 /// Why the pattern cannot be one for the call that was asked about.

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use belay_protocol::Digest;
 use belay_protocol::cost::Usage;
-use belay_protocol::event::{Ask, AskPurpose, Item, ProposedCall, Verdict};
+use belay_protocol::event::{Ask, AskPurpose, Item, Outcome, ProposedCall, RunEnd, Verdict};
 use belay_protocol::fold::RunState;
 use belay_protocol::grant::GrantTerms;
 use belay_protocol::judgement::PolicyRequirement;
@@ -47,6 +47,14 @@ impl People {
                 grant["metadata"]["uid"] = json!(format!("uid-g{}", writes.len()));
                 self.grants.push(grant.clone());
                 (201, grant)
+            }
+            "PATCH" if path.contains("/approvalgrants/") => {
+                let status = &body["status"];
+                writes.push(format!("grant {} {}", status["left"], status["over"].as_str().unwrap_or("goes on")));
+                let grant =
+                    self.grants.iter_mut().find(|one| one["metadata"]["name"] == body["metadata"]["name"]).unwrap();
+                grant["status"] = status.clone();
+                (200, grant.clone())
             }
             "PATCH" => {
                 writes.push("approval sealed".to_owned());
@@ -199,6 +207,48 @@ async fn a_grant_that_was_journaled_and_not_made_is_made_in_the_next_pass_and_fo
     assert_eq!(last_events(&stage, 2).await, ["GrantOpened", "GrantPosted"]);
     assert_eq!(stage.writes(), ["grant created"]);
     assert_eq!(stage.server.lock().people.grants.len(), 2);
+    stage.end().await;
+}
+
+/// As the watch of the operator sees the grants now.
+fn see_grants(stage: &mut Stage) {
+    let mut cache = Writer::new(());
+    for grant in &stage.server.lock().people.grants {
+        cache.apply_watcher_event(&watcher::Event::Apply(serde_json::from_value(grant.clone()).unwrap()));
+    }
+    stage.runs.world.grants = cache.as_reader();
+}
+
+#[tokio::test]
+async fn a_grant_says_once_that_its_run_has_ended() {
+    let (mut stage, ask) = asked().await;
+    allow(&stage, &ask, "true").await;
+    let end = RunEnd { outcome: Outcome::Succeeded, reason: EndReason::Completed, message: String::new() };
+    append(&stage, vec![Event::RunEnded { end }]).await;
+    stage.writes();
+    let mut told = Vec::new();
+    for watched in [false, false, true, true] {
+        if watched {
+            see_grants(&mut stage);
+        }
+        stage.pass().await.unwrap();
+        told.extend(stage.writes().into_iter().filter(|write| write.starts_with("grant ")));
+    }
+    assert_eq!(told, ["grant null RunEnded"], "also where the watch was late");
+    stage.end().await;
+}
+
+/// Whoever looks at it would take it for one that counts.
+#[tokio::test]
+async fn a_grant_that_the_rules_of_another_day_guarded_says_that_it_is_revoked() {
+    let (mut stage, ask) = asked().await;
+    allow(&stage, &ask, "true").await;
+    see_grants(&mut stage);
+    let (run, name) = (stage.object(), state(&stage).await.grants.keys().next().unwrap().clone());
+    let sight = stage.runs.observe(&run).await.unwrap();
+    stage.writes();
+    stage.runs.revoke_grant(&run, &sight, &name, "the rules are others").await.unwrap();
+    assert_eq!(stage.writes(), ["grant null Revoked"]);
     stage.end().await;
 }
 
