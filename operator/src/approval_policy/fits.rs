@@ -16,16 +16,20 @@ use crate::agent_run::resolve::effects;
 /// Operations of all Tools that the rules name; each is tried with at most two sets of arguments.
 const OPERATIONS_MAX: usize = 256;
 
-/// Rules that could not be evaluated on arguments made up from a schema.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fits {
-    message: Option<String>,
+/// What came of trying the rules on arguments made up from schemas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fits {
+    /// Nothing is known: the rules cannot be used, or nobody could try them.
+    NotTried,
+    Fit,
+    /// Rules that could not be evaluated, in words.
+    Misfit(String),
 }
 
 /// Tries the rules on made-up calls of the operations that `tools` accepted. Blocks.
 pub fn fits(policy: &ApprovalPolicy, tools: &[Arc<Tool>]) -> Fits {
     // What is wrong with the rules themselves is said elsewhere.
-    let Ok(engine) = Engine::compile(&as_it_is(policy)) else { return Fits::default() };
+    let Ok(engine) = Engine::compile(&as_it_is(policy)) else { return Fits::NotTried };
     let by_name: BTreeMap<String, &Tool> = tools.iter().map(|tool| (tool.name_any(), tool.as_ref())).collect();
     let operations = by_name.iter().flat_map(|(name, tool)| {
         let accepted = tool.status.iter().flat_map(|status| &status.operations);
@@ -39,24 +43,22 @@ pub fn fits(policy: &ApprovalPolicy, tools: &[Arc<Tool>]) -> Fits {
         .iter()
         .map(|(tool, operation, effects, schema)| Described { tool, operation, effects: *effects, schema })
         .collect();
-    let found = misfits(&engine, &described).unwrap_or_default();
-    Fits { message: (!found.is_empty()).then(|| listed(&found)) }
+    match misfits(&engine, &described) {
+        Ok(found) if found.is_empty() => Fits::Fit,
+        Ok(found) => Fits::Misfit(listed(&found)),
+        Err(_) => Fits::NotTried,
+    }
 }
 
 impl Fits {
     /// It warns and changes nothing: a schema is a server's word, and no server decides which policies are good.
     pub fn statement(&self) -> Statement<'_> {
-        match &self.message {
-            Some(message) => {
-                Statement { type_: ARGUMENTS_FIT, truth: Truth::False, reason: "CannotBeEvaluated", message }
-            }
-            None => Statement {
-                type_: ARGUMENTS_FIT,
-                truth: Truth::True,
-                reason: "Fit",
-                message: "no rule fails on the arguments that the Tools it names describe",
-            },
-        }
+        let (truth, reason, message) = match self {
+            Self::NotTried => (Truth::Unknown, "NotTried", "the rules cannot be tried as they are: Ready says why"),
+            Self::Fit => (Truth::True, "Fit", "no rule fails on the arguments that the Tools it names describe"),
+            Self::Misfit(message) => (Truth::False, "CannotBeEvaluated", message.as_str()),
+        };
+        Statement { type_: ARGUMENTS_FIT, truth, reason, message }
     }
 }
 
@@ -82,8 +84,8 @@ mod tests {
         let (truth, message) = said("args.force");
         assert_eq!(truth, Truth::False);
         assert!(message.starts_with("with git/push: rule r: ") && message.contains("force"), "{message}");
-        // Neither a rule that cannot be used nor a schema that is none is this condition's business.
-        assert_eq!(said("arg.force").0, Truth::True);
+        assert_eq!(said("arg.force").0, Truth::Unknown, "a rule that cannot be used was tried on nothing");
+        // A schema that is none is not this condition's business.
         let mut odd = tool("git", &["push"]);
         odd.status.as_mut().unwrap().operations[0].input_schema = Some("{".to_owned());
         assert_eq!(fits(&policy("careful", "{}"), &[Arc::new(odd)]).statement().truth, Truth::True);

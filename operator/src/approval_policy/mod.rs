@@ -71,7 +71,7 @@ impl ApprovalPolicies {
         let overran = self.judge.has_overrun(&usable::as_it_is(policy));
         let own = Arc::clone(policy);
         let examined = tokio::task::spawn_blocking(move || (examine(&own), fits(&own, &tools))).await;
-        let gone = |_| (Err(Trouble::Gone("its rules could not be looked at".to_owned())), Fits::default());
+        let gone = |_| (Err(Trouble::Gone("its rules could not be looked at".to_owned())), Fits::NotTried);
         let (findings, fits) = examined.unwrap_or_else(gone);
         (if overran { findings.and(Err(Trouble::Overran)) } else { findings }, fits)
     }
