@@ -50,8 +50,9 @@ pub async fn drift_of(target: &Target, tool: &str) -> Result<String, CliError> {
     found.ok_or_else(|| {
         CliError::Failed(format!(
             "nothing of Tool {tool} in namespace {} waits to be accepted: its server offers what was accepted, was not \
-             asked yet, or people said no. kubectl get tool {tool} -o yaml says which, under status",
-            target.namespace
+             asked yet, or people said no. {} get tool {tool} -o yaml says which, under status",
+            target.namespace,
+            target.place.kubectl()
         ))
     })
 }
@@ -102,6 +103,7 @@ mod tests {
 
     use super::question::tests::approval;
     use super::*;
+    use crate::place::Place;
 
     /// An API server with so many Approvals that answers with no more than it is asked for.
     fn crowd(many: usize, asked: &Arc<Mutex<Vec<String>>>) -> Target {
@@ -122,7 +124,7 @@ mod tests {
             let body = kube::client::Body::from(serde_json::to_vec(&list).unwrap());
             std::future::ready(Ok::<_, tower::BoxError>(http::Response::new(body)))
         });
-        Target { client: kube::Client::new(service, "team"), namespace: "team".to_owned() }
+        Target { client: kube::Client::new(service, "team"), namespace: "team".to_owned(), place: Place::default() }
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use belay_protocol::{Digest, Record};
 
 use crate::exit::CliError;
 use crate::journal::{self, Journaled};
+use crate::place::Placed;
 use crate::{Target, table};
 
 /// So many digits of a digest name one for sure, among those of a run.
@@ -52,10 +53,11 @@ pub async fn artifacts(target: &Target, arguments: &ArtifactsArguments) -> Resul
         table::print(&["CALL", "OPERATION", "TYPE", "BYTES", "DIGEST", "NAME"], found.iter().map(row).collect());
         return Ok(ExitCode::SUCCESS);
     };
-    let artifact = pick(&found, wanted, run)?;
+    let artifact = pick(&found, wanted, target.placed(run))?;
     if std::io::stdout().is_terminal() {
         return Err(CliError::Usage(format!(
-            "what a server sent may do anything to a terminal: belay artifacts {run} {wanted} > FILE"
+            "what a server sent may do anything to a terminal: {} artifacts {run} {wanted} > FILE",
+            target.place.belay()
         )));
     }
     let path = artifact_path(&verified.header.run.uid, artifact.digest);
@@ -103,14 +105,16 @@ fn row(found: &Found) -> Vec<String> {
     ]
 }
 
-fn pick<'a>(found: &'a [Found], wanted: &str, run: &str) -> Result<&'a Artifact, CliError> {
+fn pick<'a>(found: &'a [Found], wanted: &str, run: Placed<'_>) -> Result<&'a Artifact, CliError> {
     let digits = wanted.strip_prefix("sha256:").unwrap_or(wanted);
     let named = |found: &&Found| digits.len() >= DIGITS_MIN && found.artifact.digest.short(64).starts_with(digits);
     let mut named = found.iter().filter(named).map(|found| &found.artifact);
     let unknown = || {
         CliError::Usage(format!(
-            "AgentRun {run} has no artifact {}: belay artifacts {run} lists them, and {DIGITS_MIN} digits of one are enough",
-            visible(wanted)
+            "AgentRun {run} has no artifact {}: {} artifacts {run} lists them, and {DIGITS_MIN} digits of one are enough",
+            visible(wanted),
+            run.place.belay(),
+            run = run.name
         ))
     };
     let first = named.next().ok_or_else(unknown)?;
@@ -124,6 +128,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::place::tests::in_team;
 
     fn artifact(bytes: &[u8], media_type: &str) -> Artifact {
         let (digest, name) = (Digest::of(bytes), String::new());
@@ -160,10 +165,10 @@ mod tests {
         let found = found(&records());
         let digest = Digest::of(b"two");
         for wanted in [digest.to_string(), digest.short(64), digest.short(8)] {
-            assert_eq!(pick(&found, &wanted, "r").unwrap().digest, digest);
+            assert_eq!(pick(&found, &wanted, in_team("r")).unwrap().digest, digest);
         }
         for wanted in [String::new(), "sha256:".into(), digest.short(7), Digest::of(b"three").to_string()] {
-            assert!(pick(&found, &wanted, "r").is_err(), "{wanted}");
+            assert!(pick(&found, &wanted, in_team("r")).is_err(), "{wanted}");
         }
     }
 }

@@ -128,6 +128,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::place::Place;
 
     /// An API server that holds ApprovalPolicies and Tools of these names, or lets nobody list any.
     fn server(names: Option<&[&str]>) -> Target {
@@ -144,7 +145,7 @@ mod tests {
             let answer = http::Response::builder().status(code).body(body).unwrap();
             std::future::ready(Ok::<_, tower::BoxError>(answer))
         });
-        Target { client: kube::Client::new(service, "team"), namespace: "team".to_owned() }
+        Target { client: kube::Client::new(service, "team"), namespace: "team".to_owned(), place: Place::default() }
     }
 
     #[test]

@@ -192,6 +192,7 @@ mod tests {
     use tower::service_fn;
 
     use super::*;
+    use crate::place::Place;
 
     fn run(phase: &str) -> Value {
         json!({
@@ -231,7 +232,8 @@ mod tests {
             let (code, body) = answer(request.uri().path(), request.uri().query().unwrap_or_default());
             Ok::<_, Infallible>(Response::builder().status(code).body(Body::from(body.into_bytes())).unwrap())
         });
-        let target = Target { client: kube::Client::new(server, "team"), namespace: "team".to_owned() };
+        let target =
+            Target { client: kube::Client::new(server, "team"), namespace: "team".to_owned(), place: Place::default() };
         let seen = Mutex::new(Vec::new());
         let show = |sight: Sight<'_>| {
             seen.lock().unwrap().push(match sight {

@@ -38,14 +38,15 @@ pub async fn logs(target: &Target, name: &str, follow: bool) -> Result<ExitCode,
                 println!("{line}");
             }
         }
-        Err(kube::Error::Api(status)) if status.code == 404 => print_without_pod(&run),
+        Err(kube::Error::Api(status)) if status.code == 404 => print_without_pod(target, &run),
         Err(error) => return Err(CliError::api(format!("reading the log of pod {pod}"), error)),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_without_pod(run: &AgentRun) {
+fn print_without_pod(target: &Target, run: &AgentRun) {
     let is = if get::is_ended(run) { "ended with" } else { "stands at" };
-    eprintln!("belay: the run's pod is gone, and its log with it (belay trace shows every step); what the run {is}:");
+    let trace = format!("{} trace {}", target.place.belay(), run.metadata.name.as_deref().unwrap_or_default());
+    eprintln!("belay: the run's pod is gone, and its log with it ({trace} shows every step); what the run {is}:");
     get::print_end(run);
 }

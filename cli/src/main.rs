@@ -13,6 +13,7 @@ mod grants;
 mod journal;
 mod logs;
 mod namespace;
+mod place;
 mod policy;
 mod run;
 mod table;
@@ -29,6 +30,7 @@ use kube::{Client, Config};
 
 use crate::exit::CliError;
 use crate::journal::JournalCommand;
+use crate::place::{Place, Target};
 
 /// Runs AI agents on Kubernetes, governed. Exit codes: 0 succeeded, 1 failed, 2 usage, 3 cancelled or
 /// not confirmed, 4 timed out.
@@ -107,12 +109,6 @@ enum Command {
     Version,
 }
 
-/// A connection to the API server and the namespace that commands work in.
-pub struct Target {
-    pub client: Client,
-    pub namespace: String,
-}
-
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = arguments();
@@ -186,13 +182,14 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CliError> {
 
 async fn connect(namespace: Option<String>, context: Option<String>) -> Result<Target, CliError> {
     let options = KubeConfigOptions { context: context.clone(), ..KubeConfigOptions::default() };
-    let config = match context {
+    let config = match &context {
         Some(_) => Config::from_kubeconfig(&options).await.map_err(CliError::kubeconfig)?,
         None => Config::infer().await.map_err(CliError::kubeconfig)?,
     };
     let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
+    let place = Place::new(context.as_deref(), &namespace, &config.default_namespace);
     let client = Client::try_from(config).map_err(|e| CliError::api("connecting", e))?;
-    Ok(Target { client, namespace })
+    Ok(Target { client, namespace, place })
 }
 
 async fn version(target: &Target) -> Result<ExitCode, CliError> {

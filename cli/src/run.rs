@@ -46,7 +46,7 @@ pub async fn run(target: &Target, arguments: RunArguments) -> Result<ExitCode, C
     let limit = arguments.timeout.map_or(Duration::MAX, Duration::from_secs);
     match tokio::time::timeout(limit, follow::to_the_end(target, &name)).await {
         Err(_) => {
-            eprintln!("belay: {name} goes on; look again with: belay -n {} get {name}", target.namespace);
+            eprintln!("belay: {name} goes on; look again with: {} get {name}", target.place.belay());
             Ok(ExitCode::from(TIMED_OUT))
         }
         Ok(ended) => {

@@ -140,7 +140,9 @@ fn people_say_yes_each_for_what_they_may_and_a_no_follows_a_yes() {
     let blind = office.belay("ada", &["approve", "a"]);
     assert!(blind.code == USAGE && blind.stderr.contains("no terminal"), "{}", blind.stderr);
     let other = office.belay("ada", &["resolve", "a", "--retry", "--yes"]);
-    assert!(other.code == REFUSED && other.stderr.contains("use belay approve a, or belay deny a"), "{}", other.stderr);
+    let at = &office.namespace.name;
+    let instead = format!("use belay -n {at} approve a, or belay -n {at} deny a");
+    assert!(other.code == REFUSED && other.stderr.contains(&instead), "{}", other.stderr);
 
     let owners = office.belay("ada", &["approve", "a", "--policy", "owners", "--yes"]);
     assert!(owners.code == 0 && owners.stdout.contains("Given so far: 2/3"), "{}{}", owners.stdout, owners.stderr);

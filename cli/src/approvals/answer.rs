@@ -49,7 +49,8 @@ pub async fn answer(target: &Target, arguments: AnswerArguments) -> Result<ExitC
     let approval = fetch(target, &name).await?;
     // Without a question the wish is refused for its purpose, in words that say what to use.
     let said = approval.spec.request.question.as_ref().map(|question| said(question, &answer)).transpose();
-    let said = said.map_err(|why| CliError::Usage(format!("Approval {name}: {why}; see belay show {name}")))?;
+    let show = format!("{} show {name}", target.place.belay());
+    let said = said.map_err(|why| CliError::Usage(format!("Approval {name}: {why}; see {show}")))?;
     let wish = match said.flatten() {
         None if answer.decline => Wish {
             answers: Answers::Only { purpose: ApprovalPurpose::Question, words: "Decline to answer" },

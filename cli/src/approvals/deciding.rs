@@ -23,6 +23,7 @@ use super::{api, checked_digest, fetch, policies};
 use crate::Target;
 use crate::can_i::may;
 use crate::exit::CliError;
+use crate::place::Placed;
 use crate::run::whoami;
 
 /// How a decision is made, whatever it says.
@@ -92,8 +93,8 @@ pub struct Decider {
 pub enum Refused {
     #[error("Approval {name} asks something else: use {instead}")]
     AsksSomethingElse { name: String, instead: String },
-    #[error("Approval {name} is sealed: it was decided, or is asked no more; see belay show {name}")]
-    Sealed { name: String },
+    #[error("Approval {name} is sealed: it was decided, or is asked no more; see {see}")]
+    Sealed { name: String, see: String },
     #[error("Approval {name} expired at {at}: no decision counts any more. The agent is told so")]
     Expired { name: String, at: Timestamp },
     #[error("ApprovalPolicy {policy} did not ask; those that did: {asked}")]
@@ -102,13 +103,11 @@ pub enum Refused {
     NoPerson(String),
     #[error(
         "you may not decide this: it needs the verb approve on {resource}.decide.belay.dev {policies}. \
-         See belay can-i approve POLICY, and docs/approvals.md"
+         See {see}, and docs/approvals.md"
     )]
-    MayNot { resource: &'static str, policies: String },
-    #[error(
-        "you created the run, and {policies} wants others to say yes: ask one of them. You may say no: belay deny {name} --reason WHY"
-    )]
-    OwnRun { name: String, policies: String },
+    MayNot { resource: &'static str, policies: String, see: String },
+    #[error("you created the run, and {policies} wants others to say yes: ask one of them. You may say no: {instead}")]
+    OwnRun { policies: String, instead: String },
     #[error(
         "Approval {name} has no room for another {verdict:?}: it takes {DECISIONS_MAX} decisions, {ALLOWS_MAX} of them \
          Allow, and has {there}. {instead}"
@@ -149,13 +148,14 @@ const DIGEST_CHARACTERS: usize = 16;
 /// 5. Write, signed with the digest over what was shown.
 pub async fn decide(target: &Target, name: &str, wish: &Wish, manner: &Manner) -> Result<ExitCode, CliError> {
     let approval = fetch(target, name).await?;
-    can_be_decided(name, &approval, wish, Timestamp::now())?;
+    let placed = target.placed(name);
+    can_be_decided(placed, &approval, wish, Timestamp::now())?;
     let digest = checked_digest(name, &approval.spec.request)?;
     if let Some(grant) = grant_of(wish.answer.as_ref()) {
         grant::check(&approval.spec.request, grant)?;
     }
     let who = decider(target, &approval.spec.request).await?;
-    let (decisions, added) = match choose(name, &approval, &who, wish, manner.policy.as_deref())? {
+    let (decisions, added) = match choose(placed, &approval, &who, wish, manner.policy.as_deref())? {
         Choice::Write { decisions, added } => (decisions, added),
         Choice::Said { policies } => {
             println!("you said so already for {}; nothing was added", visible(&policies.join(", ")));
@@ -163,7 +163,7 @@ pub async fn decide(target: &Target, name: &str, wish: &Wish, manner: &Manner) -
             return Ok(ExitCode::SUCCESS);
         }
     };
-    if !confirmed(target, name, &approval, &Asking { wish, manner, digest, added: &added }).await? {
+    if !confirmed(target, placed, &approval, &Asking { wish, manner, digest, added: &added }).await? {
         return Err(CliError::Declined);
     }
     let decided = write(target, &approval, &who.name, wish.verdict, decisions).await;
@@ -174,14 +174,15 @@ pub async fn decide(target: &Target, name: &str, wish: &Wish, manner: &Manner) -
 }
 
 /// Whether the Approval asks what `wish` answers, and still takes answers.
-pub fn can_be_decided(name: &str, approval: &Approval, wish: &Wish, now: Timestamp) -> Result<(), Refused> {
-    let (name, request) = (name.to_owned(), &approval.spec.request);
+pub fn can_be_decided(asked: Placed<'_>, approval: &Approval, wish: &Wish, now: Timestamp) -> Result<(), Refused> {
+    let (name, request) = (asked.name.to_owned(), &approval.spec.request);
     if wish.words(request.purpose).is_none() {
-        let instead = how(&name, request.purpose);
+        let instead = how(asked, request.purpose);
         return Err(Refused::AsksSomethingElse { name, instead });
     }
     if approval.is_sealed() {
-        return Err(Refused::Sealed { name });
+        let see = format!("{} show {name}", asked.place.belay());
+        return Err(Refused::Sealed { name, see });
     }
     if now >= request.expires_at.0 {
         return Err(Refused::Expired { name, at: request.expires_at.0 });
@@ -190,14 +191,15 @@ pub fn can_be_decided(name: &str, approval: &Approval, wish: &Wish, now: Timesta
 }
 
 /// What to type to decide a question of that kind.
-pub fn how(name: &str, purpose: ApprovalPurpose) -> String {
+pub fn how(asked: Placed<'_>, purpose: ApprovalPurpose) -> String {
+    let (belay, name) = (asked.place.belay(), asked.name);
     match purpose {
         ApprovalPurpose::Call | ApprovalPurpose::Drift => {
-            format!("belay approve {name}, or belay deny {name} --reason WHY")
+            format!("{belay} approve {name}, or {belay} deny {name} --reason WHY")
         }
-        ApprovalPurpose::Unknown => format!("belay resolve {name} with --happened RESULT, --retry or --end"),
+        ApprovalPurpose::Unknown => format!("{belay} resolve {name} with --happened RESULT, --retry or --end"),
         ApprovalPurpose::Question => {
-            format!("belay answer {name} with --field NAME=VALUE, --json OBJECT, --opened or --decline")
+            format!("{belay} answer {name} with --field NAME=VALUE, --json OBJECT, --opened or --decline")
         }
     }
 }
@@ -215,7 +217,7 @@ pub async fn decider(target: &Target, request: &ApprovalRequest) -> Result<Decid
 
 /// For which policies `who` has something to add, and the whole list to write.
 pub fn choose(
-    name: &str,
+    asked: Placed<'_>,
     approval: &Approval,
     who: &Decider,
     wish: &Wish,
@@ -237,7 +239,7 @@ pub fn choose(
     if wish.verdict == DecisionVerdict::Allow && own(DecisionVerdict::Deny).next().is_some() {
         return Err(Refused::SaidNo);
     }
-    let allowed = for_whom(name, request, who, wish.verdict, only)?;
+    let allowed = for_whom(asked, request, who, wish.verdict, only)?;
     let said = |policy: &String| own(wish.verdict).any(|one| one.policy == *policy);
     let mut wanted = allowed.iter().filter(|policy| !said(policy)).peekable();
     if wanted.peek().is_none() {
@@ -246,7 +248,7 @@ pub fn choose(
     }
     let added: Vec<String> = wanted.take(room(approval, wish.verdict)).cloned().collect();
     if added.is_empty() {
-        return Err(full(name, approval, wish.verdict));
+        return Err(full(asked.name, approval, wish.verdict));
     }
     let answers = answers(request, wish, &added)?;
     let decision = |(policy, answer): (&String, Option<DecisionAnswer>)| Decision {
@@ -296,7 +298,7 @@ fn full(name: &str, approval: &Approval, verdict: DecisionVerdict) -> Refused {
 
 /// The policies that ask on which `who` may give that verdict.
 fn for_whom(
-    name: &str,
+    placed: Placed<'_>,
     request: &ApprovalRequest,
     who: &Decider,
     verdict: DecisionVerdict,
@@ -310,7 +312,8 @@ fn for_whom(
     let names = |of: &[&belay_crds::Requirement]| of.iter().map(|one| one.policy.clone()).collect::<Vec<_>>();
     let (may, may_not): (Vec<_>, Vec<_>) = asked.into_iter().partition(|one| who.may.contains(&one.policy));
     if may.is_empty() {
-        return Err(Refused::MayNot { resource: request.decided_on(), policies: names(&may_not).join(", ") });
+        let see = format!("{} can-i approve POLICY", placed.place.belay());
+        return Err(Refused::MayNot { resource: request.decided_on(), policies: names(&may_not).join(", "), see });
     }
     let excluded = |one: &belay_crds::Requirement| match verdict {
         DecisionVerdict::Allow => request.excludes(one, &who.name),
@@ -318,7 +321,8 @@ fn for_whom(
     };
     let (own, free): (Vec<_>, Vec<_>) = may.into_iter().partition(|one| excluded(one));
     if free.is_empty() {
-        return Err(Refused::OwnRun { name: name.to_owned(), policies: names(&own).join(", ") });
+        let instead = format!("{} deny {} --reason WHY", placed.place.belay(), placed.name);
+        return Err(Refused::OwnRun { policies: names(&own).join(", "), instead });
     }
     Ok(names(&free))
 }
@@ -358,10 +362,15 @@ struct Asking<'a> {
 }
 
 /// Shows everything, and asks. Only a person at a terminal can be asked back.
-async fn confirmed(target: &Target, name: &str, approval: &Approval, asking: &Asking<'_>) -> Result<bool, CliError> {
+async fn confirmed(
+    target: &Target,
+    asked: Placed<'_>,
+    approval: &Approval,
+    asking: &Asking<'_>,
+) -> Result<bool, CliError> {
     let mut detail = if asking.manner.full { Detail::Full } else { Detail::Folded };
     loop {
-        let shown = question(name, &approval.spec.request, detail);
+        let shown = question(asked, &approval.spec.request, detail);
         print!("{}{}", shown.text, standing(approval, &asking.digest.to_string()));
         if approval.spec.request.purpose == ApprovalPurpose::Call {
             print!("{}", difference(target, approval, detail).await);
@@ -405,6 +414,7 @@ mod tests {
 
     use super::super::question::tests::approval;
     use super::*;
+    use crate::place::tests::in_team;
 
     fn decider(name: &str, may: &[&str]) -> Decider {
         Decider { name: name.to_owned(), may: may.iter().map(|policy| (*policy).to_owned()).collect() }
@@ -425,7 +435,7 @@ mod tests {
         verdict: DecisionVerdict,
     ) -> Result<(String, String), Refused> {
         let approval = approval(&json!({}), decisions);
-        match choose("a", &approval, who, &wish(verdict), None)? {
+        match choose(in_team("a"), &approval, who, &wish(verdict), None)? {
             Choice::Said { policies } => Ok((String::new(), format!("said {}", policies.join(",")))),
             Choice::Write { decisions, added } => {
                 for one in &decisions {
@@ -465,8 +475,10 @@ mod tests {
         };
         let none = refused(&[], "ada", &[], ALLOW);
         assert!(none.contains("verb approve on approvalpolicies.decide.belay.dev careful, owners"), "{none}");
+        assert!(none.contains("See belay -n team can-i approve POLICY, "), "{none}");
         let own = refused(&[], "eve", &["careful"], ALLOW);
         assert!(own.contains("you created the run, and careful wants others"), "{own}");
+        assert!(own.ends_with("You may say no: belay -n team deny a --reason WHY"), "{own}");
         let no = refused(&[("owners", "ada", "Deny")], "ada", &BOTH, ALLOW);
         assert!(no.contains("you said no already"), "{no}");
         let robot = refused(&[], "system:serviceaccount:a:b", &BOTH, DENY);
@@ -476,7 +488,7 @@ mod tests {
     #[test]
     fn one_policy_is_decided_alone_and_only_one_that_asked() {
         let approval = approval(&json!({}), &[]);
-        let choose = |only| choose("a", &approval, &decider("ada", &BOTH), &wish(ALLOW), Some(only));
+        let choose = |only| choose(in_team("a"), &approval, &decider("ada", &BOTH), &wish(ALLOW), Some(only));
         assert!(matches!(choose("owners"), Ok(Choice::Write { added, .. }) if added == ["owners"]));
         let asked = "careful, owners".to_owned();
         assert_eq!(choose("other"), Err(Refused::DidNotAsk { policy: "other".to_owned(), asked }));
@@ -519,45 +531,49 @@ mod tests {
         let early: Timestamp = "2026-11-30T09:59:59Z".parse().unwrap();
         let late: Timestamp = "2026-11-30T10:00:00Z".parse().unwrap();
         let open = approval(&json!({}), &[]);
-        assert_eq!(can_be_decided("a", &open, &wish(ALLOW), early), Ok(()));
+        assert_eq!(can_be_decided(in_team("a"), &open, &wish(ALLOW), early), Ok(()));
         assert_eq!(
-            can_be_decided("a", &open, &wish(DENY), late),
+            can_be_decided(in_team("a"), &open, &wish(DENY), late),
             Err(Refused::Expired { name: "a".to_owned(), at: late })
         );
         let mut sealed = open.clone();
         sealed.status = Some(ApprovalStatus { sealed: Some(true), ..Default::default() });
-        assert_eq!(can_be_decided("a", &sealed, &wish(ALLOW), early), Err(Refused::Sealed { name: "a".to_owned() }));
+        assert_eq!(
+            can_be_decided(in_team("a"), &sealed, &wish(ALLOW), early),
+            Err(Refused::Sealed { name: "a".to_owned(), see: "belay -n team show a".to_owned() })
+        );
         let unknown = approval(&json!({"purpose": "Unknown"}), &[]);
-        let words = can_be_decided("a", &unknown, &wish(ALLOW), early).unwrap_err().to_string();
+        let words = can_be_decided(in_team("a"), &unknown, &wish(ALLOW), early).unwrap_err().to_string();
         assert_eq!(
             words,
-            "Approval a asks something else: use belay resolve a with --happened RESULT, --retry or --end"
+            "Approval a asks something else: use belay -n team resolve a with --happened RESULT, --retry or --end"
         );
         let retry = DecisionAnswer { retry: Some(Retry {}), ..DecisionAnswer::default() };
         let answers = Answers::Only { purpose: ApprovalPurpose::Unknown, words: "go on" };
         let resolve = Wish { answers, answer: Some(retry), ..wish(ALLOW) };
         let drift = super::super::question::tests::drift();
         for open in [&open, &drift] {
-            let words = can_be_decided("a", open, &resolve, early).unwrap_err().to_string();
-            assert_eq!(words, "Approval a asks something else: use belay approve a, or belay deny a --reason WHY");
+            let words = can_be_decided(in_team("a"), open, &resolve, early).unwrap_err().to_string();
+            let instead = "belay -n team approve a, or belay -n team deny a --reason WHY";
+            assert_eq!(words, format!("Approval a asks something else: use {instead}"));
         }
-        assert_eq!(can_be_decided("a", &drift, &wish(ALLOW), early), Ok(()));
+        assert_eq!(can_be_decided(in_team("a"), &drift, &wish(ALLOW), early), Ok(()));
         assert_eq!(wish(DENY).words(ApprovalPurpose::Drift), Some("Do not accept it"));
     }
 
     #[test]
     fn a_drift_is_decided_by_who_may_approve_on_the_tool() {
         let drift = super::super::question::tests::drift();
-        let refused = choose("a", &drift, &decider("ada", &[]), &wish(ALLOW), None).unwrap_err().to_string();
+        let refused = choose(in_team("a"), &drift, &decider("ada", &[]), &wish(ALLOW), None).unwrap_err().to_string();
         assert!(refused.contains("verb approve on tools.decide.belay.dev github"), "{refused}");
-        let chosen = choose("a", &drift, &decider("ada", &["github"]), &wish(ALLOW), None);
+        let chosen = choose(in_team("a"), &drift, &decider("ada", &["github"]), &wish(ALLOW), None);
         assert!(matches!(chosen, Ok(Choice::Write { added, .. }) if added == ["github"]));
     }
 
     #[test]
     fn a_reason_is_bounded_before_anything_is_asked() {
         let long = Wish { reason: Some("é".repeat(1025)), ..wish(ALLOW) };
-        let refused = choose("a", &approval(&json!({}), &[]), &decider("ada", &BOTH), &long, None);
+        let refused = choose(in_team("a"), &approval(&json!({}), &[]), &decider("ada", &BOTH), &long, None);
         assert_eq!(refused, Err(Refused::LongReason(1025)));
     }
 

@@ -10,6 +10,7 @@ use super::look_alikes::look_alikes;
 use super::offer;
 use super::policies;
 use super::{grant, inquiry};
+use crate::place::{Place, Placed};
 
 /// The question in lines, and how many bytes of its arguments they leave out.
 pub struct Question {
@@ -17,7 +18,8 @@ pub struct Question {
     pub folded_bytes: usize,
 }
 
-pub fn question(name: &str, request: &ApprovalRequest, detail: Detail) -> Question {
+pub fn question(placed: Placed<'_>, request: &ApprovalRequest, detail: Detail) -> Question {
+    let Placed { name, place } = placed;
     let asked = match request.purpose {
         ApprovalPurpose::Call => "May this call be made? It has not been.",
         ApprovalPurpose::Drift => "Is what the server offers now accepted? Calls to it are held until it is.",
@@ -35,7 +37,7 @@ pub fn question(name: &str, request: &ApprovalRequest, detail: Detail) -> Questi
             offer::shown(&request.arguments, detail)
         }
         ApprovalPurpose::Call | ApprovalPurpose::Question | ApprovalPurpose::Unknown => {
-            lines.push(arguments_line(request));
+            lines.push(arguments_line(request, place));
             shown(&rows(&request.arguments), detail)
         }
     };
@@ -48,13 +50,14 @@ pub fn question(name: &str, request: &ApprovalRequest, detail: Detail) -> Questi
     Question { text: joined(&lines), folded_bytes }
 }
 
-fn arguments_line(request: &ApprovalRequest) -> String {
+fn arguments_line(request: &ApprovalRequest, place: &Place) -> String {
     let bytes = request.arguments.len();
     if request.arguments_truncated == Some(true) {
         let run = visible(request.run_name());
         format!(
-            "  arguments: ONLY THE FIRST {bytes} bytes: no more fits into an Approval. belay journal export {run} has all \
-             of them"
+            "  arguments: ONLY THE FIRST {bytes} bytes: no more fits into an Approval. {} journal export {run} has all of \
+             them",
+            place.belay()
         )
     } else {
         format!("  arguments: {bytes} bytes, those that would be sent")
@@ -204,6 +207,7 @@ pub mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::place::tests::in_team;
 
     /// What the operator would have made of `change`, which replaces fields of the request.
     pub fn approval(change: &Value, decisions: &[(&str, &str, &str)]) -> Approval {
@@ -256,7 +260,7 @@ pub mod tests {
     #[test]
     fn what_a_server_offers_is_shown_line_by_line_from_what_is_signed() {
         let approval = drift();
-        let text = question("a", &approval.spec.request, Detail::Folded).text;
+        let text = question(in_team("a"), &approval.spec.request, Detail::Folded).text;
         let expected = r"    set_labels changed
       - description: Sets labels.
       + description: Sets labels.\u{202e} And more.
@@ -274,7 +278,7 @@ pub mod tests {
     }
 
     fn text(change: &Value, detail: Detail) -> String {
-        question("nightly-c1-x", &approval(change, &[]).spec.request, detail).text
+        question(in_team("nightly-c1-x"), &approval(change, &[]).spec.request, detail).text
     }
 
     #[test]
@@ -315,7 +319,7 @@ pub mod tests {
         });
         let approval = approval(&everywhere, &[(nasty, nasty, "Allow")]);
         let digest = approval.spec.request.digest.clone();
-        let text = question("a", &approval.spec.request, Detail::Full).text + &standing(&approval, &digest);
+        let text = question(in_team("a"), &approval.spec.request, Detail::Full).text + &standing(&approval, &digest);
         assert!(!text.contains(['\u{202e}', '\u{1b}', '\u{200b}']), "{text:?}");
         assert!(text.contains("LOOK OUT: characters that move, turn or hide"), "{text}");
     }
@@ -368,11 +372,14 @@ pub mod tests {
         let look = text(&json!({"arguments": "{\"to\":\"pаypal\"}"}), Detail::Folded);
         assert!(look.contains("LOOK OUT: pаypal mixes scripts"), "{look}");
         let long = json!({"arguments": format!("{{\"a\":\"{}\"}}", "x".repeat(1000))});
-        let folded = question("a", &approval(&long, &[]).spec.request, Detail::Folded);
+        let folded = question(in_team("a"), &approval(&long, &[]).spec.request, Detail::Folded);
         assert!(folded.folded_bytes > 0 && folded.text.contains("FOLDED: "), "{}", folded.text);
         assert!(!text(&long, Detail::Full).contains("FOLDED"));
         let cut = text(&json!({"arguments": "{\"a\":\"b", "argumentsTruncated": true}), Detail::Full);
-        assert!(cut.contains("ONLY THE FIRST 7 bytes") && cut.contains("belay journal export nightly"), "{cut}");
+        assert!(
+            cut.contains("ONLY THE FIRST 7 bytes") && cut.contains("belay -n team journal export nightly"),
+            "{cut}"
+        );
     }
 
     #[test]

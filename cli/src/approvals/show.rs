@@ -50,7 +50,8 @@ pub async fn show(target: &Target, arguments: &ShowArguments) -> Result<ExitCode
 async fn text(target: &Target, approval: &Approval, arguments: &ShowArguments) -> Result<ExitCode, CliError> {
     let (name, request) = (&arguments.name, &approval.spec.request);
     let detail = if arguments.full { Detail::Full } else { Detail::Folded };
-    print!("{}{}", question(name, request, detail).text, standing(approval, &request.digest));
+    let placed = target.placed(name);
+    print!("{}{}", question(placed, request, detail).text, standing(approval, &request.digest));
     if request.purpose == ApprovalPurpose::Call {
         print!("{}", difference(target, approval, detail).await);
     }
@@ -58,8 +59,9 @@ async fn text(target: &Target, approval: &Approval, arguments: &ShowArguments) -
     let digest = checked_digest(name, request)?;
     if !approval.is_sealed() {
         println!(
-            "Decide with {}\nor sign {digest} with kubectl: belay show {name} -o yaml-decision",
-            how(name, request.purpose)
+            "Decide with {}\nor sign {digest} with kubectl: {} show {name} -o yaml-decision",
+            how(placed, request.purpose),
+            target.place.belay()
         );
     }
     Ok(ExitCode::SUCCESS)
