@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::event::{Answer, Approver, DenyReason, Event, NotSentReason, Record, Verdict};
-use crate::judgement::{Judged, Opinion, OpinionVerdict, PolicySource};
+use crate::judgement::{Judged, Judgement, Opinion, OpinionVerdict, PolicySource};
 
 /// One attempt at one call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +80,8 @@ pub(super) struct Effects {
     asked: BTreeMap<String, (String, u32)>,
     /// Who allowed the newest attempt of a call.
     approved: BTreeMap<String, (u32, Vec<Approver>)>,
+    /// Who said no to the newest attempt of a call.
+    refused: BTreeMap<String, (u32, String)>,
     /// What people gave for the rest of the run, by name.
     given: BTreeMap<String, GrantedBy>,
 }
@@ -99,8 +101,7 @@ impl Effects {
                 self.proposed.push(Named { call_id: call_id.clone(), tool, operation });
             }
             Event::CallDecided { call_id, attempt, verdict, judged } => {
-                let permitted_by = self.permitted_by(call_id, *attempt, judged.as_deref());
-                self.decide(call_id, *attempt, verdict, (permitted_by, record.at));
+                self.decide(call_id, *attempt, verdict, (judged.as_deref(), record.at));
             }
             Event::CallObserved { call_id, attempt, result, .. } => {
                 let outcome = if result.is_error { EffectOutcome::ObservedError } else { EffectOutcome::Observed };
@@ -167,15 +168,38 @@ impl Effects {
         PermittedBy::tell(judged, approved.map(|(_, by)| by.as_slice()), &self.given)
     }
 
-    fn decide(&mut self, call_id: &str, attempt: u32, verdict: &Verdict, (permitted_by, at): (PermittedBy, i64)) {
+    /// The person or the policy that said no; the gate where neither did.
+    fn denied_by(&self, call_id: &str, attempt: u32, reason: DenyReason, judged: Option<&Judged>) -> String {
+        let by = match reason {
+            DenyReason::Refused => {
+                let refused = self.refused.get(call_id).filter(|(refused, _)| *refused == attempt);
+                refused.map(|(_, by)| by.clone())
+            }
+            DenyReason::Policy => judged.and_then(|judged| match &judged.judgement {
+                Judgement::Deny { policy, rule, .. } => Some(format!("policy {}", with_rule(policy, rule.as_deref()))),
+                Judgement::Allow | Judgement::Ask { .. } => None,
+            }),
+            DenyReason::NotListed
+            | DenyReason::DefinitionChanged
+            | DenyReason::DigestMismatch
+            | DenyReason::RunEnding
+            | DenyReason::CannotBeAsked
+            | DenyReason::Expired
+            | DenyReason::NoChild => None,
+        };
+        by.unwrap_or_else(|| "gate".to_owned())
+    }
+
+    fn decide(&mut self, call_id: &str, attempt: u32, verdict: &Verdict, (judged, at): (Option<&Judged>, i64)) {
         let named = self.proposed.iter().find(|named| named.call_id == call_id);
         let Some(Named { tool, operation, .. }) = named else { return }; // the fold refuses that
         let (permitted_by, outcome, settled) = match verdict {
-            Verdict::Allowed { .. } => (permitted_by, EffectOutcome::UnderWay, None),
+            Verdict::Allowed { .. } => (self.permitted_by(call_id, attempt, judged), EffectOutcome::UnderWay, None),
             // Nothing of it was sent yet.
             Verdict::Asked { .. } | Verdict::Later { .. } => return,
             Verdict::Denied { reason, .. } => {
-                (PermittedBy::Nobody(*reason), EffectOutcome::Denied, Some(settled("gate", at)))
+                let by = self.denied_by(call_id, attempt, *reason, judged);
+                (PermittedBy::Nobody(*reason), EffectOutcome::Denied, Some(settled(&by, at)))
             }
         };
         self.rows.push(Effect {
@@ -200,8 +224,13 @@ impl Effects {
                 self.approved.insert(call_id, (attempt, by.clone()));
                 return;
             }
-            // A denial follows, or another question.
-            Answer::Denied { .. } | Answer::Expired {} | Answer::Withdrawn { .. } | Answer::Misfit { .. } => return,
+            // A denial follows.
+            Answer::Denied { by, .. } => {
+                self.refused.insert(call_id, (attempt, by.clone()));
+                return;
+            }
+            // The same, or another question.
+            Answer::Expired {} | Answer::Withdrawn { .. } | Answer::Misfit { .. } => return,
             // Where people had said yes to the call, these said yes to the next attempt.
             Answer::Answered { by, .. } => {
                 if self.approved.get(&call_id).is_some_and(|(approved, _)| *approved == attempt) {
@@ -266,8 +295,11 @@ fn allows(opinion: &Opinion) -> Option<String> {
         PolicySource::Plan | PolicySource::Default => true,
         PolicySource::Current | PolicySource::Audit => false,
     };
-    let rule = opinion.rule.as_ref().map_or_else(String::new, |rule| format!("/{rule}"));
-    (counts && opinion.verdict == OpinionVerdict::Allow).then(|| format!("{}{rule}", opinion.policy))
+    (counts && opinion.verdict == OpinionVerdict::Allow).then(|| with_rule(&opinion.policy, opinion.rule.as_deref()))
+}
+
+fn with_rule(policy: &str, rule: Option<&str>) -> String {
+    rule.map_or_else(|| policy.to_owned(), |rule| format!("{policy}/{rule}"))
 }
 
 fn settled(by: &str, at: i64) -> Settled {

@@ -10,6 +10,7 @@ use crate::event::{
     Answer, Approver, Ask, AskPurpose, DenyReason, Finish, Item, ListedOperation, Listing, ModelResponse,
     NotSentReason, Record, ToolResult,
 };
+use crate::judgement::{Judged, Judgement, PolicyRequirement};
 use crate::plan::Plan;
 
 fn run() -> ObjectId {
@@ -156,6 +157,45 @@ fn an_export_verifies_and_tells_each_effect() {
             ("c4", "read", PermittedBy::AllowList, EffectOutcome::UnderWay, None),
         ]
     );
+}
+
+#[test]
+fn whoever_said_no_is_told_with_the_denial() {
+    let mut all = events();
+    let judgement = Judgement::Deny { policy: "careful".into(), rule: Some("no-force".into()), reason: "never".into() };
+    let judged = Some(Box::new(Judged { judgement, opinions: Vec::new(), grants: Vec::new() }));
+    let denied = |reason, message: &str| Verdict::Denied { reason, message: message.into() };
+    let verdict = denied(DenyReason::Policy, "never");
+    all[10] = Event::CallDecided { call_id: "c2".into(), attempt: 1, verdict, judged };
+    let Some(Event::CallDecided { verdict: Verdict::Allowed { digest }, .. }) = all.pop() else { panic!() };
+    let wanted =
+        json!({"policy": "owners", "generation": 1, "quorum": 1, "separationOfDuty": false, "expiresAfterSeconds": 60});
+    let requirements: Vec<PolicyRequirement> = vec![serde_json::from_value(wanted).unwrap()];
+    let ask = Ask {
+        name: "q".into(),
+        purpose: AskPurpose::Call,
+        call_id: "c4".into(),
+        attempt: 1,
+        nonce: "n".into(),
+        expires_at: 100_000,
+        digest: Digest::zero(),
+        call: Some(digest),
+        requirements: requirements.clone(),
+        guard: None,
+        question: None,
+    };
+    all.extend([
+        decided("c4", Verdict::Asked { requirements }),
+        Event::AskOpened { ask },
+        Event::AskPosted { name: "q".into(), uid: "u".into() },
+        Event::AskSettled { name: "q".into(), answer: Answer::Denied { by: "ada".into(), reason: "no".into() } },
+        decided("c4", denied(DenyReason::Refused, "ada says no")),
+    ]);
+    let verified = verify(&file_of(all)).unwrap();
+    let denied = verified.effects.iter().filter(|row| row.outcome == EffectOutcome::Denied);
+    let by = |row: &Effect| (row.call_id.clone(), row.settled.as_ref().unwrap().by.clone());
+    let told: Vec<_> = denied.map(by).collect();
+    assert_eq!(told, [("c2".to_owned(), "policy careful/no-force".to_owned()), ("c4".to_owned(), "ada".to_owned())]);
 }
 
 #[test]
