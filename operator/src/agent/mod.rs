@@ -1,5 +1,7 @@
 //! Agent: Ready when its Model and Tools are, and every operation that it lists exists.
 
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 pub use verdict::EVERY_OPERATION;
@@ -56,7 +58,7 @@ impl Reconcile for Agents {
         if service == Service::Starting {
             return Ok(Action::await_change());
         }
-        let found = find(&self.world, &agent, &self.network.allowed);
+        let found = self.look_up(&agent);
         let verdict = verdict::judge(&agent, service, &found);
 
         let mut status = agent.status.clone().unwrap_or_default();
@@ -114,17 +116,27 @@ impl Agents {
         }
     }
 
+    /// What the Agent's references find, and the Services that those name.
+    fn look_up(&self, agent: &Agent) -> verdict::Found {
+        let (namespace, allowed) = (agent.namespace().unwrap_or_default(), &self.network.allowed);
+        let found = find(&self.world, agent, allowed);
+        let service = |namespace: &str, name: &str| self.namespaces.sighting(namespace, name);
+        let external = || destinations::external(&urls(&self.world, agent), &namespace, allowed, service);
+        verdict::Found { astray: found.astray.or_else(external), ..found }
+    }
+
     /// What pods of its runs reach.
     fn surroundings(&self, agent: &Agent) -> Surroundings {
         let namespace = agent.namespace().unwrap_or_default();
-        let urls = destinations::named(
-            &self.world.models_of(agent),
-            &self.world.tools_of(agent),
-            &self.world.credentials_of(agent),
-        );
+        let urls = urls(&self.world, agent);
         let routes = routes(urls.iter().map(|named| named.url.as_str()), &namespace, &self.network.allowed);
         Surroundings { namespace, owner: owner_of(agent), routes, proxy: self.network.proxy.clone() }
     }
+}
+
+/// Everything that runs of the Agent would request.
+fn urls(world: &World, agent: &Agent) -> Vec<destinations::Named> {
+    destinations::named(&world.models_of(agent), &world.tools_of(agent), &world.credentials_of(agent))
 }
 
 /// What the Agent's references find.
@@ -133,7 +145,6 @@ pub(crate) fn find(world: &World, agent: &Agent, allowed: &AllowedHosts) -> verd
     let model = world.model(&namespace, &agent.spec.model_ref.name);
     let tools: Vec<_> = agent.spec.tools.iter().map(|tool| world.tool(&namespace, &tool.name)).collect();
     let (there, credentials) = (world.tools_of(agent), world.credentials_of(agent));
-    let urls = destinations::named(&world.models_of(agent), &there, &credentials);
     let unpriced = tools.iter().enumerate().find_map(|(index, tool)| {
         let named = &tool.as_ref()?.spec.agent.as_ref()?.agent_ref.name;
         let subagent = world.agent(&namespace, named)?;
@@ -141,7 +152,7 @@ pub(crate) fn find(world: &World, agent: &Agent, allowed: &AllowedHosts) -> verd
     });
     verdict::Found {
         unpriced,
-        astray: destinations::refusal(&urls, &namespace, allowed),
+        astray: destinations::refusal(&urls(world, agent), &namespace, allowed),
         fallbacks: world.models_of(agent).split_off(usize::from(model.is_some())),
         policies: named(world, agent, &there, &credentials),
         overburdened: overburdened(agent, &there, &credentials),

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use belay_crds::{Credential, Model, Tool};
-use belay_protocol::network::AllowedHosts;
+use belay_protocol::network::{AllowedHosts, Host};
 use kube::ResourceExt;
 
+use super::policy::{Sighting, external_name};
 use crate::agent_run::resolve::base_url;
 
 /// A URL, and the object and field that name it.
@@ -63,6 +64,27 @@ pub fn refusal(named: &[Named], namespace: &str, allowed: &AllowedHosts) -> Opti
     })
 }
 
+/// The first of these that names a Service of type `ExternalName`, in words: no NetworkPolicy can open a way to one.
+#[must_use]
+pub fn external(
+    named: &[Named],
+    namespace: &str,
+    allowed: &AllowedHosts,
+    service: impl Fn(&str, &str) -> Sighting,
+) -> Option<String> {
+    named.iter().find_map(|Named { subject, url }| {
+        let Host::Service { name, namespace } = allowed.route(url, namespace).ok()?.destination.host else {
+            return None;
+        };
+        let Sighting::Known(service) = service(&namespace, &name) else { return None };
+        let host = belay_crds::visible(external_name(&service)?);
+        Some(format!(
+            "{subject} leads where no run may go: Service {name} of namespace {namespace} is an ExternalName, which stands \
+             for no pods that a NetworkPolicy could let runs out to: name {host} itself"
+        ))
+    })
+}
+
 /// What of the installation's list these need.
 #[must_use]
 pub fn private_hosts(named: &[Named], namespace: &str, allowed: &AllowedHosts) -> Vec<String> {
@@ -73,6 +95,8 @@ pub fn private_hosts(named: &[Named], namespace: &str, allowed: &AllowedHosts) -
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use k8s_openapi::api::core::v1::Service;
+
     use super::*;
     use crate::fixtures::{NAMESPACE, credential, model, tool};
 
@@ -100,6 +124,31 @@ mod tests {
         assert!(words.starts_with(begin), "{words}");
         let run = named(&[], &[], &[Arc::new(exchanged_at("http://login.other.svc/token"))]);
         assert!(refusal(&run, NAMESPACE, &allowed).is_some());
+    }
+
+    #[test]
+    fn a_service_that_stands_for_a_host_elsewhere_is_no_destination() {
+        let spec = |spec| serde_json::from_value(serde_json::json!({"metadata": {}, "spec": spec})).unwrap();
+        let elsewhere: Arc<Service> =
+            Arc::new(spec(serde_json::json!({"type": "ExternalName", "externalName": "llm.example.com"})));
+        let by_hand: Arc<Service> = Arc::new(spec(serde_json::json!({"clusterIP": "10.96.0.2"})));
+        let service = |namespace: &str, name: &str| match (namespace, name) {
+            (NAMESPACE, "elsewhere") => Sighting::Known(elsewhere.clone()),
+            (NAMESPACE, "by-hand") => Sighting::Known(by_hand.clone()),
+            _ => Sighting::Missing,
+        };
+        let said = |url: &str| external(&at(url), NAMESPACE, &AllowedHosts::default(), service);
+        let words = "Model writer: spec.baseURL leads where no run may go: Service elsewhere of namespace triage is an \
+                     ExternalName, which stands for no pods that a NetworkPolicy could let runs out to: name \
+                     llm.example.com itself";
+        for url in
+            ["http://elsewhere/v1", "http://elsewhere.triage/v1", "https://elsewhere.triage.svc.cluster.local/v1"]
+        {
+            assert_eq!(said(url).as_deref(), Some(words), "{url}");
+        }
+        for url in ["http://by-hand/v1", "http://not-there/v1", "https://elsewhere.example.com/v1"] {
+            assert_eq!(said(url), None, "{url}");
+        }
     }
 
     #[test]

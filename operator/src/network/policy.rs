@@ -168,12 +168,19 @@ fn to_any_pod(namespace: &str) -> NetworkPolicyEgressRule {
     rule(vec![NetworkPolicyPeer { namespace_selector, ..NetworkPolicyPeer::default() }], Vec::new())
 }
 
+/// What a Service of type `ExternalName` stands for: a host, and no pods.
+#[must_use]
+pub fn external_name(service: &Service) -> Option<&str> {
+    let spec = service.spec.as_ref().filter(|spec| spec.type_.as_deref() == Some("ExternalName"))?;
+    Some(spec.external_name.as_deref().unwrap_or_default())
+}
+
 /// The pods behind a Service, at the ports where they listen. None: it has no pods that a policy can select.
 fn to_service(service: &Service, away: Option<&str>, port: u16) -> Option<NetworkPolicyEgressRule> {
     let namespace_selector = away.map(|namespace| labelled([(NAMESPACE_NAME, namespace)]));
     let spec = service.spec.as_ref()?;
     let selector = spec.selector.clone().filter(|selector| !selector.is_empty())?;
-    if spec.type_.as_deref() == Some("ExternalName") {
+    if external_name(service).is_some() {
         return None;
     }
     let headless = spec.cluster_ip.as_deref() == Some("None");

@@ -145,7 +145,10 @@ impl Tools {
         let reference = tool.spec.credential_ref();
         let credential = reference.and_then(|reference| self.world.credential(namespace, &reference.name));
         let urls = destinations::of_probe(tool, credential.as_deref());
-        if let Some(refusal) = destinations::refusal(&urls, namespace, &self.network.allowed) {
+        let service = |namespace: &str, name: &str| self.namespaces.sighting(namespace, name);
+        let refusal = destinations::refusal(&urls, namespace, &self.network.allowed)
+            .or_else(|| destinations::external(&urls, namespace, &self.network.allowed, service));
+        if let Some(refusal) = refusal {
             return Found::Astray(refusal);
         }
         let subject = format!("Tool {}: spec.{}.credentialRef", tool.name_any(), tool.spec.kind());
