@@ -38,7 +38,7 @@ fuzz: ## Ten minutes of fuzzing for each codec; FUZZ_SECONDS=60 is shorter
 test-cluster: ## Tests on a real API server, kubelet and container runtime
 	e2e/cluster-tests
 
-mutations: ## Take away one rule at a time and see its test go red; compiles for a quarter of an hour
+mutations: ## Take away one rule at a time and see its test go red; compiles for an hour
 	e2e/mutations
 
 lint: ## rustfmt, clippy (pedantic), licences and duplicate providers

@@ -263,6 +263,8 @@ async fn run_elsewhere(plan: &Plan, secrets: &Secrets) -> (Traces, Journal) {
     let mut runner = Command::new(std::env::current_exe().unwrap())
         .args(["canary::the_canarys_runner", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
         .env(FOLDER, &folder)
+        // Nobody is there: what goes that way does not arrive.
+        .envs(["http_proxy", "https_proxy", "all_proxy"].map(|name| (name, "http://127.0.0.1:1")))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)

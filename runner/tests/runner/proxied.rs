@@ -152,9 +152,12 @@ async fn who_answers_behind_a_proxy_still_has_to_be_the_host_that_was_meant() {
 async fn what_the_installation_lists_is_asked_without_the_proxy() {
     let authority = Authority::new();
     let server = Server::start(vec![Format::Chat.says("hi")]).await;
+    let front = Front::start(authority.vouch_for("127.0.0.1"), server.address).await;
     let proxy = Proxy::start(Does::Nothing).await;
-    ask(proxy.address, &authority, &server.url("/v1")).await.unwrap();
-    assert_eq!(server.received().len(), 1);
+    for url in [server.url("/v1"), front.url("/v1")] {
+        ask(proxy.address, &authority, &url).await.unwrap();
+    }
+    assert_eq!(server.received().len(), 2);
     assert_eq!(proxy.heard(), "");
 }
 
