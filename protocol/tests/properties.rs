@@ -5,16 +5,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use belay_protocol::call::definition_digest;
-use belay_protocol::cost::Usage;
+use belay_protocol::cost::{Cost, Prices, Usage};
 use belay_protocol::elicitation::{InputRequired, Inquiry};
 use belay_protocol::event::{
-    AcceptedDefinition, Answer, Ask, AskPurpose, DeathProof, DenyReason, EndReason, EpochEnd, Failure, FailureReason,
-    Finish, Item, LaterReason, Limit, ListedOperation, Listing, ModelResponse, NotSentReason, Outcome, ProposedCall,
-    Record, RunEnd, ToolResult, Verdict,
+    AcceptedDefinition, Answer, Ask, AskPurpose, Child, ChildEnd, DeathProof, DenyReason, EndReason, EpochEnd, Failure,
+    FailureReason, Finish, Item, LaterReason, Limit, ListedOperation, Listing, ModelResponse, NotSentReason, Outcome,
+    ProposedCall, Record, RunEnd, ToolResult, Verdict,
 };
 use belay_protocol::fold::{CallState, ModelState};
 use belay_protocol::plan::{
-    Effects, Limits, ModelApi, ObjectId, OnDrift, PLAN_VERSION, PlanModel, PlanOperation, PlanTool, Timeouts,
+    Effects, Limits, ModelApi, ObjectId, OnDrift, PLAN_VERSION, PlanAgent, PlanModel, PlanOperation, PlanTool, Timeouts,
 };
 use belay_protocol::trace::{Span, What, spans};
 use belay_protocol::transcript::Transcript;
@@ -28,7 +28,15 @@ struct Turn {
     event: u8,
     call: u8,
     fits: bool,
+    /// Whether it takes one of the events that are due in place of its own.
+    led: bool,
 }
+
+/// How many kinds of turns there are.
+const EVENTS: u8 = 24;
+/// What the run may use: little enough that some walks use it up.
+const TOKENS: u64 = 1000;
+const MICRO_USD: u64 = 1500;
 
 /// A walk: what the fold accepted, and the state after each acceptance.
 struct Walk {
@@ -49,7 +57,7 @@ fn plan() -> Plan {
         context_window_tokens: None,
         max_output_tokens: None,
         temperature: None,
-        prices: None,
+        prices: Some(Prices { input: 1_000_000, cached_input: None, cache_write: None, output: 2_000_000 }),
         timeouts: Timeouts::default(),
         reasoning: None,
         headers: Vec::new(),
@@ -65,35 +73,62 @@ fn plan() -> Plan {
         input: "go".into(),
         fallbacks: vec![PlanModel { name: "spare".into(), ..model.clone() }],
         model,
-        tools: vec![PlanTool {
-            name: "tool".into(),
-            uid: "tool-uid".into(),
-            url: "http://tool/mcp".into(),
-            ca: None,
-            http: None,
-            credential: None,
-            call_timeout_seconds: 60,
-            policies: Vec::new(),
-            on_drift: OnDrift::Wait,
-            agent: None,
-            operations: [("do", Effects::NonIdempotent), ("put", Effects::Idempotent)]
-                .map(|(name, effects)| PlanOperation {
-                    name: name.into(),
-                    model_name: format!("tool__{name}"),
-                    definition: definition_digest(name, "", &json!({})).unwrap(),
-                    effects,
-                    gone: false,
-                })
-                .into(),
-        }],
+        tools: vec![server(), subagent()],
         credentials: Vec::new(),
         policies: Vec::new(),
         agent_policies: Vec::new(),
         inherited_policies: Vec::new(),
         private_hosts: Vec::new(),
-        limits: Limits { steps: 50, tokens: None, cost_micro_usd: None, active_seconds: 60, wait_seconds: 60 },
+        limits: limits(Some(TOKENS), Some(MICRO_USD)),
         output_schema: None,
         parent: None,
+    }
+}
+
+fn limits(tokens: Option<u64>, cost_micro_usd: Option<u64>) -> Limits {
+    Limits { steps: 50, tokens, cost_micro_usd, active_seconds: 60, wait_seconds: 60 }
+}
+
+fn server() -> PlanTool {
+    PlanTool {
+        name: "tool".into(),
+        uid: "tool-uid".into(),
+        url: "http://tool/mcp".into(),
+        ca: None,
+        http: None,
+        credential: None,
+        call_timeout_seconds: 60,
+        policies: Vec::new(),
+        on_drift: OnDrift::Wait,
+        agent: None,
+        operations: vec![
+            operation("tool", "do", Effects::NonIdempotent),
+            operation("tool", "put", Effects::Idempotent),
+        ],
+    }
+}
+
+/// A tool whose calls other runs carry out.
+fn subagent() -> PlanTool {
+    let agent =
+        PlanAgent { name: "helper".into(), description: String::new(), limits: limits(None, None), priced: true };
+    PlanTool {
+        name: "helper".into(),
+        uid: "helper-uid".into(),
+        url: "agent/helper".into(),
+        agent: Some(agent),
+        operations: vec![operation("helper", "run", Effects::NonIdempotent)],
+        ..server()
+    }
+}
+
+fn operation(tool: &str, name: &str, effects: Effects) -> PlanOperation {
+    PlanOperation {
+        name: name.into(),
+        model_name: format!("{tool}__{name}"),
+        definition: definition_digest(name, "", &json!({})).unwrap(),
+        effects,
+        gone: false,
     }
 }
 
@@ -112,7 +147,7 @@ fn event(turn: Turn, state: &RunState) -> Event {
     };
     let (call_id, attempt_of_call) = a_call(turn, state);
     let call_digest = Digest::of(call_id.as_bytes());
-    match turn.event % 20 {
+    match turn.event % EVENTS {
         0 => Event::RunAccepted { plan_digest: Digest::zero(), plan: Box::new(plan()) },
         1 => Event::EpochOpened { epoch: epoch + 1, pod_name: "pod".into() },
         2 => Event::InstanceClaimed { epoch, instance: "me".into(), pod_uid: "uid".into() },
@@ -127,16 +162,7 @@ fn event(turn: Turn, state: &RunState) -> Event {
             let reported = turn.call.is_multiple_of(3).then(Usage::default);
             Event::ModelFailed { step, attempt, failure: failure(turn.call.is_multiple_of(2)), reported }
         }
-        8 => {
-            let call = ProposedCall {
-                tool: "tool".into(),
-                operation: if turn.call.is_multiple_of(2) { "do" } else { "put" }.into(),
-                args: json!({}),
-                definition: Digest::zero(),
-                digest: call_digest,
-            };
-            Event::CallProposed { call_id, attempt: attempt_of_call, call }
-        }
+        8 => Event::CallProposed { call_id, attempt: attempt_of_call, call: a_proposal(turn, call_digest) },
         9 | 10 => {
             let digest = if turn.fits { call_digest } else { Digest::zero() };
             let verdict = if turn.call.is_multiple_of(5) {
@@ -175,7 +201,14 @@ fn event(turn: Turn, state: &RunState) -> Event {
         15 => Event::AskOpened { ask: an_open_ask(turn, state, call_id, attempt_of_call) },
         16 => Event::AskPosted { name: an_ask(turn, state), uid: "approval-uid".into() },
         17 => Event::AskSettled { name: an_ask(turn, state), answer: answer(turn.call) },
-        18 => match turn.call % 8 {
+        18 => Event::ChildOpened { child: a_new_child(turn, state, &call_id), call_id, attempt: attempt_of_call },
+        19 => Event::ChildPosted { name: a_child(turn, state).0, uid: "child-uid".into() },
+        20 => child_ended(turn, state),
+        21 => Event::EpochDead {
+            epoch: state.undead.keys().next().copied().unwrap_or(epoch) + u64::from(off),
+            proof: DeathProof::Reported,
+        },
+        22 => match turn.call % 8 {
             0 => Event::RunEnded {
                 end: RunEnd {
                     outcome: Outcome::Failed,
@@ -184,8 +217,7 @@ fn event(turn: Turn, state: &RunState) -> Event {
                 },
             },
             1 => Event::EpochEnded { epoch, cause: EpochEnd::Exited, active_milliseconds: 5 },
-            2 => Event::EpochDead { epoch, proof: DeathProof::Reported },
-            3 => Event::CancelRequested {},
+            2 | 3 => Event::CancelRequested {},
             6 => {
                 let definition = turn.fits.then(Digest::zero);
                 let operations = vec![AcceptedDefinition { name: "do".into(), definition }];
@@ -200,6 +232,35 @@ fn event(turn: Turn, state: &RunState) -> Event {
         },
         _ => Event::CancelRequested {},
     }
+}
+
+/// Half of the calls are an Agent's.
+fn a_proposal(turn: Turn, digest: Digest) -> ProposedCall {
+    let operations = [("tool", "do"), ("tool", "put"), ("helper", "run"), ("helper", "run")];
+    let (tool, operation) = operations[usize::from(turn.call / 4 % 4)];
+    ProposedCall { tool: tool.into(), operation: operation.into(), args: json!({}), definition: Digest::zero(), digest }
+}
+
+/// What would bring the run forward, by the numbers of [`event`]: without such a lead few walks get anywhere.
+fn due_events(state: &RunState) -> Vec<u8> {
+    let of_call = |call: &CallState| match call {
+        CallState::Due { .. } | CallState::Later { .. } => vec![8, 8, 8, 13],
+        CallState::Proposed { .. } => vec![9],
+        CallState::Permitted { call, .. } if call.tool == "helper" => vec![18, 18, 18, 11, 14],
+        CallState::Permitted { .. } => vec![11, 12, 12, 12, 13, 14, 14],
+        CallState::Asked { .. } | CallState::Unknown { .. } | CallState::InputRequired { .. } => vec![15, 16, 17, 17],
+        CallState::Delegated { .. } => vec![19, 20],
+        CallState::Settled(_) => Vec::new(),
+    };
+    let run = match (state.live_epoch(), state.model) {
+        (None, _) => 1,
+        (Some(epoch), _) if epoch.claim.is_none() => 2,
+        (Some(_), ModelState::InFlight { .. }) => 5,
+        (Some(_), ModelState::Failed { .. }) => 22,
+        (Some(_), ModelState::Idle | ModelState::Done) => 4,
+    };
+    let dead = state.undead.keys().map(|_| 21);
+    state.calls.values().flat_map(of_call).chain([run]).chain(dead).collect()
 }
 
 /// What could be asked about that call.
@@ -226,11 +287,58 @@ fn an_open_ask(turn: Turn, state: &RunState, call_id: String, attempt: u32) -> A
     }
 }
 
-/// Some call of the newest response, and the attempt that it is at.
+/// A run for that call: with what is left or with half of it; seldom with more, without a bound, under a name that another
+/// one may have, or of another Agent.
+fn a_new_child(turn: Turn, state: &RunState, call_id: &str) -> Child {
+    let share = |left: Option<u64>, choice: u8| match choice % 8 {
+        0 => left.map(|left| left + 1),
+        1 => None,
+        2 | 3 => left,
+        _ => left.map(|left| left / 2),
+    };
+    Child {
+        name: if turn.call.is_multiple_of(7) { "child".into() } else { format!("child-{call_id}") },
+        agent: if turn.call.is_multiple_of(11) { "another" } else { "helper" }.into(),
+        limits: limits(share(state.tokens_left(), turn.call), share(state.cost_left(), turn.call / 8)),
+    }
+}
+
+/// Some child by its name, and the call that it carries out.
+fn a_child(turn: Turn, state: &RunState) -> (String, String, u32) {
+    let count = state.children.len().max(1);
+    let found = state.children.iter().nth(usize::from(turn.call) % count);
+    let off = u32::from(!turn.fits);
+    found.map(|(name, open)| (name.clone(), open.call_id.clone(), open.attempt + off)).unwrap_or_default()
+}
+
+/// It used less than it might, or more by a request.
+fn child_ended(turn: Turn, state: &RunState) -> Event {
+    let (name, call_id, attempt) = a_child(turn, state);
+    let outcome = [None, Some(Outcome::Succeeded), Some(Outcome::Failed), Some(Outcome::Cancelled)];
+    let result =
+        ToolResult { is_error: false, content: "ok".into(), truncated_from_bytes: None, artifacts: Vec::new() };
+    let end = ChildEnd {
+        outcome: outcome[usize::from(turn.call % 4)],
+        result,
+        tokens: u64::from(turn.call),
+        cost_micro_usd: u64::from(turn.call) * 2,
+    };
+    Event::ChildEnded { call_id, attempt, name, end: Box::new(end) }
+}
+
+/// Some call of the newest response, mostly one that the event can move, and the attempt that it is at.
 fn a_call(turn: Turn, state: &RunState) -> (String, u32) {
-    let count = state.calls.len().max(1);
+    let moves = |call: &CallState| match turn.event % EVENTS {
+        8 => matches!(call, CallState::Due { .. } | CallState::Later { .. } | CallState::Asked { .. }),
+        9 | 10 => matches!(call, CallState::Proposed { .. }),
+        11..=14 => matches!(call, CallState::Permitted { .. }),
+        18 => matches!(call, CallState::Permitted { call, .. } if call.tool == "helper"),
+        _ => true, // it is about no call, or about what was asked of one
+    };
+    let any = turn.call.is_multiple_of(8) || !state.calls.values().any(moves);
+    let calls: Vec<_> = state.calls.iter().filter(|(_, call)| any || moves(call)).collect();
     let fallback = || (format!("c{}", turn.call), 1);
-    let found = state.calls.iter().nth(usize::from(turn.call) % count);
+    let found = calls.get(usize::from(turn.call) % calls.len().max(1));
     let (call_id, attempt) = found.map_or_else(fallback, |(call_id, call)| {
         let attempt = match call {
             CallState::Due { attempt }
@@ -243,7 +351,7 @@ fn a_call(turn: Turn, state: &RunState) -> (String, u32) {
             | CallState::Unknown { attempt, .. } => *attempt,
             CallState::Settled(_) => 1,
         };
-        (call_id.clone(), attempt)
+        ((*call_id).clone(), attempt)
     });
     (call_id, if turn.fits { attempt } else { attempt + 1 })
 }
@@ -276,16 +384,22 @@ fn response(turn: Turn, state: &RunState) -> ModelResponse {
         name: "tool__do".into(),
         arguments: "{}".into(),
     };
-    ModelResponse::new((0..u32::from(turn.call % 4)).map(call).collect(), Finish::Stop, Usage::default(), 1)
+    let usage = Usage { input_tokens: Some(u64::from(turn.call)), output_tokens: Some(1), ..Usage::default() };
+    // A last answer comes seldom: nothing follows it.
+    let calls = if turn.call.is_multiple_of(16) { 0 } else { 1 + u32::from(turn.call % 3) };
+    ModelResponse::new((0..calls).map(call).collect(), Finish::Stop, usage, 1)
 }
 
 /// Tries every turn; what is refused must leave the state as it was.
 fn walk(turns: &[Turn]) -> Walk {
     let mut state = RunState::default();
     let mut walk = Walk { accepted: Vec::new(), states: vec![state.clone()] };
-    let opening = [0, 1, 2].map(|event| Turn { event, call: 0, fits: true });
+    let opening = [0, 1, 2].map(|event| Turn { event, call: 0, fits: true, led: false });
     for turn in opening.iter().chain(turns) {
-        let record = Record { seq: state.seq + 1, at: 1000 + i64::from(turn.call), event: event(*turn, &state) };
+        let due = due_events(&state);
+        let led = due.get(usize::from(turn.event) % due.len().max(1)).copied().filter(|_| turn.led);
+        let turn = Turn { event: led.unwrap_or(turn.event), ..*turn };
+        let record = Record { seq: state.seq + 1, at: 1000 + i64::from(turn.call), event: event(turn, &state) };
         let before = state.clone();
         match state.apply(&record) {
             Ok(()) => {
@@ -300,9 +414,9 @@ fn walk(turns: &[Turn]) -> Walk {
 
 fn turns() -> impl Strategy<Value = Vec<Turn>> {
     // Endings come seldom, or no walk would get far.
-    let event = prop_oneof![20 => 3_u8..18, 1 => 18_u8..20, 1 => 0_u8..3];
-    let turn = (event, any::<u8>(), prop::bool::weighted(0.9));
-    prop::collection::vec(turn.prop_map(|(event, call, fits)| Turn { event, call, fits }), 0..200)
+    let event = prop_oneof![20 => 3_u8..22, 2 => 22_u8..24, 1 => 0_u8..3];
+    let turn = (event, any::<u8>(), prop::bool::weighted(0.9), prop::bool::weighted(0.6));
+    prop::collection::vec(turn.prop_map(|(event, call, fits, led)| Turn { event, call, fits, led }), 0..200)
 }
 
 /// What a log says of permits, kept without the fold.
@@ -319,12 +433,25 @@ struct Permits {
     /// Calls whose server wants to know something first.
     inquiring: BTreeSet<String>,
     asks: BTreeMap<String, String>,
+    /// Calls that other runs carry out, by the child's name.
+    delegated: BTreeMap<String, String>,
     undead: BTreeSet<u64>,
 }
 
 impl Permits {
     fn follow(&mut self, event: &Event) {
+        if let Some(call_id) = call_of(event).filter(|_| !matches!(event, Event::ChildEnded { .. })) {
+            assert!(!self.delegated.values().any(|delegated| delegated == call_id), "{call_id} is a run's: {event:?}");
+        }
         match event {
+            Event::ChildOpened { call_id, attempt, child } => {
+                self.spend(call_id, *attempt);
+                assert_eq!(self.delegated.insert(child.name.clone(), call_id.clone()), None);
+            }
+            Event::ChildEnded { call_id, name, .. } => {
+                assert_eq!(self.delegated.remove(name).as_ref(), Some(call_id));
+                assert!(self.settled.insert(call_id.clone()), "{call_id} was settled");
+            }
             Event::CallDecided { call_id, attempt, verdict, .. } => {
                 assert!(!self.settled.contains(call_id), "{call_id} was settled");
                 match verdict {
@@ -381,7 +508,10 @@ impl Permits {
                 self.undead.insert(*epoch);
             }
             Event::EpochDead { epoch, .. } => assert!(self.undead.remove(epoch)),
-            Event::ModelRequested { .. } => assert!(self.out.is_empty(), "a permit is out while the model is asked"),
+            Event::ModelRequested { .. } => {
+                assert!(self.out.is_empty(), "a permit is out while the model is asked");
+                assert!(self.delegated.is_empty(), "a call is a run's while the model is asked");
+            }
             _ => {}
         }
     }
@@ -396,6 +526,70 @@ impl Permits {
     fn spend(&mut self, call_id: &str, attempt: u32) {
         assert_eq!(self.out.remove(call_id), Some(attempt), "{call_id} had no permit for that attempt");
         assert!(self.spent.insert((call_id.to_owned(), attempt)));
+    }
+}
+
+/// The call that an event is about, of those that could move it.
+fn call_of(event: &Event) -> Option<&String> {
+    match event {
+        Event::CallProposed { call_id, .. }
+        | Event::CallDecided { call_id, .. }
+        | Event::PermitReturned { call_id, .. }
+        | Event::CallObserved { call_id, .. }
+        | Event::CallNotSent { call_id, .. }
+        | Event::CallUnknown { call_id, .. }
+        | Event::CallInterrupted { call_id, .. }
+        | Event::CallInputRequired { call_id, .. }
+        | Event::ChildOpened { call_id, .. }
+        | Event::ChildEnded { call_id, .. } => Some(call_id),
+        Event::AskOpened { ask } => Some(&ask.call_id),
+        _ => None, // of a run, a model, an epoch, or of a question whose opening was looked at
+    }
+}
+
+/// What a log says of children, kept without the fold.
+#[derive(Debug, Default)]
+struct Children {
+    open: BTreeMap<String, Limits>,
+    posted: BTreeSet<String>,
+    opened: u32,
+    /// What those that have ended used.
+    tokens: u64,
+    micro_usd: u64,
+}
+
+impl Children {
+    /// Tokens and micro-USD.
+    fn set_aside(&self) -> (u64, u64) {
+        let sum = |share: fn(&Limits) -> Option<u64>| self.open.values().filter_map(share).sum();
+        (sum(|limits| limits.tokens), sum(|limits| limits.cost_micro_usd))
+    }
+
+    /// `before`: the run before this event.
+    fn follow(&mut self, event: &Event, before: &RunState) {
+        match event {
+            Event::ChildOpened { child, .. } => {
+                let (tokens, micro_usd) = self.set_aside();
+                let (share, share_of_cost) = (child.limits.tokens.unwrap(), child.limits.cost_micro_usd.unwrap());
+                // A share of nothing is no more than is left where more than all was used.
+                assert!(share == 0 || share + tokens + before.tokens_spent() <= TOKENS, "{child:?}");
+                let spent = before.cost_spent().micro_usd();
+                assert!(share_of_cost == 0 || share_of_cost + micro_usd + spent <= MICRO_USD, "{child:?}");
+                assert_eq!(self.open.insert(child.name.clone(), child.limits), None, "two of one name");
+                self.opened += 1;
+            }
+            Event::ChildPosted { name, .. } => {
+                assert!(self.open.contains_key(name), "{name} was never opened, or has ended");
+                assert!(self.posted.insert(name.clone()), "{name} was made twice");
+            }
+            Event::ChildEnded { name, end, .. } => {
+                assert!(self.open.remove(name).is_some(), "{name} was never opened, or ended before");
+                assert!(self.posted.remove(name) || end.outcome.is_none(), "{name} came to an end and was never made");
+                self.tokens += end.tokens;
+                self.micro_usd += end.cost_micro_usd;
+            }
+            _ => {} // no other event moves a share
+        }
     }
 }
 
@@ -447,7 +641,8 @@ fn due(records: &[Record]) -> Counts {
             | Event::CallObserved { call_id, .. }
             | Event::CallInputRequired { call_id, .. }
             | Event::CallUnknown { call_id, .. }
-            | Event::CallInterrupted { call_id, .. } => {
+            | Event::CallInterrupted { call_id, .. }
+            | Event::ChildEnded { call_id, .. } => {
                 permitted.remove(call_id);
             }
             _ => {} // no other event begins a span or ends a call
@@ -505,6 +700,54 @@ proptest! {
         for record in &walk(&turns).accepted {
             permits.follow(&record.event);
         }
+    }
+
+    #[test]
+    fn what_is_set_aside_for_children_is_never_more_than_there_is_and_each_is_charged_once(turns in turns()) {
+        let (walk, mut children) = (walk(&turns), Children::default());
+        for (record, pair) in walk.accepted.iter().zip(walk.states.windows(2)) {
+            children.follow(&record.event, &pair[0]);
+            let (tokens, micro_usd) = children.set_aside();
+            prop_assert!(tokens <= TOKENS && micro_usd <= MICRO_USD);
+            let after = &pair[1];
+            prop_assert_eq!((after.tokens_set_aside(), after.cost_set_aside()), (tokens, micro_usd));
+            let spent = (after.children_spent.tokens, after.children_spent.cost);
+            prop_assert_eq!(spent, (children.tokens, Cost::of_micro_usd(children.micro_usd)));
+            prop_assert_eq!(after.children_total, children.opened);
+            prop_assert!(after.children.keys().eq(children.open.keys()));
+        }
+    }
+
+    /// A child is at work for exactly one call, and for no call two are.
+    #[test]
+    fn a_call_is_delegated_exactly_while_its_child_is_open(turns in turns()) {
+        for state in walk(&turns).states {
+            let delegated = state.calls.iter().filter_map(|(call_id, call)| match call {
+                CallState::Delegated { child, attempt, .. } => Some((child.clone(), (call_id.clone(), *attempt))),
+                _ => None, // no other call has a child
+            });
+            let open = state.children.iter().map(|(name, open)| (name.clone(), (open.call_id.clone(), open.attempt)));
+            let (open, delegated) = (open.collect::<BTreeMap<_, _>>(), delegated.collect::<BTreeMap<_, _>>());
+            prop_assert_eq!(open, delegated);
+        }
+    }
+
+    /// As a journal keeps it: each batch written, read again, and folded onto what the batches before it came to.
+    #[test]
+    fn a_fold_is_the_same_wherever_its_batches_begin(turns in turns(), sizes in prop::collection::vec(1_usize..9, 1..9)) {
+        let walk = walk(&turns);
+        let (mut kept, mut rest, mut sizes) = (RunState::default(), walk.accepted.as_slice(), sizes.iter().cycle());
+        while let Some(size) = sizes.next().filter(|_| !rest.is_empty()) {
+            let (batch, behind) = rest.split_at((*size).min(rest.len()));
+            let mut grown = kept.clone();
+            for record in batch {
+                let bytes = serde_json::to_vec(record).unwrap();
+                grown.apply(&serde_json::from_slice(&bytes).unwrap()).unwrap();
+            }
+            (kept, rest) = (grown, behind);
+            prop_assert_eq!(&kept, &walk.states[walk.accepted.len() - rest.len()]);
+        }
+        prop_assert_eq!(&kept, walk.states.last().unwrap());
     }
 
     #[test]
@@ -614,6 +857,9 @@ fn walks_get_as_far_as_observations_and_ends() {
         "CallProposed",
         "CallUnknown",
         "CancelRequested",
+        "ChildEnded",
+        "ChildOpened",
+        "ChildPosted",
         "DefinitionsAccepted",
         "EpochDead",
         "EpochEnded",
