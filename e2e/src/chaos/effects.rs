@@ -89,7 +89,8 @@ pub fn permits(events: &[Value]) -> Vec<Permitted> {
                 permits.push(Permitted { call_id, attempt, operation, id, outcome: Outcome::Open });
             }
             "CallObserved" => settle(Outcome::Observed),
-            "CallNotSent" | "PermitReturned" => settle(Outcome::Unsent),
+            // What a run carries out no runner sends.
+            "CallNotSent" | "PermitReturned" | "ChildOpened" => settle(Outcome::Unsent),
             _ => {} // nothing that says whether a permit was used
         }
     }
@@ -175,9 +176,12 @@ mod tests {
             json!({"kind": "CallObserved", "callId": "c1", "attempt": 3}),
             proposed(4),
             decided(4, &json!({"denied": {"reason": "NotListed"}})),
+            proposed(5),
+            decided(5, &allowed),
+            json!({"kind": "ChildOpened", "callId": "c1", "attempt": 5, "child": {"name": "r-c1-x"}}),
         ];
         let outcomes: Vec<Outcome> = permits(&events).into_iter().map(|permit| permit.outcome).collect();
-        assert_eq!(outcomes, [Outcome::Unsent, Outcome::Open, Outcome::Observed]);
+        assert_eq!(outcomes, [Outcome::Unsent, Outcome::Open, Outcome::Observed, Outcome::Unsent]);
         assert_eq!(permits(&events)[0].id, "a");
     }
 

@@ -1,5 +1,6 @@
 //! What the fake API server keeps: objects by resource, with versions, conflicts and a log that watches follow.
-//! Knows of no network. It admits everything: who may do what is tested on a real one.
+//! Knows of no network. It admits everything, and collects nothing whose owner is gone: nobody deletes a run here. Who may do
+//! what is tested on a real one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

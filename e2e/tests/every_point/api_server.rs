@@ -17,6 +17,7 @@ use tokio::time::sleep_until;
 use super::api::{Api, CONFLICT, Key, Refusal};
 use super::points::{Next, Points, Process};
 use super::rules;
+use super::world::RUN;
 
 const AUDIENCE: &str = belay_protocol::TOKEN_AUDIENCE;
 
@@ -81,8 +82,9 @@ fn label(method: &Method, target: &Target, body: &Value) -> Option<String> {
         // Nor NetworkPolicies, which runs share and which are there before the first.
         (_, "leases" | "secrets" | "networkpolicies") => None,
         ("PATCH", "agentruns") => {
+            let whose = if target.name.as_deref() == Some(RUN) { "AgentRun" } else { "child" };
             let reason = text("/status/conditions/0/reason");
-            Some(format!("status of the AgentRun {} {reason}", text("/status/phase")))
+            Some(format!("status of the {whose} {} {reason}", text("/status/phase")))
         }
         ("PATCH" | "POST", "events") => Some("Event".to_owned()),
         ("PATCH", resource) => Some(format!("status of {resource}")),

@@ -9,6 +9,18 @@ pub fn every_point(seen: &[Seen]) -> Vec<Point> {
         .collect()
 }
 
+/// One fault at each place: which, the place's name and `seed` say. As many seeds in a row as a place has faults play all
+/// of them there.
+pub fn one_at_every_place(seen: &[Seen], seed: u64) -> Vec<Point> {
+    let one = |seen: &Seen| {
+        let (faults, place) = (faults(seen), seen.place.clone());
+        let number = place.to_string().bytes().fold(seed, |sum, byte| sum.wrapping_add(u64::from(byte)));
+        let at = usize::try_from(number % u64::try_from(faults.len()).unwrap()).unwrap();
+        Point { fault: faults[at], place }
+    };
+    seen.iter().map(one).collect()
+}
+
 /// Whether it takes a quarantine to come through it.
 pub fn is_slow(fault: Fault) -> bool {
     matches!(fault, Fault::RunnerFreezes | Fault::RunnerPauses | Fault::PodVanishes)

@@ -2,7 +2,8 @@
 //! reference run something goes wrong, and what comes of it is compared with the undisturbed run.
 //!
 //! `BELAY_POINT='runner dies @ after commit RunAccepted #1'` plays one again (two are joined by ` & `), and shows
-//! what it prints; `BELAY_POINT=list` names all; `BELAY_PAIRS=1000` tries more pairs, `BELAY_SEED=7` others.
+//! what it prints; `BELAY_POINT=list` names all; `BELAY_PAIRS=1000` tries more pairs, `BELAY_SEED=7` others, and other
+//! faults around a child.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod api;
@@ -29,11 +30,12 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use self::faults::{every_point, is_slow};
+use self::faults::{every_point, is_slow, one_at_every_place};
 use self::person::When;
 use self::points::{Point, Seen};
+use self::tool::HEARD;
 use self::verdict::{Account, Essence, judge};
-use self::world::{Setting, World};
+use self::world::{Script, Scripts, Setting, World};
 
 /// Worlds at one time, of all tests of this file: most of their time they wait.
 static WORLDS: Semaphore = Semaphore::const_new(8);
@@ -47,9 +49,9 @@ struct Reference {
 }
 
 impl Reference {
-    async fn new(script: Vec<Vec<Value>>, person: When) -> Self {
+    async fn new(scripts: Scripts, person: When) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let setting = Setting::prepare(script, person).await.unwrap();
+        let setting = Setting::prepare(scripts, person).await.unwrap();
         let outcome = World::play(&setting, &[]).await.unwrap();
         let (essence, _) = judge(&outcome, None).unwrap();
         let mut seen = outcome.seen;
@@ -59,7 +61,7 @@ impl Reference {
             seen.retain(|one| again.iter().any(|other| other.place == one.place));
         }
         // How often it says anew what it waits for before it starts is a matter of time alone.
-        seen.retain(|one| one.place.nth == 1 || !one.place.name.contains("status of the AgentRun Pending"));
+        seen.retain(|one| one.place.nth == 1 || !one.place.name.contains(" Pending "));
         Self { setting, essence, seen }
     }
 
@@ -131,10 +133,21 @@ fn words(points: &[Point]) -> String {
     points.iter().map(ToString::to_string).collect::<Vec<_>>().join(" & ")
 }
 
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().and_then(|value| value.parse().ok())
+}
+
+fn seed() -> u64 {
+    number("BELAY_SEED").unwrap_or(1)
+}
+
 fn call(index: u32, operation: &str, id: &str) -> Value {
-    json!({"index": index, "id": format!("call-{id}"), "type": "function", "function": {
-        "name": format!("counter__{operation}"), "arguments": json!({"id": id}).to_string(),
-    }})
+    call_of(index, &format!("counter__{operation}"), &json!({"id": id}))
+}
+
+fn call_of(index: u32, name: &str, arguments: &Value) -> Value {
+    let function = json!({"name": name, "arguments": arguments.to_string()});
+    json!({"index": index, "id": format!("call-{index}"), "type": "function", "function": function})
 }
 
 /// What the model says in a turn with calls.
@@ -147,29 +160,38 @@ fn calls(calls: &[Value]) -> Vec<Value> {
 }
 
 fn answer() -> Vec<Value> {
-    vec![json!({"index": 0, "delta": {"content": "Done."}}), json!({"index": 0, "delta": {}, "finish_reason": "stop"})]
+    says("Done.")
+}
+
+fn says(text: &str) -> Vec<Value> {
+    vec![json!({"index": 0, "delta": {"content": text}}), json!({"index": 0, "delta": {}, "finish_reason": "stop"})]
+}
+
+/// One Agent, which calls no other.
+fn alone(own: Script) -> Scripts {
+    Scripts { own, lead: None }
 }
 
 /// An idempotent and a non-idempotent call in one response.
-fn two_calls() -> Vec<Vec<Value>> {
+fn two_calls() -> Script {
     vec![calls(&[call(0, "put", "p"), call(1, "add", "a")]), answer()]
 }
 
 /// A call without an answer, about which people are asked.
-fn an_unknown() -> Vec<Vec<Value>> {
+fn an_unknown() -> Script {
     vec![calls(&[call(0, "drop", "d")]), answer()]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_goes_wrong_at_any_point_a_run_comes_to_the_same_end() {
-    let reference = Reference::new(two_calls(), When::InTurn).await;
+    let reference = Reference::new(alone(two_calls()), When::InTurn).await;
     let points = every_point(&reference.seen).into_iter().map(|point| vec![point]).collect();
     reference.withstands(points).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_goes_wrong_while_people_are_asked_their_answer_counts_once() {
-    let reference = Reference::new(an_unknown(), When::Later).await;
+    let reference = Reference::new(alone(an_unknown()), When::Later).await;
     // What comes before the call is no other than in the run with two calls.
     let asked = reference.seen.iter().position(|seen| seen.place.name == "before call drop").unwrap();
     let points = every_point(&reference.seen[asked..]).into_iter().map(|point| vec![point]).collect();
@@ -177,27 +199,46 @@ async fn whatever_goes_wrong_while_people_are_asked_their_answer_counts_once() {
 }
 
 /// A call whose server wants to know something first.
-fn a_question() -> Vec<Vec<Value>> {
+fn a_question() -> Script {
     vec![calls(&[call(0, "ask", "q")]), answer()]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_goes_wrong_while_a_server_asks_people_it_gets_their_answer_and_does_it_once() {
-    let reference = Reference::new(a_question(), When::InTurn).await;
+    let reference = Reference::new(alone(a_question()), When::InTurn).await;
     // What comes before the first call is no other than in the run with two calls.
     let asked = reference.seen.iter().position(|seen| seen.place.name == "before call ask").unwrap();
     let points = every_point(&reference.seen[asked..]).into_iter().map(|point| vec![point]).collect();
     reference.withstands(points).await;
 }
 
+/// A call of another Agent, whose run makes one call and answers; its answer is the first one's too.
+fn a_child() -> Scripts {
+    let delegated = call_of(0, "helper__run", &json!({"input": "Add one."}));
+    Scripts {
+        own: vec![calls(&[call(0, "add", "a")]), says("One was added.")],
+        lead: Some(vec![calls(&[delegated]), says(HEARD)]),
+    }
+}
+
+/// At each place one of its faults, for time's sake; another seed takes others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_goes_wrong_around_a_child_it_is_made_once_and_its_parent_ends_with_its_answer() {
+    let reference = Reference::new(a_child(), When::InTurn).await;
+    assert_eq!(reference.essence.outputs(), ["One was added.", "One was added."]);
+    // What comes before the call is no other than in the run with two calls.
+    let proposes = |name: &str| name.starts_with("before batch") && name.contains("CallProposed");
+    let called = reference.seen.iter().position(|seen| proposes(&seen.place.name)).unwrap();
+    let points = one_at_every_place(&reference.seen[called..], seed()).into_iter().map(|point| vec![point]).collect();
+    reference.withstands(points).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_faults_in_one_run_change_nothing_either() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-    let seed = number("BELAY_SEED").unwrap_or(1);
     let pairs = number("BELAY_PAIRS").map_or(PAIRS, |pairs| usize::try_from(pairs).unwrap());
-    let reference = Reference::new(two_calls(), When::InTurn).await;
+    let reference = Reference::new(alone(two_calls()), When::InTurn).await;
     let all: Vec<Point> = every_point(&reference.seen).into_iter().filter(|point| !is_slow(point.fault)).collect();
-    let mut random = StdRng::seed_from_u64(seed);
+    let mut random = StdRng::seed_from_u64(seed());
     let mut pair = || {
         let first = random.random_range(0..all.len() - 1);
         vec![all[first].clone(), all[first + 1..].choose(&mut random).unwrap().clone()]

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::an_unknown;
 use super::operator::Outlets;
 use super::person::When;
 use super::world::{Setting, World};
+use super::{alone, an_unknown};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -89,7 +89,7 @@ fn put_off(span: &Value) -> bool {
 /// A call that a person allows while the run waits without a pod, and of which she then says that it happened.
 async fn a_run_in_three_epochs(outlets: Outlets) -> Setting {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let mut setting = Setting::prepare(an_unknown(), When::Later).await.unwrap();
+    let mut setting = Setting::prepare(alone(an_unknown()), When::Later).await.unwrap();
     setting.outlets = outlets;
     setting
 }
@@ -102,7 +102,7 @@ async fn a_real_receiver_takes_the_spans_of_a_run_as_one_trace_across_its_epochs
     let otlp = Some(format!("http://127.0.0.1:{port}"));
     let setting = a_run_in_three_epochs(Outlets { http: None, otlp }).await;
     let outcome = World::play(&setting, &[]).await.unwrap();
-    assert_eq!(outcome.status["phase"], "Succeeded", "{:#}", outcome.status);
+    assert_eq!(outcome.run.status["phase"], "Succeeded", "{:#}", outcome.run.status);
     let mut spans: Vec<Value> = Vec::new();
     let named =
         |spans: &[Value], name: &str| spans.iter().filter(|span| span["name"] == name && !put_off(span)).count();
@@ -171,7 +171,7 @@ async fn a_real_prometheus_scrapes_what_a_run_used() {
     }
     let setting = a_run_in_three_epochs(Outlets { http: Some(operator), otlp: None }).await;
     let outcome = World::play(&setting, &[]).await.unwrap();
-    assert_eq!(outcome.status["phase"], "Succeeded", "{:#}", outcome.status);
+    assert_eq!(outcome.run.status["phase"], "Succeeded", "{:#}", outcome.run.status);
     // The operator is gone by now: what it said last.
     for (query, least) in [
         (

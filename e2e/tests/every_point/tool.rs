@@ -15,6 +15,10 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::points::{Next, Points, Process};
+use super::world::{LEAD, Scripts};
+
+/// In a script: what the last call came to.
+pub const HEARD: &str = "HEARD";
 
 const OPERATIONS: [&str; 4] = ["add", "put", "drop", "ask"];
 
@@ -22,22 +26,22 @@ const OPERATIONS: [&str; 4] = ["add", "put", "drop", "ask"];
 pub struct Outside {
     points: Arc<Points>,
     calls: Mutex<Vec<Arrived>>,
-    /// The step of each model request.
-    steps: Mutex<Vec<u32>>,
-    /// What the model says, turn by turn: the deltas of its stream.
-    script: Vec<Vec<Value>>,
+    /// Model and step of each model request.
+    steps: Mutex<Vec<(String, u32)>>,
+    /// The deltas of what is streamed.
+    scripts: Scripts,
 }
 
 impl Outside {
-    pub fn new(points: Arc<Points>, script: Vec<Vec<Value>>) -> Arc<Self> {
-        Arc::new(Self { points, calls: Mutex::default(), steps: Mutex::default(), script })
+    pub fn new(points: Arc<Points>, scripts: Scripts) -> Arc<Self> {
+        Arc::new(Self { points, calls: Mutex::default(), steps: Mutex::default(), scripts })
     }
 
     pub fn calls(&self) -> Vec<Arrived> {
         self.calls.lock().clone()
     }
 
-    pub fn steps(&self) -> Vec<u32> {
+    pub fn steps(&self) -> Vec<(String, u32)> {
         self.steps.lock().clone()
     }
 
@@ -146,23 +150,37 @@ async fn chat(State(server): State<Arc<Outside>>, body: Bytes) -> Response<Body>
     let request: Value = serde_json::from_slice(&body).unwrap();
     let said = request["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "assistant").count();
     let step = u32::try_from(said).unwrap() + 1;
-    let name = format!("model request {step}");
+    let model = request["model"].as_str().unwrap().to_owned();
+    let (name, script) = match &server.scripts.lead {
+        Some(lead) if model == LEAD => (format!("model request {step} of {model}"), lead),
+        _ => (format!("model request {step}"), &server.scripts.own),
+    };
     if let Some(answer) = server.stopped(&format!("before {name}")).await {
         return answer;
     }
-    server.steps.lock().push(step);
+    server.steps.lock().push((model, step));
     if let Some(answer) = server.stopped(&format!("after {name}")).await {
         return answer;
     }
-    let Some(turn) = server.script.get(said) else { return status(400) };
+    let Some(turn) = script.get(said) else { return status(400) };
+    let heard = request["messages"].as_array().unwrap().last().unwrap()["content"].clone();
     let mut events: Vec<String> = turn
         .iter()
+        .map(|choice| spoken(choice, &heard))
         .map(|choice| json!({"id": format!("r{step}"), "model": "m", "choices": [choice]}).to_string())
         .chain([json!({"id": "r", "choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}).to_string()])
         .collect();
     events.push("[DONE]".to_owned());
     let events = events.into_iter().map(|event| format!("data: {event}\n\n")).collect();
     pieces("text/event-stream", name, events, server.points.clone())
+}
+
+fn spoken(choice: &Value, heard: &Value) -> Value {
+    let mut choice = choice.clone();
+    if choice["delta"]["content"] == HEARD {
+        choice["delta"]["content"] = heard.clone();
+    }
+    choice
 }
 
 /// An answer that comes in pieces.

@@ -28,17 +28,32 @@ use super::{api_server, relay, rules};
 pub const SUBJECT: &str = env!("CARGO_BIN_EXE_subject");
 pub const NAMESPACE: &str = "team";
 const OPERATORS: &str = "belay-system";
-const RUN: &str = "nightly";
+pub const RUN: &str = "nightly";
+/// What the model of the Agent is called that calls another one.
+pub const LEAD: &str = "lead";
+/// Tokens that a child may use: more than any faults here have it use.
+const SHARE: u64 = 1_000_000;
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// What a world begins with, and what its model says.
+/// What the Agents' models say, turn by turn.
+#[derive(Clone)]
+pub struct Scripts {
+    /// To the one that calls the server.
+    pub own: Script,
+    /// To one that calls the first one in its place, where the run is of such a one.
+    pub lead: Option<Script>,
+}
+
+pub type Script = Vec<Vec<Value>>;
+
+/// What a world begins with, and what its models say.
 #[derive(Clone)]
 pub struct Setting {
     objects: Vec<(Key, Value)>,
     /// Where the objects say that tool and model are.
     outside: String,
     material: Material,
-    script: Vec<Vec<Value>>,
+    scripts: Scripts,
     person: When,
     pub outlets: Outlets,
 }
@@ -52,21 +67,31 @@ pub struct World {
     folder: TempDir,
 }
 
-/// What a run came to.
+/// One run at its end.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct Ran {
+    pub name: String,
     pub status: Value,
     /// The journal's rows, exported.
     pub export: Vec<u8>,
+}
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub run: Ran,
+    /// Every other AgentRun that there is.
+    pub children: Vec<Ran>,
     pub calls: Vec<Arrived>,
-    pub model_steps: Vec<u32>,
+    /// Requests that arrived, by model and step.
+    pub model_steps: Vec<(String, u32)>,
     pub seen: Vec<Seen>,
     pub struck: Vec<Point>,
 }
 
 impl Setting {
     /// Objects as people apply them, and as the operator leaves them once it has probed the tool.
-    pub async fn prepare(script: Vec<Vec<Value>>, person: When) -> Result<Self> {
+    pub async fn prepare(scripts: Scripts, person: When) -> Result<Self> {
         let names = ["127.0.0.1"].map(str::to_owned);
         let operator_names = [
             "belay-operator.belay-system.svc.cluster.local",
@@ -76,13 +101,13 @@ impl Setting {
         let names: Vec<String> = operator_names.map(str::to_owned).into_iter().chain(names).collect();
         let material = Material::fresh(&names, jiff::Timestamp::now())?;
         let outside = "127.0.0.1:1".to_owned();
-        let objects = objects(&outside, &material);
-        let fresh = Self { objects, outside, material, script, person, outlets: Outlets::default() };
+        let mut objects = objects(&outside, &material);
+        objects.extend(scripts.lead.iter().flat_map(|_| leading_objects(&outside)));
+        let fresh = Self { objects, outside, material, scripts, person, outlets: Outlets::default() };
         let (world, tasks, outside) = World::start(&fresh, &[]).await?;
-        let agent = Key::new("agents", NAMESPACE, "agent");
         let ready = |object: &Value| object.pointer("/status/conditions/0/status") == Some(&json!("True"));
-        let prepared = world.wait(|| world.api.get(&agent).is_ok_and(|agent| ready(&agent)) && world.pods().is_empty());
-        prepared.await.with_context(|| format!("the Agent does not get Ready\n{}", world.logs()))?;
+        let prepared = world.wait(|| world.api.list("agents", None).1.iter().all(ready) && world.pods().is_empty());
+        prepared.await.with_context(|| format!("an Agent does not get Ready\n{}", world.logs()))?;
         world.operator.stop().await;
         drop(tasks);
         let kept = |(key, _): &(Key, Value)| !["events", "leases"].contains(&key.resource.as_str());
@@ -96,28 +121,27 @@ impl World {
     pub async fn play(setting: &Setting, faults: &[Point]) -> Result<Outcome> {
         let (world, tasks, _) = Self::start(setting, faults).await?;
         world.points.belong_to(world.clone());
+        let agent = if setting.scripts.lead.is_some() { "lead" } else { "agent" };
         let run = json!({
             "apiVersion": "belay.dev/v1alpha1", "kind": "AgentRun", "metadata": {},
-            "spec": {"agentRef": {"name": "agent"}, "input": "Go.", "requestedBy": "ada"},
+            "spec": {"agentRef": {"name": agent}, "input": "Go.", "requestedBy": "ada"},
         });
         let key = Key::new("agentruns", NAMESPACE, RUN);
-        world.api.create(key.clone(), run).map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;
+        world.api.create(key, run).map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;
         let over = |run: &Value| matches!(run["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Cancelled"));
-        let ended = world.wait(|| {
-            world.api.get(&key).is_ok_and(|run| over(&run)) && world.pods().is_empty() && world.kubelet.is_idle()
-        });
-        let ended = ended.await;
+        let ended =
+            world.wait(|| world.runs().iter().all(over) && world.pods().is_empty() && world.kubelet.is_idle()).await;
         let closed = match ended {
             Ok(()) => world.closed().await,
             Err(error) => Err(error),
         };
-        let status = world.api.get(&key).unwrap_or_default()["status"].clone();
         world.operator.stop().await;
         drop(tasks);
-        let export = closed.with_context(|| format!("status: {status}\n{}", world.logs()))?;
+        let (own, children) = closed.with_context(|| world.logs())?.into_iter().partition(|ran| ran.name == RUN);
+        let [run] = <[Ran; 1]>::try_from(own).map_err(|own: Vec<Ran>| anyhow::anyhow!("{} runs {RUN}", own.len()))?;
         Ok(Outcome {
-            status,
-            export,
+            run,
+            children,
             calls: world.outside.calls(),
             model_steps: world.outside.steps(),
             seen: world.points.seen(),
@@ -131,7 +155,7 @@ impl World {
         let folder = if memory.is_dir() { tempfile::tempdir_in(memory)? } else { tempfile::tempdir()? };
         let points = Arc::new(Points::new(faults));
         let api = Arc::new(Api::default());
-        let outside = Outside::new(points.clone(), setting.script.clone());
+        let outside = Outside::new(points.clone(), setting.scripts.clone());
         let address = outside.clone().serve().await;
         for (key, object) in &setting.objects {
             let object = object.to_string().replace(&setting.outside, &address.to_string());
@@ -151,7 +175,7 @@ impl World {
         let mut tasks = JoinSet::new();
         tasks.spawn(operator.clone().work());
         tasks.spawn(kubelet.clone().work());
-        let run = Journaled { folder: folder.path().to_owned() };
+        let run = Journaled { folder: folder.path().to_owned(), name: RUN.to_owned() };
         let person = Person { when: setting.person, api: api.clone(), outside: outside.clone(), run };
         tasks.spawn(person.work());
         Ok((Arc::new(Self { api, kubelet, operator, outside, points, folder }), tasks, address))
@@ -170,9 +194,23 @@ impl World {
         Ok(())
     }
 
-    /// The run's rows, once they hold the end of its last epoch.
-    async fn closed(&self) -> Result<Vec<u8>> {
-        let run = Journaled { folder: self.folder.path().to_owned() };
+    fn runs(&self) -> Vec<Value> {
+        self.api.list("agentruns", None).1
+    }
+
+    /// Every run, once its rows hold the end of its last epoch.
+    async fn closed(&self) -> Result<Vec<Ran>> {
+        let mut closed = Vec::new();
+        for run in self.runs() {
+            let name = run["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            let export = self.rows(&name).await.with_context(|| format!("AgentRun {name}"))?;
+            closed.push(Ran { name, status: run["status"].clone(), export });
+        }
+        Ok(closed)
+    }
+
+    async fn rows(&self, name: &str) -> Result<Vec<u8>> {
+        let run = Journaled { folder: self.folder.path().to_owned(), name: name.to_owned() };
         let until = tokio::time::Instant::now() + PATIENCE;
         loop {
             let export = run.export()?;
@@ -205,15 +243,16 @@ impl World {
     }
 }
 
-/// The run's rows, read beside whoever writes them.
+/// A run's rows, read beside whoever writes them.
 pub struct Journaled {
     folder: PathBuf,
+    name: String,
 }
 
 impl Journaled {
     pub fn export(&self) -> Result<Vec<u8>> {
         let journal = belay_operator::config::journal_path(&self.folder);
-        Ok(belay_operator::journal::export(&journal, &format!("{NAMESPACE}/{RUN}"))?)
+        Ok(belay_operator::journal::export(&journal, &format!("{NAMESPACE}/{}", self.name))?)
     }
 
     pub fn events(&self) -> Result<Vec<Value>> {
@@ -229,6 +268,35 @@ fn own_address() -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, salt, high, low)), 8443)
 }
 
+/// As people apply it.
+fn belay(resource: &str, kind: &str, name: &str, spec: &Value) -> (Key, Value) {
+    let object = json!({
+        "apiVersion": "belay.dev/v1alpha1", "kind": kind, "spec": spec,
+        "metadata": {"name": name, "namespace": NAMESPACE, "uid": format!("uid-{resource}-{name}"), "generation": 1,
+            "creationTimestamp": "2026-11-23T10:00:00Z"},
+    });
+    (Key::new(resource, NAMESPACE, name), object)
+}
+
+fn model(outside: &str, id: &str) -> Value {
+    let timeouts = json!({"connectSeconds": 2, "firstByteSeconds": 2, "idleSeconds": 2, "totalSeconds": 10});
+    json!({"api": "ChatCompletions", "model": id, "baseURL": format!("http://{outside}/v1"), "timeouts": timeouts})
+}
+
+/// An Agent that may call the other one. It reads, as far as anybody is told, so that nobody is asked.
+fn leading_objects(outside: &str) -> [(Key, Value); 3] {
+    let tool =
+        json!({"agent": {"agentRef": {"name": "agent"}, "limits": {"tokens": SHARE}}, "effects": {"default": "None"}});
+    let agent = json!({
+        "modelRef": {"name": "lead"}, "tools": [{"name": "helper", "operations": ["run"]}], "limits": {"tokens": 2 * SHARE},
+    });
+    [
+        belay("models", "Model", "lead", &model(outside, LEAD)),
+        belay("tools", "Tool", "helper", &tool),
+        belay("agents", "Agent", "lead", &agent),
+    ]
+}
+
 fn objects(outside: &str, material: &Material) -> Vec<(Key, Value)> {
     use base64::Engine as _;
     let encode = |text: &String| base64::engine::general_purpose::STANDARD.encode(text);
@@ -238,21 +306,11 @@ fn objects(outside: &str, material: &Material) -> Vec<(Key, Value)> {
         ("tls.crt", encode(&material.cert_pem)),
         ("tls.key", encode(&material.key_pem)),
     ]);
-    let timeouts = json!({"connectSeconds": 2, "firstByteSeconds": 2, "idleSeconds": 2, "totalSeconds": 10});
-    let model = json!({"api": "ChatCompletions", "model": "m", "baseURL": format!("http://{outside}/v1"), "timeouts": timeouts});
     let tool = json!({
         "mcp": {"url": format!("http://{outside}/mcp")}, "callTimeoutSeconds": 2,
         "effects": {"operations": {"put": "Idempotent"}},
     });
     let agent = json!({"modelRef": {"name": "model"}, "tools": [{"name": "counter", "operations": ["add", "put", "drop", "ask"]}]});
-    let belay = |resource: &str, kind: &str, name: &str, spec: Value| {
-        let object = json!({
-            "apiVersion": "belay.dev/v1alpha1", "kind": kind, "spec": spec,
-            "metadata": {"name": name, "namespace": NAMESPACE, "uid": format!("uid-{name}"), "generation": 1,
-                "creationTimestamp": "2026-11-23T10:00:00Z"},
-        });
-        (Key::new(resource, NAMESPACE, name), object)
-    };
     let mut objects = vec![
         (
             Key::new("namespaces", "", NAMESPACE),
@@ -264,9 +322,9 @@ fn objects(outside: &str, material: &Material) -> Vec<(Key, Value)> {
             json!({"apiVersion": "v1", "kind": "Secret", "data": data,
                 "metadata": {"name": "belay-operator-tls", "namespace": OPERATORS, "uid": "uid-tls"}}),
         ),
-        belay("models", "Model", "model", model),
-        belay("tools", "Tool", "counter", tool),
-        belay("agents", "Agent", "agent", agent),
+        belay("models", "Model", "model", &model(outside, "m")),
+        belay("tools", "Tool", "counter", &tool),
+        belay("agents", "Agent", "agent", &agent),
         lease(),
     ];
     objects.extend(rules::objects());
