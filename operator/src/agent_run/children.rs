@@ -74,7 +74,7 @@ impl AgentRuns {
     pub(super) async fn post_child(&self, run: &AgentRun, sight: &Sight, name: &str) -> Result<Action, Failure> {
         let open = sight.state.as_deref().and_then(|state| Some((state, state.children.get(name)?)));
         let Some((state, open)) = open else { return Ok(Action::requeue(SOON)) };
-        let Some(child) = child(run, state, open) else { return Ok(Action::requeue(SOON)) };
+        let Some(child) = build_child(run, state, open) else { return Ok(Action::requeue(SOON)) };
         let runs: Api<AgentRun> = Api::namespaced(self.writes.client(), &sight.id.namespace);
         let made = match runs.create(&PostParams::default(), &child).await {
             Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {
@@ -131,17 +131,11 @@ impl AgentRuns {
     ) -> Result<Action, Failure> {
         let (namespace, run, child) = (&sight.id.namespace, &sight.id.name, &open.child.name);
         tracing::info!(%namespace, %run, %child, outcome = ?end.outcome, "child ended");
-        let mut events = vec![Event::ChildEnded {
-            call_id: open.call_id.clone(),
-            attempt: open.attempt,
-            name: child.clone(),
-            end: Box::new(end),
-        }];
-        let live = state.live_epoch().filter(|epoch| epoch.claim.is_some()).map(|epoch| epoch.number);
         let active_milliseconds = u64::try_from(sight.active_for.as_millis()).unwrap_or(u64::MAX);
-        events.extend(live.map(|epoch| Event::EpochEnded { epoch, cause: EpochEnd::Released, active_milliseconds }));
+        let events = end_events(state, open, end, active_milliseconds);
+        let released = events.iter().any(|event| matches!(event, Event::EpochEnded { .. }));
         self.append(sight, events).await?;
-        if live.is_some() {
+        if released {
             // Without a stream there is nobody to tell: the next runner finds it in the journal.
             let _ = self.sessions.bye(&sight.id.uid, "a child has ended: the run goes on in another pod");
         }
@@ -181,8 +175,22 @@ fn waiting_on(open: &OpenChild) -> WaitingOn {
     WaitingOn::new("agentrun", &open.child.name)
 }
 
+/// What the end of a child is in the journal of the run that called it: with the end of a pod that could only wait for it.
+/// `active_milliseconds`: how long that one was claimed.
+pub(crate) fn end_events(state: &RunState, open: &OpenChild, end: ChildEnd, active_milliseconds: u64) -> Vec<Event> {
+    let ended = Event::ChildEnded {
+        call_id: open.call_id.clone(),
+        attempt: open.attempt,
+        name: open.child.name.clone(),
+        end: Box::new(end),
+    };
+    let live = state.live_epoch().filter(|epoch| epoch.claim.is_some()).map(|epoch| epoch.number);
+    let released = live.map(|epoch| Event::EpochEnded { epoch, cause: EpochEnd::Released, active_milliseconds });
+    std::iter::once(ended).chain(released).collect()
+}
+
 /// The AgentRun of a child. It goes with its parent; whoever asked for that one asked for it.
-fn child(run: &AgentRun, state: &RunState, open: &OpenChild) -> Option<AgentRun> {
+pub(crate) fn build_child(run: &AgentRun, state: &RunState, open: &OpenChild) -> Option<AgentRun> {
     let Some(CallState::Delegated { call, .. }) = state.calls.get(&open.call_id) else { return None };
     let parent = ParentRun { name: run.name_any(), uid: run.uid().unwrap_or_default(), call_id: open.call_id.clone() };
     Some(AgentRun {

@@ -65,7 +65,7 @@ impl AgentRuns {
 }
 
 /// Goes by the journal of the run above: an AgentRun that claims a parent is its child only where that one started it.
-fn lineage(run: &AgentRun, parent: &ParentRun, above: Option<&RunState>) -> Lineage {
+pub(crate) fn lineage(run: &AgentRun, parent: &ParentRun, above: Option<&RunState>) -> Lineage {
     let cut_off = |why: &str| Lineage::CutOff(format!("AgentRun {}, whose call it carries out, {why}", parent.name));
     let Some((state, plan)) = above.and_then(|state| Some((state, state.plan.as_ref()?))) else {
         return cut_off("is not in the journal");

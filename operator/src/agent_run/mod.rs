@@ -3,7 +3,7 @@
 
 mod adopt;
 mod asks;
-mod child_end;
+pub(crate) mod child_end;
 pub(crate) mod children;
 mod deletion;
 pub(crate) mod drift;

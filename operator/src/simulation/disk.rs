@@ -9,7 +9,7 @@ use belay_protocol::fold::IllegalEvent;
 use belay_protocol::plan::ObjectId;
 
 use super::runner::words;
-use super::{Fault, Syncing, World};
+use super::{Fault, Syncing, Without, World};
 use crate::agent_run::resolve::id_of;
 use crate::gate::{self, Circumstances, Room, Standing};
 use crate::journal::{Batch, BatchKey, Journal, JournalError};
@@ -59,7 +59,7 @@ impl World {
 
     /// A batch of a runner, decided by the gate, as the run service has it taken.
     pub(super) fn take_batch(&mut self, key: BatchKey, events: Vec<Event>) -> Taken {
-        if self.without.epoch_check {
+        if self.without == Without::EpochCheck {
             let decided = decide(&self.state, events, self.wall());
             return match decided.map(|decided| self.append(decided)) {
                 Ok(true) => Taken::Yes,
@@ -110,21 +110,21 @@ impl World {
         self.read();
     }
 
-    fn before_commit(&mut self) -> Option<Fault> {
+    pub(super) fn before_commit(&mut self) -> Option<Fault> {
         WALL.set(self.wall());
-        if self.without.sync {
+        if self.without == Without::Sync {
             self.disk.next_sync(Syncing::Lies);
         }
         let late = self.rng.chance(2);
         let struck = self.pending.take_if(|fault| matches!(fault, Fault::PowerCut | Fault::SyncFails));
-        if struck.is_some() && !self.without.sync {
+        if struck.is_some() && self.without != Without::Sync {
             self.disk.next_sync(if late { Syncing::FailsLate } else { Syncing::FailsEarly });
         }
         struck
     }
 
     /// `taken`: the state and the records that the journal answered with.
-    fn after_commit(&mut self, struck: Option<Fault>, taken: Option<Grown>) {
+    pub(super) fn after_commit(&mut self, struck: Option<Fault>, taken: Option<Grown>) {
         // A commit that was never tried leaves nothing behind for the next one.
         self.disk.next_sync(Syncing::Works);
         match struck {

@@ -5,6 +5,7 @@
 //! `BELAY_SEEDS=5000` tries more seeds, `BELAY_SEED=7` one alone, with its steps printed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod children;
 mod disk;
 mod operator;
 mod runner;
@@ -15,9 +16,11 @@ use std::sync::Arc;
 
 use belay_crds::AgentRun;
 use belay_protocol::event::{Answer, Approver, Ask, AskPurpose, Event};
-use belay_protocol::plan::Effects;
+use belay_protocol::plan::{Effects, Limits, PlanAgent, PlanOperation, PlanTool};
+use belay_protocol::subagent::{OPERATION, destination};
 use belay_protocol::{PERMIT_VALID_MILLISECONDS, Plan, RunState};
 
+use self::children::Made;
 use self::operator::Memory;
 use self::runner::{Phase, Process};
 use crate::fixtures::{CREATED_AT, plan, run};
@@ -26,6 +29,8 @@ use crate::journal::model::{Disk, Syncing};
 
 /// The call that needs people's yes.
 const ASKED: &str = "c4";
+/// The call that a run of another Agent carries out.
+const DELEGATED: &str = "c7";
 
 /// A generator that is the same everywhere and for ever (splitmix64).
 struct Rng(u64);
@@ -48,13 +53,14 @@ impl Rng {
     }
 }
 
-/// Which rules of production are taken away, to see that their absence is noticed.
-#[derive(Clone, Copy, Debug, Default)]
-struct Without {
-    quarantine: bool,
-    epoch_check: bool,
+/// Which rule of production is taken away, to see that its absence is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Without {
+    Nothing,
+    Quarantine,
+    EpochCheck,
     /// The disk acknowledges what it never wrote.
-    sync: bool,
+    Sync,
 }
 
 /// A pod as the API server shows it; its process may tell another story.
@@ -107,6 +113,14 @@ enum Fault {
     SyncFails,
     ApprovalVanishes,
     ClockSet,
+    /// The next pod of a child dies.
+    ChildDies,
+    /// Making the child is refused.
+    ChildRefused,
+    /// It is made, and the answer to that is lost.
+    ChildAnswerLost,
+    /// Somebody deletes the child.
+    ChildVanishes,
 }
 
 struct World {
@@ -131,13 +145,14 @@ struct World {
     pods: Vec<Pod>,
     processes: Vec<Process>,
     approvals: BTreeMap<String, Approval>,
+    made: Vec<Made>,
     sent: Vec<Sent>,
     published: u64,
     faults: bool,
     steps: Vec<String>,
 }
 
-/// The fixture's plan with an operation that may be repeated, and one that may not.
+/// The fixture's plan with an operation that may be repeated, one that may not, and one that is another Agent.
 fn the_plan() -> Plan {
     let mut plan = plan();
     let mut put = plan.tools[0].operations[0].clone();
@@ -145,7 +160,29 @@ fn the_plan() -> Plan {
     put.model_name = "github__put".to_owned();
     put.effects = Effects::Idempotent;
     plan.tools[0].operations.push(put);
+    plan.tools.push(helper(&plan));
+    plan.limits.tokens = Some(100_000);
     plan
+}
+
+fn helper(plan: &Plan) -> PlanTool {
+    let limits = Limits { tokens: Some(1_000), ..plan.limits };
+    let agent = PlanAgent { name: "helper".to_owned(), description: String::new(), limits, priced: false };
+    let operation = PlanOperation {
+        name: OPERATION.to_owned(),
+        model_name: "helper__run".to_owned(),
+        definition: agent.definition().unwrap(),
+        effects: Effects::default(),
+        gone: false,
+    };
+    PlanTool {
+        name: "helper".to_owned(),
+        uid: "uid-helper".to_owned(),
+        url: destination(&agent.name),
+        operations: vec![operation],
+        agent: Some(agent),
+        ..plan.tools[0].clone()
+    }
 }
 
 impl World {
@@ -170,6 +207,7 @@ impl World {
             pods: Vec::new(),
             processes: Vec::new(),
             approvals: BTreeMap::new(),
+            made: Vec::new(),
             sent: Vec::new(),
             published: 0,
             faults: true,
@@ -194,7 +232,10 @@ impl World {
         match self.rng.below(if self.faults { 70 } else { 45 }) {
             0..=11 => self.operate(),
             12..=31 => self.run_some_process(),
-            32..=38 => self.pods_move(),
+            32..=38 => {
+                self.pods_move();
+                self.a_child_moves();
+            }
             39..=40 => self.people_speak(),
             41..=43 => self.pass(200),
             44 => self.pass(2_000),
@@ -210,7 +251,7 @@ impl World {
                 self.note("spec.cancel");
                 self.run.spec.cancel = Some(true);
             }
-            54 => self.vanish_an_approval(),
+            54 => self.vanish_something(),
             55 => self.pass(15_000),
             56 | 57 => self.freeze_and_force_delete(),
             _ => self.pass(150),
@@ -232,9 +273,15 @@ impl World {
             Fault::PodForcedAway => self.force_delete_a_pod(),
             Fault::NodeCutOff => self.freeze_and_force_delete(),
             Fault::ConnectionReset => self.processes.iter_mut().for_each(|process| process.connected = false),
-            Fault::BatchLost | Fault::AnswerLost | Fault::PodRefused | Fault::PowerCut | Fault::SyncFails => {
-                self.pending = Some(fault);
-            }
+            Fault::BatchLost
+            | Fault::AnswerLost
+            | Fault::PodRefused
+            | Fault::PowerCut
+            | Fault::SyncFails
+            | Fault::ChildDies
+            | Fault::ChildRefused
+            | Fault::ChildAnswerLost => self.pending = Some(fault),
+            Fault::ChildVanishes => self.vanish_a_child(),
             Fault::ApprovalVanishes => drop(self.approvals.pop_first()),
             Fault::ClockSet => self.skew += 3_600_000,
         }
@@ -294,7 +341,10 @@ impl World {
         }
     }
 
-    fn vanish_an_approval(&mut self) {
+    fn vanish_something(&mut self) {
+        if !self.made.is_empty() && self.rng.chance(8) {
+            self.vanish_a_child();
+        }
         if self.rng.chance(4)
             && let Some((name, _)) = self.approvals.pop_first()
         {
@@ -378,6 +428,7 @@ impl World {
         self.published = self.state.seq;
         let gap_free = self.records.iter().zip(1..).all(|((seq, _), due)| *seq == due);
         assert!(gap_free, "I10: a watcher sees a gap");
+        self.check_children();
     }
 
     /// Whether people had said yes to that very attempt when it was sent, or answered the question that the attempt
@@ -424,6 +475,13 @@ impl World {
         for _ in 0..50 {
             self.step();
         }
+        for _ in 0..2_000 {
+            if self.children_are_over() {
+                break;
+            }
+            self.step();
+        }
+        assert!(self.children_are_over(), "a child outlives its parent");
         assert_eq!(self.state.end, end, "I6: terminal is terminal");
         let (state, records) = (Arc::clone(&self.state), self.records.clone());
         self.power_cut();

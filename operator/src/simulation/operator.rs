@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use belay_protocol::event::{Answer, Ask, AskPurpose, DenyReason, Event, Verdict};
 
-use super::{Approval, Fault, Pod, World};
+use super::{Approval, Fault, Pod, Without, World};
 use crate::agent_run::Ending;
 use crate::agent_run::plan::{
     AgentView, Approved, AskSeen, Decision, EpochEnding, JournalHead, Observed, Stream, Undead, is_idle,
@@ -78,7 +78,8 @@ impl World {
             }
             Decision::Settle { name } => self.settle_ask(name),
             Decision::Adopt { .. } => unreachable!("its tool never drifts"),
-            Decision::PostChild { .. } | Decision::SettleChild { .. } => unreachable!("its tool is no Agent"),
+            Decision::PostChild { name } => self.post_child(name),
+            Decision::SettleChild { name } => self.settle_child(&name),
         }
     }
 
@@ -100,7 +101,8 @@ impl World {
         let memory = &self.memory;
         let undead = (self.state.undead.iter())
             .map(|(epoch, name)| {
-                let waited = if self.without.quarantine { u64::MAX } else { now - memory.undead_since[epoch] };
+                let waited =
+                    if self.without == Without::Quarantine { u64::MAX } else { now - memory.undead_since[epoch] };
                 Undead { epoch: *epoch, pod: self.view(name), waited: Duration::from_millis(waited) }
             })
             .collect();
@@ -120,7 +122,7 @@ impl World {
             ended_for: since(memory.ended_since),
             undead,
             asks: self.asks_seen(),
-            children: Vec::new(),
+            children: self.children_seen(),
             lineage: &crate::agent_run::lineage::Lineage::Root,
             drift: crate::agent_run::drift::DriftSeen::None,
             grants: Vec::new(),

@@ -14,7 +14,7 @@ use belay_protocol::{Digest, PERMIT_VALID_MILLISECONDS};
 use serde_json::json;
 
 use super::disk::Taken;
-use super::{ASKED, Fault, Sent, World};
+use super::{ASKED, DELEGATED, Fault, Sent, Without, World};
 use crate::gate::{Word, Words};
 use crate::journal::BatchKey;
 
@@ -127,7 +127,7 @@ impl World {
     fn is_current(&self, at: usize) -> bool {
         let process = &self.processes[at];
         let live = self.state.live_epoch().filter(|epoch| epoch.pod_name == process.pod);
-        self.without.epoch_check || live.is_some_and(|epoch| Some(epoch.number) == process.epoch)
+        self.without == Without::EpochCheck || live.is_some_and(|epoch| Some(epoch.number) == process.epoch)
     }
 
     /// Hello: the first of an epoch claims it; an epoch that is over lets its runner go.
@@ -139,7 +139,7 @@ impl World {
             _ if self.state.end.is_some() => true,
             (Some(live), None) => live.claim.as_ref().is_some_and(|claim| claim.instance != instance),
             (Some(live), Some(epoch)) => live.number != epoch,
-            (None, _) => !self.without.epoch_check,
+            (None, _) => self.without != Without::EpochCheck,
         };
         if refused {
             self.note(format!("process {at} is let go"));
@@ -216,13 +216,16 @@ impl World {
     fn begin(&mut self, at: usize) {
         if self.state.listings.is_empty() {
             let plan = self.state.plan.clone().unwrap();
-            let listed = plan.tools[0].operations.iter();
-            let listed = listed.map(|one| ListedOperation { name: one.name.clone(), definition: one.definition });
-            let event = Event::ToolsListed { tool: "github".to_owned(), listing: Listing::Listed(listed.collect()) };
-            return self.send_batch(at, vec![event], Phase::Ready);
+            let events = plan.tools.iter().map(|tool| {
+                let listed = tool.operations.iter();
+                let listed = listed.map(|one| ListedOperation { name: one.name.clone(), definition: one.definition });
+                Event::ToolsListed { tool: tool.name.clone(), listing: Listing::Listed(listed.collect()) }
+            });
+            return self.send_batch(at, events.collect(), Phase::Ready);
         }
         let number = |id: &String| id[1..].parse::<u32>().unwrap();
-        let open = self.state.calls.iter().filter(|(_, call)| !matches!(call, CallState::Settled(_)));
+        let over = |call: &CallState| matches!(call, CallState::Settled(_) | CallState::Delegated { .. });
+        let open = self.state.calls.iter().filter(|(_, call)| !over(call));
         if let Some((call_id, call)) = open.min_by_key(|(id, _)| number(id)) {
             if let CallState::Due { attempt } | CallState::Later { attempt, .. } = call {
                 let (call_id, attempt) = (call_id.clone(), *attempt);
@@ -231,6 +234,7 @@ impl World {
             return;
         }
         let due = match self.state.model {
+            _ if !self.state.is_settled() => None,
             ModelState::Idle => Some((self.state.steps + 1, 1)),
             ModelState::Failed { step, attempt } => Some((step, attempt + 1)),
             ModelState::InFlight { .. } | ModelState::Done => None,
@@ -258,11 +262,15 @@ impl World {
             Event::ModelFailed { step, attempt, failure, reported: None }
         } else {
             let first = self.state.calls_total + 1;
-            let names: &[&str] = if step <= 3 { &["put", "list_issues"] } else { &[] };
+            let names: &[&str] = match step {
+                ..=3 => &["github__put", "github__list_issues"],
+                4 => &["helper__run", "github__list_issues"],
+                5.. => &[],
+            };
             let call = |(offset, name): (usize, &&str)| Item::ToolCall {
                 call_id: format!("c{}", first as usize + offset),
                 provider_id: "x".to_owned(),
-                name: format!("github__{name}"),
+                name: (*name).to_owned(),
                 arguments: "{}".to_owned(),
             };
             let items = names.iter().enumerate().map(call).collect();
@@ -273,14 +281,19 @@ impl World {
         self.send_batch(at, vec![event], Phase::Ready);
     }
 
-    /// Odd calls may be repeated, even ones may not.
+    /// Odd calls may be repeated, even ones may not; and one another run carries out.
     fn operation(call_id: &str) -> &'static str {
-        if call_id[1..].parse::<u32>().unwrap() % 2 == 1 { "put" } else { "list_issues" }
+        match call_id[1..].parse::<u32>().unwrap() % 2 {
+            _ if call_id == DELEGATED => "run",
+            1 => "put",
+            _ => "list_issues",
+        }
     }
 
     fn propose(&mut self, at: usize, call_id: String, attempt: u32) {
         let plan = self.state.plan.clone().unwrap();
-        let (tool, operation, args) = (&plan.tools[0], Self::operation(&call_id), json!({"id": call_id}));
+        let tool = plan.tool(if call_id == DELEGATED { "helper" } else { "github" }).unwrap();
+        let (operation, args) = (Self::operation(&call_id), json!({"input": call_id}));
         let definition = tool.operation(operation).unwrap().definition;
         let inputs = self.state.inputs.get(&call_id).and_then(|inputs| inputs.digest().unwrap());
         let binding = CallBinding::new(&plan, tool, definition, operation, &args);

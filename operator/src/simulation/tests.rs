@@ -2,10 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use belay_protocol::CALL_ATTEMPTS_MAX;
 use belay_protocol::event::{Answer, Event, Outcome};
+use belay_protocol::{CALL_ATTEMPTS_MAX, RunState};
 
-use super::{Fault, Rng, Without, World};
+use super::{DELEGATED, Fault, Rng, Without, World};
 
 const STEPS: usize = 900;
 const SEEDS: u64 = 500;
@@ -40,13 +40,14 @@ fn number(variable: &str) -> Option<u64> {
 fn whatever_goes_wrong_the_promises_hold_and_the_run_comes_to_an_end() {
     let one = number("BELAY_SEED");
     let seeds = one.map_or(0..number("BELAY_SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
-    let (mut sent, mut epochs, mut asked) = (0, 0, 0);
+    let (mut sent, mut epochs, mut asked, mut children) = (0, 0, 0, 0);
     for seed in seeds {
-        match play(seed, Without::default()) {
+        match play(seed, Without::Nothing) {
             Ok(world) => {
                 sent += world.sent.len();
                 epochs += usize::try_from(world.state.epoch.as_ref().map_or(0, |epoch| epoch.number)).unwrap();
                 asked += world.records.iter().filter(|(_, event)| event.name() == "AskOpened").count();
+                children += world.begun().len();
                 if one.is_some() {
                     println!("{}", world.steps.join("\n"));
                 }
@@ -57,7 +58,10 @@ fn whatever_goes_wrong_the_promises_hold_and_the_run_comes_to_an_end() {
         }
     }
     // A world in which nothing happens would hold every promise.
-    assert!(one.is_some() || (sent > 500 && epochs > 700 && asked > 20), "{sent} sent, {epochs} epochs, {asked} asked");
+    assert!(
+        one.is_some() || (sent > 500 && epochs > 700 && asked > 20 && children > 100),
+        "{sent} sent, {epochs} epochs, {asked} asked, {children} children"
+    );
 }
 
 /// Whether any of the seeds notices, in these words.
@@ -71,12 +75,12 @@ fn is_noticed(without: Without, words: &str) -> bool {
 
 #[test]
 fn without_a_rule_some_seed_finds_what_it_is_for() {
-    assert!(is_noticed(Without { quarantine: true, ..Without::default() }, "I1"), "quarantine");
-    assert!(is_noticed(Without { epoch_check: true, ..Without::default() }, ""), "epoch check");
-    assert!(is_noticed(Without { sync: true, ..Without::default() }, "I2"), "durable before it is sent");
+    assert!(is_noticed(Without::Quarantine, "I1"), "quarantine");
+    assert!(is_noticed(Without::EpochCheck, ""), "epoch check");
+    assert!(is_noticed(Without::Sync, "I2"), "durable before it is sent");
 }
 
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 18] = [
     Fault::RunnerDies,
     Fault::OperatorDies,
     Fault::BothDie,
@@ -91,11 +95,17 @@ const FAULTS: [Fault; 14] = [
     Fault::SyncFails,
     Fault::ApprovalVanishes,
     Fault::ClockSet,
+    Fault::ChildDies,
+    Fault::ChildRefused,
+    Fault::ChildAnswerLost,
+    Fault::ChildVanishes,
 ];
+
+const OF_A_CHILD: [Fault; 4] = [Fault::ChildDies, Fault::ChildRefused, Fault::ChildAnswerLost, Fault::ChildVanishes];
 
 /// Plays the reference run, in which nothing else goes wrong, and strikes at these points.
 fn disturbed(strikes: &[(usize, Fault)]) -> World {
-    let mut world = World::new(REFERENCE, Without::default());
+    let mut world = World::new(REFERENCE, Without::Nothing);
     world.faults = false;
     let last = strikes.iter().map(|(at, _)| *at).max().unwrap_or(0);
     for step in 0..=last {
@@ -117,10 +127,17 @@ fn judge(world: &World) {
     assert!(end.outcome == Outcome::Succeeded || ended_by_people, "{end:?}");
     let count = |wanted: fn(&Event) -> bool| world.records.iter().filter(|(_, event)| wanted(event)).count();
     if !ended_by_people {
-        assert_eq!(count(|event| matches!(event, Event::ModelResponded { .. })), 4, "no answer was asked for twice");
+        assert_eq!(count(|event| matches!(event, Event::ModelResponded { .. })), 5, "no answer was asked for twice");
+        let children = world.begun();
+        assert!(children.len() == 1 || world.deleted_a_child(), "{} runs for one call", children.len());
+        let succeeded = |child: &RunState| child.end.as_ref().is_some_and(|end| end.outcome == Outcome::Succeeded);
+        assert!(children.iter().all(|child| succeeded(child)) || world.deleted_a_child(), "{children:?}");
     }
-    for number in 1..=6 {
+    for number in 1..=8 {
         let call_id = format!("c{number}");
+        if call_id == DELEGATED {
+            continue;
+        }
         let sent = world.sent.iter().filter(|one| one.call_id == call_id).count();
         let again = |event: &Event| matches!(event, Event::AskSettled { answer: Answer::Retry { .. }, .. });
         let retries = world.records.iter().filter(|(_, event)| again(event)).count();
@@ -135,18 +152,22 @@ fn judge(world: &World) {
 
 const REFERENCE: u64 = 11;
 
-fn steps_of_the_reference_run() -> usize {
-    let mut world = World::new(REFERENCE, Without::default());
+/// How many steps the reference run takes, and at which of them it calls another Agent.
+fn steps_of_the_reference_run() -> (usize, usize) {
+    let mut world = World::new(REFERENCE, Without::Nothing);
     world.faults = false;
-    let mut steps = 0;
+    let (mut steps, mut delegated) = (0, 0);
     while world.state.end.is_none() {
         world.step();
         world.now += 20;
         steps += 1;
+        if world.state.children_total == 0 {
+            delegated = steps;
+        }
         let last = world.steps.len().saturating_sub(60);
         assert!(steps < 20_000, "the reference run does not end:\n{}", world.steps[last..].join("\n"));
     }
-    steps
+    (steps, delegated)
 }
 
 fn struck(strikes: &[(usize, Fault)]) {
@@ -156,18 +177,20 @@ fn struck(strikes: &[(usize, Fault)]) {
 
 #[test]
 fn a_fault_at_any_point_of_the_reference_run_changes_nothing_but_what_people_are_asked() {
-    let points = steps_of_the_reference_run();
-    assert!(points > 100, "{points} points");
+    let (points, delegated) = steps_of_the_reference_run();
+    assert!(points > 100 && delegated < points, "{points} points, and no child before {delegated}");
     for at in 0..points {
-        for fault in FAULTS {
-            struck(&[(at, fault)]);
+        // Before there is a child its faults would only wait for it.
+        let faults = FAULTS.iter().filter(|fault| at >= delegated || !OF_A_CHILD.contains(fault));
+        for fault in faults {
+            struck(&[(at, *fault)]);
         }
     }
 }
 
 #[test]
 fn nor_do_pairs_of_faults() {
-    let points = u64::try_from(steps_of_the_reference_run()).unwrap();
+    let points = u64::try_from(steps_of_the_reference_run().0).unwrap();
     let mut rng = Rng(number("BELAY_SEED").unwrap_or(1));
     let mut point = || usize::try_from(rng.below(points)).unwrap();
     let pairs: Vec<[usize; 4]> = (0..600).map(|_| [point(), point(), point(), point()]).collect();
