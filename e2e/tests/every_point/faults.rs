@@ -11,14 +11,14 @@ pub fn every_point(seen: &[Seen]) -> Vec<Point> {
 
 /// One fault at each place: which, the place's name and `seed` say. As many seeds in a row as a place has faults play all
 /// of them there.
-pub fn one_at_every_place(seen: &[Seen], seed: u64) -> Vec<Point> {
+pub fn one_at_every_place(places: &[Seen], seed: u64) -> Vec<Point> {
     let one = |seen: &Seen| {
         let (faults, place) = (faults(seen), seen.place.clone());
         let number = place.to_string().bytes().fold(seed, |sum, byte| sum.wrapping_add(u64::from(byte)));
         let at = usize::try_from(number % u64::try_from(faults.len()).unwrap()).unwrap();
         Point { fault: faults[at], place }
     };
-    seen.iter().map(one).collect()
+    places.iter().map(one).collect()
 }
 
 /// Whether it takes a quarantine to come through it.
