@@ -6,6 +6,7 @@ mod export;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use belay_crds::visible;
 use belay_protocol::event::RunEnd;
 use belay_protocol::export::{Effect, EffectOutcome, Verified, verify};
 use clap::Subcommand;
@@ -75,7 +76,7 @@ fn row(effect: &Effect) -> Vec<String> {
         effect.permitted_by.to_string(),
         time(effect.decided_at),
         outcome(effect.outcome),
-        by.to_owned(),
+        visible(by),
         at,
     ]
 }

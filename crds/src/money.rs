@@ -10,6 +10,9 @@ const MICRO: u64 = 1_000_000;
 /// At most nine digits before and six after the point: exact in micro-USD.
 const PATTERN: &str = r"^[0-9]{1,9}(\.[0-9]{1,6})?$";
 
+/// The most that [`PATTERN`] takes.
+const MICRO_MAX: u64 = 999_999_999_999_999;
+
 /// US dollars, exact to a millionth.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Usd(u64);
@@ -19,9 +22,10 @@ pub struct Usd(u64);
 pub struct UsdError;
 
 impl Usd {
+    /// What is more than the API has room for is that much.
     #[must_use]
     pub const fn from_micro(micro_usd: u64) -> Self {
-        Self(micro_usd)
+        Self(if micro_usd < MICRO_MAX { micro_usd } else { MICRO_MAX })
     }
 
     #[must_use]
@@ -96,6 +100,12 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(Usd::from_micro(micro)), "{text}");
             assert_eq!(Usd::from_micro(micro).to_string(), shown);
+            let most = Usd::from_micro(u64::MAX);
+            assert_eq!(
+                most.to_string().parse(),
+                Ok(most),
+                "what is more than the API takes is told as the most that it takes"
+            );
         }
     }
 

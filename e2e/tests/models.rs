@@ -114,6 +114,57 @@ fn a_real_language_model_answers_in_every_format_and_its_tokens_are_the_servers_
     }
 }
 
+/// A small model calls nothing when it should: another one asks for the call, and then has no key, so that the real one is
+/// sent the definition, the call and its result.
+#[test]
+fn a_real_language_model_takes_definitions_calls_results_and_a_schema_in_every_format() {
+    let namespace = TempNamespace::enabled("model-taken").unwrap();
+    namespace.apply_manifest("demo/server.yaml").unwrap();
+    namespace
+        .kubectl
+        .apply("{apiVersion: belay.dev/v1alpha1, kind: Tool, metadata: {name: everything}, spec: {mcp: {url: 'http://everything:3001/mcp'}, effects: {default: None}}}")
+        .unwrap();
+    let call = json!({"id": "call_a", "name": "everything__get-sum", "arguments": {"a": 2, "b": 3}});
+    aimock(
+        &namespace.kubectl,
+        &json!([{"match": {"turnIndex": 0}, "response": {"toolCalls": [call]}},
+        {"match": {}, "response": {"error": {"message": "Incorrect API key", "type": "invalid_request_error"}, "status": 401}}]),
+    )
+    .unwrap();
+    peer::start(&namespace.kubectl, "llm", "localhost/belay-peer-llm:0.1.2", 8080, "", "").unwrap();
+    namespace.kubectl.run(&["rollout", "status", "deployment/everything", "--timeout=120s"]).unwrap();
+    for (api, more) in APIS {
+        let real = "model: smollm2, baseURL: 'http://llm:8080/v1', maxOutputTokens: 48, temperature: 0";
+        namespace
+            .kubectl
+            .apply(&format!(
+                "{{apiVersion: belay.dev/v1alpha1, kind: Model, metadata: {{name: real}}, spec: {{api: {api}, {real}}}}}"
+            ))
+            .unwrap();
+        let first = format!("{more}model: gpt-test, baseURL: 'http://aimock:4010/v1', fallbackRefs: [{{name: real}}]");
+        agent(&namespace, api, &first, "{name: everything, operations: [get-sum, echo]}");
+        namespace.kubectl.run(&["wait", "--for=condition=Ready", "agent/a", "--timeout=60s"]).unwrap();
+        let ended = run_as(&namespace, &format!("r-{}", api.to_lowercase()), "What is 2 and 3?");
+        let reason = condition(&ended, "Ready").unwrap()["reason"].as_str().unwrap();
+        assert!(["Completed", "ModelIncomplete"].contains(&reason), "{api}: {ended:#}");
+        assert_eq!(
+            (&ended["status"]["model"], &ended["status"]["usage"]["steps"]),
+            (&json!("real"), &json!(2)),
+            "{api}"
+        );
+
+        let schema = json!({"type": "object", "required": ["word"], "additionalProperties": false,
+            "properties": {"word": {"type": "string", "enum": ["hello", "goodbye"]}}});
+        let patch = json!({"spec": {"modelRef": {"name": "real"}, "tools": [], "outputSchema": schema}}).to_string();
+        namespace.kubectl.run(&["patch", "agent", "a", "--type=merge", "--patch", &patch]).unwrap();
+        namespace.kubectl.run(&["wait", "--for=condition=Ready", "agent/a", "--timeout=60s"]).unwrap();
+        let ended = run_as(&namespace, &format!("s-{}", api.to_lowercase()), "Say hello.");
+        let output = ended["status"]["output"].as_str().unwrap_or_default();
+        assert!(output.contains("hello") || output.contains("goodbye"), "{api}: {ended:#}");
+        namespace.kubectl.run(&["delete", "agent/a", "model/m", "model/real"]).unwrap();
+    }
+}
+
 #[test]
 fn a_model_with_a_wrong_key_is_replaced_by_its_fallback() {
     let namespace = TempNamespace::enabled("model-spare").unwrap();

@@ -233,6 +233,16 @@ mod tests {
     }
 
     #[test]
+    fn a_value_of_zeros_does_not_redact_every_number() {
+        for value in ["0000000000000000", "0000000000000042", "1000000000000000"] {
+            let (_folder, credentials) = mounted(&[("a", value.as_bytes())]);
+            let redactor = Redactor::new(credentials, &[credential("a", &[])]);
+            assert_eq!(redactor.redact("0 and 42 and 1e15"), "0 and 42 and 1e15", "{value}");
+            assert_eq!(redactor.redact(value), "[credential a redacted]");
+        }
+    }
+
+    #[test]
     fn a_value_that_was_rotated_away_is_still_recognised() {
         let (folder, credentials) = mounted(&[("a", b"old-value")]);
         let redactor = Redactor::new(credentials, &[credential("a", &[])]);

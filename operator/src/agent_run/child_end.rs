@@ -2,6 +2,7 @@
 //! limits. Pure.
 
 use belay_protocol::RESULT_BYTES_MAX;
+use belay_protocol::digest::INTEGER_MAX;
 use belay_protocol::event::{ChildEnd, Outcome, RunEnd, ToolResult};
 use belay_protocol::fold::{OpenChild, RunState};
 
@@ -81,9 +82,11 @@ fn spent(open: &OpenChild, child: &RunState) -> Spent {
     let priced = known && (child.steps == 0 || child.plan.as_ref().is_some_and(|plan| plan.is_priced()));
     let tokens = child.tokens_spent().saturating_add(child.tokens_set_aside());
     let cost = child.cost_spent().micro_usd().saturating_add(child.cost_set_aside());
+    // Sums of what a journal holds may be more than it holds.
     Spent {
-        tokens: if known { tokens } else { tokens.max(limits.tokens.unwrap_or_default()) },
-        cost_micro_usd: if priced { cost } else { cost.max(limits.cost_micro_usd.unwrap_or_default()) },
+        tokens: if known { tokens } else { tokens.max(limits.tokens.unwrap_or_default()) }.min(INTEGER_MAX),
+        cost_micro_usd: if priced { cost } else { cost.max(limits.cost_micro_usd.unwrap_or_default()) }
+            .min(INTEGER_MAX),
     }
 }
 
@@ -152,6 +155,9 @@ mod tests {
         assert_eq!(charged(&child(None)), (35, 9));
         let uncounted = RunState { uncounted: true, ..child(None) };
         assert_eq!(charged(&uncounted), (1000, 500), "what one of its answers used is not known");
+        let counted = Usage { input_tokens: Some(INTEGER_MAX), output_tokens: Some(1), ..Usage::default() };
+        let endless = RunState { usage: counted, cost: Cost::of_micro_usd(u64::MAX), ..child(None) };
+        assert_eq!(charged(&endless), (INTEGER_MAX, INTEGER_MAX), "more than that no journal holds");
         let mut unpriced = child(None);
         Arc::make_mut(unpriced.plan.as_mut().unwrap()).model.prices = None;
         assert_eq!(charged(&unpriced), (35, 500));

@@ -120,8 +120,9 @@ impl Namespaces {
     pub fn sighting(&self, namespace: &str, name: &str) -> Sighting {
         match self.service(namespace) {
             Service::NotEnabled | Service::Forbidden => return Sighting::Unknown,
-            // Nobody is let in meanwhile: whoever names it is looked at again once it is listed.
-            Service::Enabled | Service::Starting => {}
+            // Nobody is let in anew meanwhile: whoever names it is looked at again once it is listed.
+            Service::Starting => return Sighting::Starting,
+            Service::Enabled => {}
         }
         let services = self.0.served.read().get(namespace).map(|served| served.services.clone());
         let found = services.and_then(|services| services.get(&ObjectRef::new(name).within(namespace)));

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::NetworkSettings;
-use super::policy::{Services, Surroundings, around, base, name_of};
+use super::policy::{Services, Sighting, Surroundings, around, base, name_of};
 use super::widening::widening;
 use crate::controller::Failure;
 use crate::namespaces::Namespaces;
@@ -45,10 +45,18 @@ impl Fences {
     pub async fn raise(&self, at: &Surroundings) -> Result<String, Failure> {
         self.apply(base(&at.namespace, &self.0.settings)).await?;
         let key = at.key();
-        if !at.routes.is_empty() {
+        if !at.routes.is_empty() && !self.may_close_in_error(at) {
             self.apply(self.around(at)).await?;
         }
         Ok(key)
+    }
+
+    /// Whether there is a policy already, and it is not known yet which pods it has to name: after a start of the operator
+    /// nothing is closed to runs under way.
+    fn may_close_in_error(&self, at: &Surroundings) -> bool {
+        let is_starting = |sighting: &Sighting| matches!(sighting, Sighting::Starting);
+        self.services(at).values().any(is_starting)
+            && self.0.namespaces.policy(&at.namespace, &name_of(&at.key())).is_some()
     }
 
     /// Names of other NetworkPolicies there that add to what pods of that Agent reach, or who reaches them.

@@ -37,6 +37,8 @@ pub enum Sighting {
     /// Its namespace is not looked at: this installation does not serve it.
     Unknown,
     Missing,
+    /// Its namespace is about to be looked at.
+    Starting,
     Known(Arc<Service>),
 }
 
@@ -150,7 +152,7 @@ fn egress(at: &Surroundings, services: &Services, ranges: &ClusterRanges) -> Vec
                 let away = (*namespace != at.namespace).then_some(namespace.as_str());
                 match services.get(&(namespace.clone(), name.clone()))? {
                     Sighting::Unknown => away.map(to_any_pod),
-                    Sighting::Missing => None,
+                    Sighting::Missing | Sighting::Starting => None,
                     Sighting::Known(service) => to_service(service, away, route.destination.port),
                 }
             }

@@ -71,7 +71,8 @@ impl RunState {
         self.usage = self.usage.plus(&response.usage);
         if response.usage.input_tokens.is_none() || response.usage.output_tokens.is_none() {
             self.uncounted = true;
-            self.unreported = self.unreported.plus(self.at_most(reserved));
+            // What it did report counts as such.
+            self.unreported = self.unreported.plus(self.at_most(reserved.saturating_sub(response.usage.total())));
         }
         if let Some(prices) = self.prices() {
             self.cost = self.cost.plus(prices.cost(&response.usage));

@@ -112,8 +112,8 @@ fn stopped() -> Outcome {
     Outcome::Unknown { message: "the run was stopped before the answer came".to_owned() }
 }
 
-/// The result with what is kept of it besides the text that is shown: it names nothing that is not. An answer that is known must not be lost
-/// to what it carries: nothing is kept longer than [`KEEPING`], nor once the run is cancelled or out of time.
+/// The result with what is kept of it besides the text that is shown: it names nothing that is not. An answer that is known
+/// must not be lost to what it carries: nothing is kept longer than [`KEEPING`], nor once the run is cancelled or out of time.
 async fn kept(result: ToolResult, attached: Vec<Attachment>, keeper: &dyn Keeper, orders: &Orders) -> ToolResult {
     let mut result = result;
     let deadline = Instant::now() + KEEPING;

@@ -176,8 +176,10 @@ fn patterns_of(value: &Named) -> impl Iterator<Item = Pattern> {
 
 /// How parsers write a value of digits that are more than a double keeps: what it does keep is most of a key.
 fn roundings(value: &[u8]) -> impl Iterator<Item = Secret> {
+    // JSON has no number that begins with 0, and of one that ends in many nothing is left that is the key's own.
+    let is_long = |text: &&str| text.trim_end_matches('0').len() > EXACT_DIGITS && !text.starts_with('0');
     let digits = str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    let number: Option<f64> = digits.filter(|text| text.len() > EXACT_DIGITS).and_then(|text| text.parse().ok());
+    let number: Option<f64> = digits.filter(is_long).and_then(|text| text.parse().ok());
     let spellings = number.filter(|number| number.is_finite()).map(|number| {
         let short = format!("{number:e}");
         [number.to_string(), short.replace('e', "e+"), short]

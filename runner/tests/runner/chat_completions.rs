@@ -93,6 +93,14 @@ fn usage(input: u64, cached: Option<u64>, output: u64) -> Usage {
         Usage::default(),
     ),
 )]
+#[case::every_piece_with_an_id_of_its_own(
+    &[
+        r#"{"id":"r1","model":"small-1-2026","choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"server__echo","arguments":""}}]}}]}"#,
+        r#"{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"z","function":{"arguments":"{\"b\":2}"}}]}}]}"#,
+        r#"{"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}"#,
+    ],
+    answer(vec![tool_call("a", "server__echo", r#"{"b":2}"#)], Finish::ToolCalls, Usage::default()),
+)]
 #[case::cut_at_the_output_limit(
     &[
         r#"{"id":"r1","model":"small-1-2026","choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":"length"}]}"#,

@@ -382,13 +382,13 @@ async fn a_credential_reaches_its_server_and_nothing_that_is_reported() {
 
 #[tokio::test]
 async fn an_operation_whose_name_holds_a_credential_does_not_exist() {
-    let server = FakeMcp::start(Era::Sessions, &["echo", "get-s3cr3t-value"]).await;
+    let server = FakeMcp::start(Era::Sessions, &["echo", "get-0ther-value"]).await;
     let mut plan = plan(scripted(vec![says("done")]), vec![tool(&server.url(), &["echo"])]);
     plan.credentials.push(credential(&["127.0.0.1"]));
     plan.tools[0].credential = Some("key".into());
-    let journal = run_plan(plan, Script::default(), &[("key", "s3cr3t-value")]).await;
+    let journal = run_plan(plan, Script::default(), &[("key", "0ther-value")]).await;
     let reported = serde_json::to_string(&journal.batches).unwrap();
-    assert!(reported.contains("\"echo\"") && !reported.contains("s3cr3t"), "{reported}");
+    assert!(reported.contains("\"echo\"") && !reported.contains("0ther"), "{reported}");
     assert_eq!(journal.end().outcome, Outcome::Succeeded);
 }
 

@@ -139,7 +139,10 @@ fn is_newer(to: Destination<'_>) -> bool {
 
 /// Whether a refusal asks for the newer name, or does not know it. One of a limit that is too high names what it was sent.
 pub fn is_about_spelling(said: &str) -> bool {
-    said.contains("max_completion_tokens")
+    let said = said.to_ascii_lowercase();
+    let is_unknown =
+        ["unsupported", "not supported", "unknown", "unrecognized", "extra", "unexpected", "not permitted"];
+    said.contains("max_completion_tokens") && is_unknown.iter().any(|word| said.contains(word))
 }
 
 fn messages<'a>(context: &Context<'a>, model: &PlanModel) -> Result<Vec<Message<'a>>, serde_json::Error> {

@@ -218,12 +218,15 @@ impl Assembly {
         Ok(())
     }
 
-    /// The call that a piece belongs to: the newest of its index, unless its id says that it is another one (some servers
-    /// give every call the index 0); where servers send no index, by id, or the newest one.
+    /// The call that a piece belongs to: the newest of its index, unless its id and a name say that it is another one (some
+    /// servers give every call the index 0, others each piece another id); where servers send no index, by id, or the newest
+    /// one.
     fn place_of(&self, delta: &CallDelta) -> Option<usize> {
         let id = delta.id.as_deref().filter(|id| !id.is_empty());
         if delta.index.is_some() {
-            let is_another = |call: &PartialCall| id.is_some_and(|id| !call.id.is_empty() && call.id != id);
+            let name = delta.function.as_ref().and_then(|function| function.name.as_deref());
+            let is_named = name.is_some_and(|name| !name.is_empty());
+            let is_another = |call: &PartialCall| is_named && id.is_some_and(|id| !call.id.is_empty() && call.id != id);
             let place = self.calls.iter().rposition(|(index, _)| *index == delta.index)?;
             return self.calls.get(place).filter(|(_, call)| !is_another(call)).map(|_| place);
         }

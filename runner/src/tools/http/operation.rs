@@ -282,9 +282,10 @@ pub fn refused_query(name: &str, carrier: Option<Carrier<'_>>) -> Option<String>
 }
 
 /// Whether a part of the query or of the body makes the request another one than was permitted. Frameworks read names in any
-/// case, and `_`, `.` and spaces alike.
+/// case, `_`, `.` and spaces alike, and some only up to a NUL.
 pub fn chooses_method(name: &str) -> bool {
-    let read = name.trim_start().to_ascii_lowercase().replace(['_', '.', ' '], "-");
+    let read =
+        name.trim_start().split('\0').next().unwrap_or_default().to_ascii_lowercase().replace(['_', '.', ' '], "-");
     METHOD_NAMES.contains(&read.split('[').next().unwrap_or_default())
 }
 
@@ -413,6 +414,7 @@ mod tests {
     #[case("method", true)]
     #[case("filter[_method]", true)]
     #[case("_method", false)]
+    #[case("_method\0x", false)]
     #[case("_METHOD[]", false)]
     #[case(" .method", false)]
     #[case("X-HTTP-Method-Override", false)]
