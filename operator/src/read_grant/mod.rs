@@ -54,7 +54,10 @@ pub enum ReadError {
     Replayed,
     #[error("too many requests: try again in a minute")]
     Busy,
-    #[error("the journal holds no run with the uid {0}; rows go some time after their AgentRun")]
+    #[error(
+        "the journal holds no run with the uid {0}: it has not started (kubectl describe agentrun says why), or its rows went, \
+         some time after their AgentRun"
+    )]
     NoRun(String),
     #[error("reading the ReadGrant: {0}")]
     Grants(#[from] kube::Error),

@@ -205,7 +205,8 @@ pub fn verdict(tool: &Tool, status: &ToolStatus, unasked: Option<&str>) -> Verdi
             let message = format!("Tool {name}: spec.http.openAPI.operations picks what cannot be offered{left_out}");
             Verdict::waiting(ToolReason::DefinitionsInvalid, message)
         } else {
-            Verdict::ready(ToolReason::Ready, format!("the server offers {count} operations{left_out}"))
+            let misnamed = misnamed(tool, status);
+            Verdict::ready(ToolReason::Ready, format!("the server offers {count} operations{misnamed}{left_out}"))
         };
     };
     let what = format!("{}{left_out}", summary(drift));
@@ -232,6 +233,17 @@ pub fn verdict(tool: &Tool, status: &ToolStatus, unasked: Option<&str>) -> Verdi
     } else {
         Verdict::waiting(ToolReason::Drifted, message)
     }
+}
+
+/// Effects that are said of what is not offered: a slip there leaves a call to the default.
+fn misnamed(tool: &Tool, status: &ToolStatus) -> String {
+    let is_offered = |name: &&String| status.operations.iter().any(|operation| operation.name == **name);
+    let said = tool.spec.effects.iter().flat_map(|effects| effects.operations.keys());
+    let names: Vec<&str> = said.filter(|name| !is_offered(name)).map(String::as_str).take(LEFT_OUT_SHOWN).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    format!("; spec.effects.operations says of what it does not offer: {}", names.join(", "))
 }
 
 /// Why an operation that was there is not offered to anyone.
@@ -431,6 +443,16 @@ mod tests {
         edited = crate::fixtures::tool("pets", &[]).spec;
         take(&mut became_mcp, &edited, vec![operation("list", "3")], at(3));
         assert_eq!((accepted(&became_mcp), became_mcp.accepted_from_http.clone()), (vec![("list", "sha256:3")], None));
+    }
+
+    #[test]
+    fn effects_of_what_is_not_offered_are_named() {
+        let mut tool = tool("pets", &[]);
+        tool.spec.effects = Some(serde_saphyr::from_str("{operations: {list: None, lisst: Idempotent}}").unwrap());
+        let mut status = ToolStatus::default();
+        take(&mut status, &tool.spec, vec![operation("list", "1")], at(1));
+        let words = "the server offers 1 operations; spec.effects.operations says of what it does not offer: lisst";
+        assert_eq!(verdict(&tool, &status, None).message, words);
     }
 
     #[test]
