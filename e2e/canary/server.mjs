@@ -117,9 +117,10 @@ async function mcp(response, kind, secret, request) {
     case 'initialize':
       return result({ protocolVersion: '2025-11-25', capabilities: { tools: {} }, serverInfo: { name: secret, version: '1' } });
     case 'tools/list': {
-      // One that changes would be another definition, which people have to accept.
-      const description = kind === 'header' ? `gives back ${secret}` : 'gives back what it is sent';
-      return result({ tools: mcpLeaks.map((name) => ({ name, description, inputSchema: { type: 'object' } })) });
+      const tool = (name, description) => ({ name, description, inputSchema: { type: 'object' } });
+      const tools = mcpLeaks.map((name) => tool(name, 'gives back what it is sent'));
+      // One that says in its definition what it was sent: it is left out, and nobody may see why in its own words.
+      return result({ tools: [...tools, tool('told', `gives back ${secret}`)] });
     }
     case 'tools/call':
       called.push(`${kind}/${request.params.name}`);
