@@ -166,9 +166,12 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
     run(Command::new("cp").args(["--archive", "--no-target-directory"]).args([from, to]))
 }
 
-/// Deletes the files of a folder.
+/// Deletes what a folder holds: beside the journal there may be artifacts.
 pub fn empty(folder: &Path) -> Result<()> {
-    files(folder)?.iter().try_for_each(|file| Ok(std::fs::remove_file(file)?))
+    files(folder)?.iter().try_for_each(|held| {
+        let is_folder = held.symlink_metadata()?.is_dir();
+        Ok(if is_folder { std::fs::remove_dir_all(held)? } else { std::fs::remove_file(held)? })
+    })
 }
 
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
