@@ -20,7 +20,7 @@ async fn three() -> Namespaces {
     for (name, served) in [("enabled", Service::Enabled), ("forbidden", Service::Forbidden)] {
         let namespace = json!({"metadata": {"name": name, "labels": {ENABLED_LABEL: "true"}}});
         namespaces.saw(Seen::There(Arc::new(serde_json::from_value(namespace).unwrap()))).await;
-        assert!(matches!(namespaces.sighting(name, "llm"), Sighting::Missing), "not listed yet");
+        assert!(matches!(namespaces.sighting(name, "llm"), Sighting::Starting), "not listed yet");
         let listed = async {
             while namespaces.service(name) != served {
                 tokio::task::yield_now().await;
