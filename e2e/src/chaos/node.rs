@@ -170,7 +170,8 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
 pub fn empty(folder: &Path) -> Result<()> {
     files(folder)?.iter().try_for_each(|held| {
         let is_folder = held.symlink_metadata()?.is_dir();
-        Ok(if is_folder { std::fs::remove_dir_all(held)? } else { std::fs::remove_file(held)? })
+        let gone = if is_folder { std::fs::remove_dir_all(held) } else { std::fs::remove_file(held) };
+        Ok(gone?)
     })
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result, ensure};
 use belay_e2e::chaos::effects;
 use belay_protocol::Event;
+use belay_protocol::cost::Usage;
 use belay_protocol::export::{Verified, verify};
 use belay_protocol::transcript::{Transcript, Turn};
 use serde_json::Value;
@@ -106,7 +107,10 @@ impl<'a> Told<'a> {
             transcript.apply(event);
         }
         let text = |field: &str| self.ran.status[field].clone();
-        Course { phase: text("phase"), output: text("output"), transcript: transcript.turns().to_vec() }
+        // An answer that broke off behind its last word is taken, without the counts that come after it.
+        let uncounted = |turn: &Turn| Turn { usage: Usage::default(), ..turn.clone() };
+        let transcript = transcript.turns().iter().map(uncounted).collect();
+        Course { phase: text("phase"), output: text("output"), transcript }
     }
 
     /// Each request that arrived was journaled before, so that none was sent once its answer was recorded: after a
