@@ -87,26 +87,27 @@ pub fn belay(arguments: &[&str]) -> Result<Output> {
 /// The same in the name of `user`, by impersonation.
 pub fn belay_as(user: &str, arguments: &[&str]) -> Result<Output> {
     let folder = std::env::var("BELAY_BIN").context("BELAY_BIN is not set: run the tests with `make test-cluster`")?;
-    let config = Kubectl::new().run(&["config", "view", "--raw", "--minify", "-o", "json"])?;
+    let masked = [("as", user.into()), ("as-groups", vec!["system:authenticated"].into())];
+    let file = kubeconfig_with("/users/0/user", masked)?;
+    run(Command::new(format!("{folder}/belay")).args(arguments).env("KUBECONFIG", file.path()), None)
+}
+
+/// The kubeconfig in use with these fields of the object at `place`, whole in a file of its own.
+fn kubeconfig_with<const N: usize>(place: &str, fields: [(&str, Value); N]) -> Result<tempfile::NamedTempFile> {
+    let config = Kubectl::new().run(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"])?;
     let mut config: Value = serde_json::from_str(&config)?;
-    let masked = config.pointer_mut("/users/0/user").and_then(Value::as_object_mut);
-    let masked = masked.context("the kubeconfig has no user")?;
-    masked.insert("as".to_owned(), user.into());
-    masked.insert("as-groups".to_owned(), vec!["system:authenticated"].into());
+    let object = config.pointer_mut(place).and_then(Value::as_object_mut);
+    let object = object.with_context(|| format!("the kubeconfig has no {place}"))?;
+    object.extend(fields.map(|(name, value)| (name.to_owned(), value)));
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(file.path(), config.to_string())?;
-    run(Command::new(format!("{folder}/belay")).args(arguments).env("KUBECONFIG", file.path()), None)
+    Ok(file)
 }
 
 /// Runs a shell's commands as a person would who works in that namespace, with `kubectl` and `belay` on the path.
 pub fn shell(namespace: &str, commands: &str, environment: &[(&str, &str)]) -> Result<Output> {
     let folder = std::env::var("BELAY_BIN").context("BELAY_BIN is not set: run the tests with `make test-cluster`")?;
-    let config = Kubectl::new().run(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"])?;
-    let mut config: Value = serde_json::from_str(&config)?;
-    let context = config.pointer_mut("/contexts/0/context").and_then(Value::as_object_mut);
-    context.context("the kubeconfig has no context")?.insert("namespace".to_owned(), namespace.into());
-    let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), config.to_string())?;
+    let file = kubeconfig_with("/contexts/0/context", [("namespace", namespace.into())])?;
     let path = format!("{folder}:{}", std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new("bash");
     command.args(["-euo", "pipefail", "-c", commands]).env("KUBECONFIG", file.path()).env("PATH", path);

@@ -154,10 +154,11 @@ fn a_real_language_model_takes_definitions_calls_results_and_a_schema_in_every_f
         );
 
         // In the other formats this server passes over the schema.
-        let schema = json!({"type": "object", "required": ["word"], "additionalProperties": false,
-            "properties": {"word": {"type": "string", "enum": ["hello", "goodbye"]}}});
-        let patch = json!({"spec": {"modelRef": {"name": "real"}, "tools": [], "outputSchema": schema}}).to_string();
         if api == "ChatCompletions" {
+            let schema = json!({"type": "object", "required": ["word"], "additionalProperties": false,
+                "properties": {"word": {"type": "string", "enum": ["hello", "goodbye"]}}});
+            let patch =
+                json!({"spec": {"modelRef": {"name": "real"}, "tools": [], "outputSchema": schema}}).to_string();
             namespace.kubectl.run(&["patch", "agent", "a", "--type=merge", "--patch", &patch]).unwrap();
             namespace.kubectl.run(&["wait", "--for=condition=Ready", "agent/a", "--timeout=60s"]).unwrap();
             let ended = run_as(&namespace, &format!("s-{}", api.to_lowercase()), "Say hello.");

@@ -207,19 +207,14 @@ impl Core {
         let (caches, world) = caches();
         self.metrics.approvals.follow(world.approvals.clone());
         let (queues, pulls) = queues();
-        let shared = Arc::new(self.config.network().shared_services());
+        let network = self.config.network();
+        let shared = Arc::new(network.shared_services());
         let relations = Relations { world: world.clone(), queues: queues.clone(), shared };
-        let namespaces = Namespaces::new(
-            self.client.clone(),
-            relations.clone(),
-            self.pulses.clone(),
-            self.metrics.clone(),
-            self.shutdown.clone(),
-        );
+        let namespaces = self.namespaces(&relations);
         let (sessions, probes, suspensions) = (Sessions::new(), Probes::default(), Suspensions::default());
         let (current, writes) = (Current::default(), Writes::new(self.client.clone()));
         let judge = Judge::new(current.clone());
-        let fences = Fences::new(writes.clone(), namespaces.clone(), self.config.network());
+        let fences = Fences::new(writes.clone(), namespaces.clone(), network);
         let probe_pods = self.probe_pods(&writes, &namespaces, &probes, &queues, &fences);
         let lobby = Lobby::new(self.queue_limits());
         resume_slots(&self.journal, &lobby).await?;
@@ -273,6 +268,11 @@ impl Core {
         namespaces.stopped().await;
         tracing::info!("stopped");
         Ok(served?)
+    }
+
+    fn namespaces(&self, relations: &Relations) -> Namespaces {
+        let (pulses, metrics, shutdown) = (self.pulses.clone(), self.metrics.clone(), self.shutdown.clone());
+        Namespaces::new(self.client.clone(), relations.clone(), pulses, metrics, shutdown)
     }
 
     fn control(&self, tasks: &TaskTracker, world: World, pulls: Pulls, with: &Controllers) {

@@ -2,14 +2,20 @@
 //! pulls, settings of pods that are never made.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use http::{Method, Request, Response};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
 use kube::client::Body;
 use kube::runtime::reflector::store::Writer;
 use serde_json::{Value, json};
 use tower::service_fn;
 
+use crate::namespaces::{Namespaces, Service};
 use crate::pod_template::{PodSettings, SharedSettings};
+use crate::watches::Seen;
 use crate::world::{Queue, Queues, World};
 
 /// A client of namespace `triage` whose requests are answered like this; watches never are.
@@ -76,4 +82,21 @@ pub fn settings() -> SharedSettings {
         node_selector: std::collections::BTreeMap::new(),
         network: crate::network::NetworkSettings::default(),
     })
+}
+
+/// Has that namespace opt in.
+pub async fn opt_in(namespaces: &Namespaces, name: &str) {
+    let namespace = json!({"metadata": {"name": name, "labels": {"belay.dev/enabled": "true"}}});
+    let namespace: Namespace = serde_json::from_value(namespace).unwrap();
+    namespaces.saw(Seen::There(Arc::new(namespace))).await;
+}
+
+/// Waits until it is served like that.
+pub async fn until_served(namespaces: &Namespaces, name: &str, like: Service) {
+    let listed = async {
+        while namespaces.service(name) != like {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), listed).await.unwrap();
 }

@@ -2,10 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::Method;
-use k8s_openapi::api::core::v1::Namespace;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher::Event;
 use parking_lot::Mutex;
@@ -18,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::played::{self, empty_world, queues, settings};
 use crate::probe_pod::Parts;
 use crate::service::Probes;
-use crate::watches::{Pulses, Seen};
+use crate::watches::Pulses;
 use crate::world::Relations;
 
 /// Agent `triage` with Model `writer` behind Service `llm` of this spec, and what status it was given.
@@ -49,7 +47,8 @@ async fn judged(service: Value) -> Value {
     let relations = Relations { world: world.clone(), queues: queues(), shared: Arc::default() };
     let metrics = Metrics::default();
     let namespaces = Namespaces::new(client.clone(), relations, Pulses::default(), metrics.clone(), shutdown.clone());
-    enable(&namespaces).await;
+    played::opt_in(&namespaces, "triage").await;
+    played::until_served(&namespaces, "triage", Service::Enabled).await;
     let (writes, network) = (Writes::new(client.clone()), NetworkSettings::default());
     let fences = Fences::new(writes.clone(), namespaces.clone(), network.clone());
     let probes = ProbePods::new(Parts {
@@ -70,18 +69,6 @@ async fn judged(service: Value) -> Value {
     let written = written.lock();
     let conditions = written["status"]["conditions"].as_array().unwrap();
     conditions.iter().find(|condition| condition["type"] == "Ready").unwrap().clone()
-}
-
-async fn enable(namespaces: &Namespaces) {
-    let namespace = json!({"metadata": {"name": "triage", "labels": {"belay.dev/enabled": "true"}}});
-    let namespace: Namespace = serde_json::from_value(namespace).unwrap();
-    namespaces.saw(Seen::There(Arc::new(namespace))).await;
-    let listed = async {
-        while namespaces.service("triage") != Service::Enabled {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), listed).await.unwrap();
 }
 
 #[tokio::test]

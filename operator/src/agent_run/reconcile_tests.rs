@@ -12,7 +12,6 @@ use std::time::Duration;
 use belay_crds::{Agent, AgentRun};
 use belay_protocol::event::{EndReason, Event};
 use http::Method;
-use k8s_openapi::api::core::v1::Namespace;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher;
 use parking_lot::Mutex;
@@ -33,7 +32,7 @@ use crate::played::{self, empty_world, queues, refusal, settings};
 use crate::probe_pod::{Parts, ProbePods};
 use crate::service::{Probes, Sessions};
 use crate::tuning::Times;
-use crate::watches::{Pulses, Seen};
+use crate::watches::Pulses;
 use crate::world::{Relations, World};
 use crate::writes::Writes;
 
@@ -197,7 +196,8 @@ impl Stage {
         let relations = Relations { world: world.clone(), queues: queues.clone(), shared: Arc::default() };
         let (metrics, pulses) = (Metrics::default(), Pulses::default());
         let namespaces = Namespaces::new(client.clone(), relations, pulses, metrics.clone(), shutdown.clone());
-        enable(&namespaces).await;
+        played::opt_in(&namespaces, "triage").await;
+        played::until_served(&namespaces, "triage", Service::Enabled).await;
         let (writes, settings) = (Writes::new(client.clone()), settings());
         let fences = Fences::new(writes.clone(), namespaces.clone(), NetworkSettings::default());
         let probes = ProbePods::new(Parts {
@@ -283,19 +283,6 @@ fn world() -> (World, Writer<Agent>) {
     models.apply_watcher_event(&watcher::Event::Apply(ready(model("writer", None))));
     let world = World { models: models.as_reader(), agents: agents.as_reader(), ..empty_world() };
     (world, agents)
-}
-
-async fn enable(namespaces: &Namespaces) {
-    let namespace: Namespace =
-        serde_json::from_value(json!({"metadata": {"name": "triage", "labels": {"belay.dev/enabled": "true"}}}))
-            .unwrap();
-    namespaces.saw(Seen::There(Arc::new(namespace))).await;
-    let listed = async {
-        while namespaces.service("triage") != Service::Enabled {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), listed).await.unwrap();
 }
 
 #[tokio::test]

@@ -18,15 +18,9 @@ async fn three() -> Namespaces {
     let namespaces =
         Namespaces::new(client, relations, Pulses::default(), Metrics::default(), CancellationToken::new());
     for (name, served) in [("enabled", Service::Enabled), ("forbidden", Service::Forbidden)] {
-        let namespace = json!({"metadata": {"name": name, "labels": {ENABLED_LABEL: "true"}}});
-        namespaces.saw(Seen::There(Arc::new(serde_json::from_value(namespace).unwrap()))).await;
+        played::opt_in(&namespaces, name).await;
         assert!(matches!(namespaces.sighting(name, "llm"), Sighting::Starting), "not listed yet");
-        let listed = async {
-            while namespaces.service(name) != served {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(std::time::Duration::from_secs(10), listed).await.unwrap();
+        played::until_served(&namespaces, name, served).await;
     }
     namespaces
 }

@@ -45,24 +45,22 @@ impl Fences {
     pub async fn raise(&self, at: &Surroundings) -> Result<String, Failure> {
         self.apply(base(&at.namespace, &self.0.settings)).await?;
         let key = at.key();
-        if !at.routes.is_empty() && !self.may_close_in_error(at) {
-            self.apply(self.around(at)).await?;
+        if !at.routes.is_empty() {
+            let services = self.services(at);
+            // After a start of the operator nothing is closed to runs under way: it is not known yet which pods to name.
+            let is_starting = services.values().any(|seen| matches!(seen, Sighting::Starting));
+            if !is_starting || self.0.namespaces.policy(&at.namespace, &name_of(&key)).is_none() {
+                self.apply(around(at, &services, &self.0.settings.ranges)).await?;
+            }
         }
         Ok(key)
-    }
-
-    /// Whether there is a policy already, and it is not known yet which pods it has to name: after a start of the operator
-    /// nothing is closed to runs under way.
-    fn may_close_in_error(&self, at: &Surroundings) -> bool {
-        let is_starting = |sighting: &Sighting| matches!(sighting, Sighting::Starting);
-        self.services(at).values().any(is_starting)
-            && self.0.namespaces.policy(&at.namespace, &name_of(&at.key())).is_some()
     }
 
     /// Names of other NetworkPolicies there that add to what pods of that Agent reach, or who reaches them.
     #[must_use]
     pub fn widening(&self, agent: &str, at: &Surroundings) -> Vec<String> {
-        let ours = [base(&at.namespace, &self.0.settings), self.around(at)];
+        let around = around(at, &self.services(at), &self.0.settings.ranges);
+        let ours = [base(&at.namespace, &self.0.settings), around];
         widening(&self.0.namespaces.policies(&at.namespace), agent, &at.key(), &ours)
     }
 
@@ -99,10 +97,6 @@ impl Fences {
         api.patch(&name, &params, &Patch::Apply(&wanted)).await.map_err(Failure::api("applying a NetworkPolicy"))?;
         tracing::info!(namespace, policy = name, "network policy applied");
         Ok(())
-    }
-
-    fn around(&self, at: &Surroundings) -> NetworkPolicy {
-        around(at, &self.services(at), &self.0.settings.ranges)
     }
 
     fn services(&self, at: &Surroundings) -> Services {

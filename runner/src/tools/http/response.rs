@@ -4,6 +4,7 @@ use belay_protocol::RESULT_BYTES_MAX;
 use http::{HeaderMap, Method, StatusCode};
 use reqwest::Url;
 
+use super::operation::essence;
 use crate::egress::piece;
 use crate::tools::Outcome;
 use crate::tools::attachment::Attachments;
@@ -95,7 +96,7 @@ fn or_unknown(media_type: &str) -> &str {
 
 /// An answer without a type is shown if it is text.
 fn is_text(media_type: &str) -> bool {
-    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let essence = essence(media_type);
     let (kind, subtype) = essence.split_once('/').unwrap_or((&essence, ""));
     let structured = ["json", "xml", "yaml", "x-yaml", "x-ndjson", "ndjson", "javascript", "graphql", "toml"];
     match kind {
